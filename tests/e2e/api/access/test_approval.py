@@ -55,7 +55,7 @@ def test_act_waits_for_another_user_and_runs_with_the_askers_rights(host):
     assert (r["state"], r["user"], r["vm"], r["command"], r["arguments"]) == ("waiting", NOBODY, "mine", "vm-destroy", {})
     assert "stop the VM at once" in host.cairn("requests", str(n)).stdout
     assert "waiting" in host.cairn("requests").stdout
-    # Not by the asker, nor by somebody without the right; such a user does not even see the request.
+    # Neither the asker nor a user without the right can approve; such a user does not even see the request.
     own, = as_nobody(host, ["request-approve", {"id": n}])
     assert own["error"]["class"] == "PermissionDenied" and "another user must approve" in own["error"]["desc"]
     host.cairn("grant", "viewer", "mine", "--user", "4712")
@@ -74,7 +74,7 @@ def test_act_waits_for_another_user_and_runs_with_the_askers_rights(host):
         ("vm-destroy", NOBODY, None, "ApprovalRequired"), ("request-approve", OTHER, None, "ok"), ("vm-destroy", NOBODY, f"request {n}", "ok")]
     told = [e["data"]["state"] for e in host.qmp().run("query-events", since=0)["events"] if e["event"] == "REQUEST_CHANGE"]
     assert told == ["waiting", "running", "done"]
-    # Once: the next one waits again.
+    # One approval serves one call: the next one waits again.
     host.cairn("start", "mine")
     assert asked(destroy(host)) == n + 1
     assert host.cairn("approve", str(n), ok=4).stderr.count("is done") == 1
@@ -140,7 +140,7 @@ def test_requests_survive_the_daemon(host):
     host.cairn("approve", str(n), "--reason", "go")
     host.cairn("requests", str(n), "--wait")
     assert state(host) == "shutoff"
-    # An act that ran when the daemon was killed does not run again.
+    # The next daemon does not repeat an act that ran when the daemon was killed.
     host.cairn("start", "mine")
     n = asked(destroy(host))
     host.stop()
@@ -204,7 +204,7 @@ def test_flood_of_one_user_leaves_room_for_others(host):
     a, = as_nobody(host, ["vm-shutdown", {"vm": "mine", "message": "x" * 5000}])
     assert a["error"]["class"] in ("InvalidArgument", "QuotaExceeded")
     asked(destroy(host, user=OTHER, group=OTHER))
-    # Ask and withdraw: 50 within an hour.
+    # A user may make 50 requests an hour, also after denials.
     for r in [r for r in requests(host) if r["user"] == NOBODY]:
         host.cairn("deny", str(r["id"]))
     left = 0
@@ -304,7 +304,7 @@ def test_unknown_rules_let_users_do_none_of_the_acts(host):
         host.stop()
         for x in host.state.glob("approvals.json*"):
             x.unlink()
-    # Requests that make no sense are forgotten, and the rules stay.
+    # The daemon drops malformed requests from the file and keeps the rules.
     table = json.loads(good)
     table["requests"] = [{}, 5, {"id": 1, "command": "vm-destroy", "arguments": [], "state": "waiting"},
                          {"id": 2, "command": "no-such", "arguments": {}, "state": "waiting"}]
@@ -374,7 +374,7 @@ def test_approved_undefine_removes_the_vm(host):
     until(lambda: request(host, n)["state"] != "running")
     assert (request(host, n)["state"], request(host, n).get("detail")) == ("done", None)
     assert "mine" not in host.cairn("list", "--all", "--name").stdout.split() and request(host, n)["vm"] == "mine"
-    # The rule of the VM goes with the next change of a rule.
+    # The next change of any rule removes the rules of a VM that does not exist any more.
     host.cairn("approval-rule", "--acts", "reset")
     assert len(json.loads(host.cairn("approval-rule", "--format", "json").stdout)) == 1
 

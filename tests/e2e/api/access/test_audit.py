@@ -35,8 +35,8 @@ def test_line_of_a_network_names_it_and_no_vm(fake):
 
 
 def test_user_does_not_push_out_lines_of_others(shared):  # noqa: F811
-    """Without a limit, the user's lines would take more than all files of the log. The calls above the limit run, and
-    are counted."""
+    """Without a limit, the user's lines would fill all files of the log. Calls above the limit run, and the log has
+    their number."""
     calls = 12000
     shared.cairn("grant", "operator", "--user", "nobody")
     before = audit(shared)
@@ -164,7 +164,7 @@ def test_journal_gets_copy_of_each_line(fake, journal):
 
 
 def test_journal_that_reads_nothing_delays_nothing(fake, journal):
-    """A journal that ends and begins anew delays nothing, either. The files have all lines."""
+    """A journal that restarts delays nothing either. The log files have all lines."""
     calls = 2000
     q = fake.qmp()
     for _ in range(calls):

@@ -47,7 +47,7 @@ def ask(q, command, **args):
 
 
 def silent(q):
-    """Whether no answer has come."""
+    """Return whether no answer has come."""
     q.sock.setblocking(False)
     try:
         with pytest.raises(BlockingIOError):
@@ -58,7 +58,7 @@ def silent(q):
 
 
 def test_answer_waits_for_stored_line_and_queries_do_not(tmp_path):
-    """The calls that come during a sync share the next one, however many they are."""
+    """All calls that come during a sync share the next sync."""
     go, count, n = tmp_path / "go", tmp_path / "count", 20
     with preloaded(tmp_path, Plain, SLOW_SYNC_UNTIL=str(go), SLOW_SYNC_COUNT=str(count)) as d:
         first, others, q = d.qmp(), [d.qmp() for _ in range(n)], d.qmp()
@@ -176,8 +176,8 @@ def fill(path):
 
 
 def test_required_audit_on_full_disk(tmp_path):
-    """A daemon that has begun while there was room records further calls on the full disk. One that begins on the full
-    disk refuses changes until there is room."""
+    """A daemon that started before the disk was full still records calls. A daemon that starts on the full disk refuses
+    changes until there is room."""
     with tmpfs(tmp_path / "disk", "64M") as disk, contextlib.closing(Requiring(disk, FAKE_VM)) as d:
         d.define("a")
         fill(disk / "rest")

@@ -117,7 +117,8 @@ def test_existing_file_of_one_author_fails_the_clone(mixed, live, whose):
 
 
 def test_file_that_appears_during_a_live_clone_stays_alone(shared, mixed):  # noqa: F811
-    """Root's copy is made first. When nobody's cannot be made, it is removed, and the file in nobody's way is not."""
+    """The daemon makes root's copy first. When the user nobody's copy fails because its file exists, the daemon removes
+    root's copy and keeps that file."""
     d, folders = mixed
     with fuse(d.tmp / "fuse", disk=bytes(65536)) as f:
         definition = {**dumped(d, "v"), "name": "w"}

@@ -14,7 +14,7 @@ from test_rights import define, definition, files  # noqa: F401
 
 
 def kept(shared, name):  # noqa: F811
-    """The user ids of the definer and of the authors of a stored VM; 0 for the daemon itself."""
+    """Return the user ids of the definer and of the authors of a stored VM; 0 stands for the daemon itself."""
     d = json.loads((shared.state / f"vms/{name}/definition.json").read_text())
     uid = lambda o: o.get("definer", {"user": 0})["user"]  # noqa: E731
     return uid(d), {a["of"]: uid(a) for a in d.get("authors", [])}
@@ -95,7 +95,7 @@ def test_file_that_root_adds_is_opened_as_root(shared, files):  # noqa: F811
 
 @pytest.mark.parametrize("live", [True, False], ids=["live", "off"])
 def test_files_of_a_clone_keep_their_authors(shared, files, live):  # noqa: F811
-    """A VM of nobody reads a disk of root, and so does its clone; nobody gains no right by the clone."""
+    """A VM of the user nobody, and its clone, read a disk of root. The clone gives that user no right to the disk."""
     assert "return" in define(shared, "v", files / "mine.raw")
     roots = {"path": str(files / "roots.raw"), "format": "raw", "readonly": True}
     d = dumped(shared, "v")

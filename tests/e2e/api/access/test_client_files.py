@@ -91,7 +91,7 @@ def threads(d):
 
 
 def serves(d):
-    """The daemon serves a new client, and has none of the file system's files."""
+    """Check that the daemon serves a new client and has no file of the file system open."""
     q = d.qmp()
     q.run("vm-list")
     q.close()
@@ -99,7 +99,7 @@ def serves(d):
 
 
 def is_replaced(d):
-    """The next daemon starts beside processes of this one that hang."""
+    """Check that the next daemon starts although processes of this one hang."""
     d.stop(signal.SIGKILL)
     d.start()
     return serves(d)
@@ -153,7 +153,7 @@ def test_files_of_strangers_keep_no_threads(hostile):
 
 
 def test_files_of_a_user_that_no_command_takes_are_limited(hostile):
-    """Each is held by a process until its client hangs up."""
+    """A process holds each file until its client disconnects."""
     d, f = hostile
     d.cairn("grant", "viewer", "mine", "--user", "nobody")
 
@@ -174,7 +174,7 @@ def test_files_of_a_user_that_no_command_takes_are_limited(hostile):
 
 
 def processes(d):
-    """The daemon's processes that hold files."""
+    """Return the daemon's processes that hold files."""
     return set(d.all_children()) - set(d.children()) - {d.log_process()}
 
 
@@ -188,7 +188,8 @@ def store_file(d, f):
 
 
 def test_stopped_process_sends_no_file_later(hostile):
-    """A user cannot stop the process that holds a file and let a dump begin when the role is gone."""
+    """A user cannot stop the process that holds a file, so that a dump begins after the role is gone: the dump fails at
+    once."""
     d, f = hostile
     q = store_file(d, f)
     [pid] = processes(d)

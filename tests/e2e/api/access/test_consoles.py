@@ -42,14 +42,14 @@ def ended(lines):
 
 
 def echoes(console):
-    """The console is open: fake_vm repeats what is typed."""
+    """Check that the console is open: fake_vm repeats the input."""
     console.sock.sendall(b"typed\n")
     assert console.line() == "typed"
     console.close()
 
 
 def works(console):
-    """The guest carries out a command."""
+    """Check that the guest executes a command."""
     console.run("fill 0x800000 0x1000 1")
     return True
 
@@ -104,7 +104,7 @@ def test_console_stays_while_a_role_for_all_vms_allows_it(shared):  # noqa: F811
 
 
 def test_next_daemon_ends_consoles_without_a_role(shared):  # noqa: F811
-    """As if the earlier one had ended between the revoke and its message."""
+    """The state is that of a daemon that ended between the revoke and its message to the VM's process."""
     shared.cairn("start", "mine")
     shared.cairn("grant", "operator", "mine", "--user", "nobody")
     roots = Console(shared, "mine")

@@ -32,7 +32,7 @@ def host(shared, files):  # noqa: F811
 
 @pytest.fixture
 def maker(host):
-    """The same with real VM processes, which make images."""
+    """A daemon as `host`, with real VM processes, which make images."""
     host.stop()
     host.vm_program = None
     host.start()
@@ -166,7 +166,7 @@ def test_snapshots_at_once_share_the_quota(host):
 
 
 def test_snapshots_that_the_daemon_did_not_know_count(host):
-    """As with an image that another program changed, or the state file of an older Cairn."""
+    """Another program changed the image, or an older Cairn wrote the state file."""
     define(host, "a")
     for name in ("one", "two"):
         host.cairn("snapshot-create-as", "a", name)
@@ -233,7 +233,7 @@ def test_schedule_makes_room_at_the_limit(host):
 
 def test_clones_count_with_their_images(maker):
     define(maker, "a", disks=[raw(maker, "a.raw")])
-    assert used_of(maker, "a") == 0  # nobody has brought it
+    assert used_of(maker, "a") == 0  # Cairn did not make the image
     limit(maker, "--disk", "10M")
     maker.cairn("clone", "a", "c")
     maker.cairn("clone", "a", "l", "--linked")

@@ -28,7 +28,7 @@ class Host(Daemon):
         return ["unshare", "-m", "sh", "-c", MOUNT, "sh", str(self.tmp), *super().command()]
 
     def members_are(self, *names):
-        """Change the group without a new file: a mount shows the old one."""
+        """Change the group in place: the mount would still show the old file if a new one replaced it."""
         own = f"cairn-test:x:{GROUP}:{','.join(names)}\n"
         (self.tmp / "group").write_text(pathlib.Path("/etc/group").read_text() + own)
 

@@ -39,7 +39,7 @@ def asked(d, command, uid=NOBODY, **args):
 
 
 def serves(d):
-    """The daemon serves a new client: greeting, command, answer."""
+    """Check that the daemon serves a new client: greeting, command, answer."""
     q = d.qmp()
     q.run("vm-list")
     q.close()
@@ -64,7 +64,7 @@ def test_define_times_out_for_its_user_alone(hostile, op):
 
 
 def test_daemon_closes_no_file_of_a_definition(hostile):
-    """A file system may answer the close() of the helper process, and not that of the daemon."""
+    """The file system answers the close() of the helper process, but would not answer the daemon's."""
     d, f = hostile
     f.hang(Op.FLUSH, after=1)
     with asked(d, "vm-define", definition=definition(f)) as answer:
@@ -87,7 +87,7 @@ def test_hung_files_of_root_do_not_block_the_daemon(hostile, op):
 
 
 def test_daemon_is_replaced_beside_a_stuck_helper(hostile):
-    """A helper process that is deaf to SIGKILL keeps neither the daemon's lock nor its socket."""
+    """A helper process that hangs in open() holds neither the daemon's lock nor its socket."""
     d, f = hostile
     f.hang(Op.OPEN)
     with asked(d, "vm-define", definition=definition(f)):
@@ -117,7 +117,8 @@ def test_role_is_checked_again_when_a_define_takes_effect(hostile, meanwhile):
 
 
 def is_refused(d, command, **args):
-    """Ask as nobody. Whether the daemon refuses a further process with nobody's rights."""
+    """Send a command as the user nobody. Return whether the daemon refuses to start another process with that user's
+    rights."""
     with asked(d, command, **args) as answer:
         a = answer()
     if a.get("error", {}).get("class") != "Busy":
@@ -127,7 +128,7 @@ def is_refused(d, command, **args):
 
 
 def others_are_served(d):
-    """Root and a third user define VMs."""
+    """Check that root and a third user can define VMs."""
     kernel = d.tmp / "kernel"
     kernel.write_text("not a kernel\n")
     kernel.chmod(0o644)
@@ -185,7 +186,7 @@ def test_hung_processes_that_have_served_their_files_are_limited(hostile):
 
 
 def test_many_files_opened_at_once_are_not_refused(shared):  # noqa: F811
-    """Only processes that do not end count towards the limits."""
+    """Processes that end in time do not count towards the limits."""
     d = shared
     kernel = d.tmp / "kernel"
     kernel.write_text("not a kernel\n")
@@ -233,8 +234,8 @@ def test_files_go_past_the_daemon_to_the_process_that_needs_them(hostile, comman
 
 @pytest.mark.parametrize("op", [Op.LOOKUP, Op.OPEN])
 def test_hung_files_of_roots_vms_delay_nobody_else(hostile, op):
-    """Many of root's VMs wait for a file system: starts, a revert, an undefine with the images. Others start, root's
-    too. Each says what to do, and works when the file system answers."""
+    """Starts, a revert and an undefine of root's VMs wait for a file system. Other VMs start, root's too. Each error
+    says what to do, and each command works when the file system answers."""
     d, f = hostile
     kernel = d.tmp / "kernel"
     kernel.write_text("not a kernel\n")
@@ -315,7 +316,7 @@ def test_hung_archive_of_an_import_does_not_block_the_daemon(hostile, uid, op):
 
 @pytest.mark.parametrize("uid", [NOBODY, 0], ids=["nobody", "root"])
 def test_next_daemon_looks_beside_the_loop_for_files_of_a_killed_import(hostile, uid):
-    """The import's files are all there, and their file system does not answer the next daemon for a while."""
+    """All files of the import exist. Their file system does not answer the next daemon for a while."""
     d, f = hostile
     with asked(d, "vm-define", uid=uid, definition=definition(f)) as answer:
         assert "return" in answer()
@@ -354,7 +355,7 @@ def test_destroy_ends_a_start_that_waits_for_files(hostile, op, uid):
 
 
 def test_destroy_ends_an_automatic_restart(hostile):
-    """The restart's start waits for files. No other one follows."""
+    """The restart waits for files. After destroy, no further restart follows."""
     d, f = hostile
     d.define("mine", boot={"kernel": f["kernel"]}, on_crash="restart", restart={"delay": 60, "max_delay": 60, "tries": 3})
     d.cairn("start", "mine")
@@ -406,7 +407,7 @@ def test_export_gets_its_files_past_the_daemon(hostile, uid):
 @pytest.mark.parametrize("op", [Op.LOOKUP, Op.OPEN, Op.CREATE, Op.FLUSH], ids=["lookup", "open", "create", "flush"])
 @pytest.mark.parametrize("command", ["vm-clone", "vm-fork"])
 def test_hung_files_of_clones_do_not_block_the_daemon(hostile, command, op, uid):
-    """The images of a clone's source, and the clone's own. The daemon opens, describes and closes none of them."""
+    """The daemon neither opens, stats nor closes the images of the source and of the clone."""
     d, f = hostile
     keys = {"disks": [{"path": f["disk"], "format": "qcow2"}], "boot": {"kernel": str(d.tmp / "kernel")}}
     (d.tmp / "kernel").write_text("not a kernel\n")

@@ -29,7 +29,7 @@ def host(shared):  # noqa: F811
 
 
 def fill(fd):
-    """Fill a pipe, so that who writes to it waits."""
+    """Fill a pipe, so that a process that writes to it waits."""
     os.set_blocking(fd, False)
     with contextlib.suppress(BlockingIOError):
         while True:
@@ -103,7 +103,7 @@ def test_job_ends_with_the_role(host, core, command, how):
 
 
 def test_export_ends_with_the_role(shared):  # noqa: F811
-    """A helper process of the daemon waits for who reads the pipe."""
+    """A helper process of the daemon writes to a pipe that nobody reads."""
     shared.cairn("grant", "owner", "mine", "--user", "nobody")
     r, w = os.pipe()
     fill(w)
@@ -117,7 +117,7 @@ def test_export_ends_with_the_role(shared):  # noqa: F811
 
 
 def test_fork_ends_with_the_role_for_all_vms(host):
-    """The role owner for its source does not suffice for making VMs."""
+    """The role owner for the source does not permit making VMs."""
     host.cairn("grant", "admin", "--user", "nobody")
     host.cairn("grant", "owner", "mine", "--user", "nobody")
     with begun(host, "vm-fork", name="copy") as id:
@@ -135,7 +135,8 @@ def test_job_of_a_groups_member_ends_with_the_groups_role(host, core):
 
 
 def test_job_goes_on_while_a_role_allows_it(host, core):
-    """The job of a user who has another role yet, is given a higher one, or has left; and changes for others."""
+    """The job continues if its user has another sufficient role, gets a higher one or has disconnected, and if roles of
+    other users change."""
     host.cairn("grant", "operator", "--user", "nobody")
     host.cairn("grant", "operator", "mine", "--user", "nobody")
     host.cairn("grant", "operator", "mine", "--user", "4243")
@@ -176,7 +177,7 @@ def test_job_that_cannot_be_cancelled_ends_by_itself(shared):  # noqa: F811
 
 
 def test_job_that_cannot_be_cancelled_at_once_ends_later(host, core):
-    """The VM's process stands still meanwhile. A role that comes back does not save the job."""
+    """The VM's process is stopped meanwhile. The job ends although its user gets the role again."""
     host.cairn("grant", "operator", "mine", "--user", "nobody")
     with begun(host, "vm-dump", fd=core.fileno()) as id:
         pid = host.info("mine")["pid"]
@@ -191,7 +192,7 @@ def test_job_that_cannot_be_cancelled_at_once_ends_later(host, core):
 
 
 def test_results_count_for_the_user_who_began_the_job(host, core):
-    """Root's result is the oldest. Of 66, two of nobody's are dropped instead."""
+    """Root's result is the oldest of 66. The daemon drops two results of the user nobody instead."""
     (host.tmp / "go").touch()
     oldest = host.qmp().run("vm-managed-save", vm="mine")["job"]
     assert outcome(host, oldest) == (None, None)
@@ -235,7 +236,7 @@ def is_connected(p):
 
 @pytest.fixture
 def place(host):
-    """A folder of nobody."""
+    """Return a folder of the user nobody."""
     (host.tmp / "place").mkdir()
     os.chown(host.tmp / "place", NOBODY, NOBODY)
     return host.tmp / "place"
@@ -244,7 +245,7 @@ def place(host):
 @pytest.mark.parametrize("left,error", [([], "your role was revoked"), (["viewer", "other"], "your role was revoked"),
                                         (["viewer", "mine"], "has lost the role operator")])
 def test_client_that_waits_for_its_job_is_told(host, place, left, error):
-    """Nothing of the user's role is left, a role for another VM, or one that sees the job."""
+    """The user has no role any more, a role for another VM, or a role that may see the job."""
     host.cairn("grant", "operator", "mine", "--user", "nobody")
     if left[1:] == ["other"]:
         host.cairn("grant", *left, "--user", "nobody")
@@ -319,8 +320,8 @@ def test_next_daemon_ends_a_save_without_a_role(host, core):
 
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_next_daemon_ends_a_dump_without_a_role(host, core, when):
-    """The dump is no job any more, but the VM's process writes it. The role is lost before the next daemon begins, or
-    after that."""
+    """The dump has no job any more, but the VM's process still writes it. The user loses the role before or after the
+    next daemon starts."""
     host.cairn("grant", "operator", "mine", "--group", str(GROUP))
     entry = json.loads((host.state / "permissions.json").read_text())["permissions"]
     with begun(host, "vm-dump", groups=[GROUP], fd=core.fileno()) as id:

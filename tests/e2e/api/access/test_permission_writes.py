@@ -1,4 +1,4 @@
-"""Permissions that are in force while they cannot be stored, and the VM that a stored permission belongs to."""
+"""Permissions that apply although they cannot be stored, and stored permissions of a VM whose name another VM has."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from test_daemon import NOBODY, allowed, as_nobody, shared  # noqa: F401
 
 
 def blocked(shared):  # noqa: F811
-    """A folder that keeps permissions.json from being written."""
+    """Make a folder in the place of the temporary file, so that the daemon cannot write permissions.json."""
     p = shared.state / "permissions.json.tmp"
     p.mkdir()
     return p

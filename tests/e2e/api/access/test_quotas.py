@@ -1,4 +1,4 @@
-"""Quotas: what the VMs of a user or of a group may take together, and that no user takes more."""
+"""Quotas limit what the VMs of a user or of a group take together, and no user can exceed them."""
 
 import json
 import os
@@ -237,7 +237,7 @@ def test_default_is_for_users_without_quota(host):
 
 
 def test_group_counts_vms_of_all_members(host):
-    """Each quota that binds the definer must have room."""
+    """Each quota that applies to the definer must have room."""
     host.cairn("quota", "--group", str(GROUP), "--vms", "2")
     host.cairn("quota", "--group", str(GROUP + 1), "--vms", "1")
     assert define(host, "a", groups=[GROUP]) == define(host, "b", groups=[GROUP]) == ""
@@ -266,7 +266,7 @@ def test_group_limits_runs_of_all_members(host, limit, text):
         assert used(host, "group", GROUP) == takes(vms=2)
 
 
-# ---- who tries to take more ----
+# ---- attempts to exceed a quota ----
 
 def ask_at_once(d, command, *arguments):
     """Let nobody send one command on each of several connections before reading any answer."""
@@ -337,7 +337,7 @@ def test_owner_of_roots_vm_raises_it_within_his_own_quota(host, limit, change, k
 
 
 def test_smaller_definition_frees_no_memory_of_the_run(host):
-    """Nor does it with another daemon, which lacks the definition that the run began with."""
+    """The next daemon, which lacks the definition of the run's start, frees none either."""
     define(host, "a", memory="64M")
     define(host, "b")
     host.cairn("quota", "--user", "nobody", "--memory", "64M")
@@ -390,7 +390,7 @@ def test_clones_beyond_the_quota_are_not_begun(host):
 
 
 def test_failed_work_keeps_no_charge(host):
-    """A failed start, failed clones and a daemon that is killed between leave the room that they found."""
+    """After a failed start, failed clones and a killed daemon, the quota has as much room as before."""
     define(host, "a", cmdline="refuse")
     define(host, "b")
     host.cairn("quota", "--user", "nobody", "--vms", "4", "--running", "3")

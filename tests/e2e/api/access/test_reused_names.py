@@ -13,7 +13,7 @@ def uuid_of(shared, name):  # noqa: F811
 
 
 def managed_save(shared, name):  # noqa: F811
-    """Save the VM, and return the job, whose result stays."""
+    """Save the VM. Return the job, whose result is not dismissed."""
     shared.cairn("start", name)
     q = shared.qmp()
     job = q.run("vm-managed-save", vm=name)["job"]
@@ -33,7 +33,7 @@ def replaced(shared, role):  # noqa: F811
 
 
 def seen_by_nobody(shared):  # noqa: F811
-    """The events and jobs that the user may read."""
+    """Return the events and jobs that the user nobody may read."""
     events, jobs = as_nobody(shared, ["query-events", {}], ["query-jobs", {}])
     return events["return"]["events"], jobs["return"]
 

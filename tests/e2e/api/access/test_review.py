@@ -29,7 +29,7 @@ def test_review_tells_origin_and_last_use_across_restarts(shared):  # noqa: F811
     as_nobody(shared, ["vm-info", {"vm": "mine"}], ["vm-destroy", {"vm": "mine"}])
     mine, other = review(shared)
     assert mine["since"] <= mine["last-used"] <= time.time_ns() and "last-used" not in other
-    assert "used" not in stored(shared)["permissions"][0]  # not with each use
+    assert "used" not in stored(shared)["permissions"][0]  # the daemon does not write the file at each use
     shared.stop()
     assert stored(shared)["permissions"][0]["used"] == mine["last-used"]
     shared.start()

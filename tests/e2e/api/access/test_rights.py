@@ -77,7 +77,7 @@ def test_define_fails_when_user_may_not_open_a_file(shared, files):  # noqa: F81
 
 
 def test_links_to_what_the_daemon_has_open_lead_nowhere(shared, files, monkeypatch):  # noqa: F811
-    """The daemon's log and its folder are readable, but in a folder that nobody else may enter."""
+    """The daemon's log and folder are readable, but only the daemon may enter the folder above them."""
     private = shared.tmp / "private"
     (private / "here").mkdir(parents=True)
     private.chmod(0o700)
@@ -166,7 +166,7 @@ RESTORE = (
 
 
 def restore(shared, state, d):  # noqa: F811
-    """Restore a state as nobody."""
+    """Restore a state as the user nobody."""
     r = subprocess.run(["/usr/bin/python3", "-c", RESTORE, shared.socket, state, json.dumps(d)], user=NOBODY, group=NOBODY,
                        extra_groups=[], capture_output=True, text=True, timeout=50)
     return json.loads(r.stdout)

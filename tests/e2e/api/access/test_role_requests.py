@@ -1,4 +1,4 @@
-"""Requests for roles: who may ask, what they tell about VMs, who answers, and floods of them."""
+"""Requests for roles: which users may make and answer them, what they reveal about VMs, and floods of requests."""
 
 import json
 import os
@@ -29,7 +29,7 @@ def test_admin_grants_the_role_that_a_user_asked_for(shared):  # noqa: F811
     assert again["error"]["class"] == "AlreadyExists" and f"request {n}" in again["error"]["desc"]
     text = shared.cairn("requests", str(n)).stdout
     assert "on call this week" in text and "operator" in text and "mine" in text
-    # An owner of the VM gives no roles, and the asker does not approve.
+    # Neither an owner of the VM nor the asker can approve the request.
     shared.cairn("grant", "owner", "mine", "--user", "4711")
     owner, = as_nobody(shared, ["request-approve", {"id": n}], user=4711, group=4711)
     own, = as_nobody(shared, ["request-approve", {"id": n}])
@@ -68,7 +68,7 @@ def test_request_tells_nothing_about_vms(shared):  # noqa: F811
     seen, = as_nobody(shared, ["query-requests", {}])
     a, b = seen["return"]["requests"]
     assert set(a) == set(b) and "vm-uuid" not in a and (a["id"], b["id"]) == (there, none)
-    # The name of no VM: nothing is granted.
+    # No VM has the name, so approval grants nothing.
     shared.cairn("approve", str(none))
     until(lambda: request(shared, none)["state"] == "failed")
     assert "no VM" in request(shared, none)["detail"] and NOBODY not in [r[0] for r in roles(shared)]

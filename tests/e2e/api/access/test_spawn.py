@@ -46,7 +46,7 @@ REFUSED = [errno.EPERM] * 8 + [errno.EACCES]
 
 
 def as_spawned():
-    """Change ids as the daemon does before it executes the program."""
+    """Change the user and group ids as the daemon does before it executes a program."""
     os.setgroups([])
     os.setresgid(NOBODY, NOBODY, NOBODY)
     os.setresuid(0, NOBODY, NOBODY)
@@ -68,7 +68,7 @@ def test_thief_succeeds_with_ordinary_process():
 
 
 def test_user_cannot_take_fds_before_first_instruction(shared):  # noqa: F811
-    """The program of this test takes no measures of its own, so these are the daemon's, with which it begins."""
+    """The program of this test does not protect itself, so only the daemon's measures at its start protect it."""
     program = shared.tmp / "cairn-archive"
     shared.cairn("grant", "admin", "--user", "nobody")
     script = ("import json, socket, sys\n"

@@ -29,7 +29,7 @@ def failure(d, command, **args):
 
 
 def freeze(g):
-    """A raw copy of what the disk has now."""
+    """Return a raw copy of the disk's present content."""
     g.d.cairn("suspend", "vm1")
     img(g.d, "convert", "-U", "-f", "qcow2", "-O", "raw", "disk0.qcow2", "now.raw")
     g.d.cairn("resume", "vm1")
@@ -68,12 +68,12 @@ def test_pull_serves_the_disk_of_one_instant_until_it_is_aborted(vm):
         assert snapshots(g.d) == [r["snapshot"]]
         info = g.d.cairn("domjobinfo", "vm1").stdout
         assert "Backup" in info and str(g.d.tmp / "socks") in info
-        # It outlives the daemon and the VM's process.
+        # The server outlives the daemon and the VM's process.
         g.d.stop(signal.SIGKILL)
         g.d.start()
         g.again()
         img(g.d, "compare", "-f", "raw", "-F", "raw", uri, "now.raw")
-        # Without the VM, nobody could end it.
+        # The VM cannot be undefined, because the server could not be ended then.
         g.console.close()
         g.d.cairn("destroy", "vm1")
         assert says in g.d.cairn("undefine", "vm1", "--snapshots-metadata", ok=6).stderr
@@ -209,7 +209,7 @@ def test_domjobabort_deletes_no_snapshot_that_only_has_the_tag_backup(vm):
 
 @contextlib.contextmanager
 def backup_of(g):
-    """A backup of vm1, whose server runs until the end. Yields its snapshot."""
+    """Begin a backup of vm1 by pull, whose server runs until the block ends. Yield its snapshot."""
     r = begin(g.d, "--pull", "--socket", "socks")
     pid = int((g.d.tmp / "socks/vda.pid").read_text())
     try:

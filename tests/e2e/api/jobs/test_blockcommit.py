@@ -24,13 +24,13 @@ def img(d, *args, check=True):
 
 
 def chain(d, image):
-    """The names of an image's layers, by the headers."""
+    """Return the names of an image's layers, read from the headers."""
     done = subprocess.run(["qemu-img", "info", "-U", "--backing-chain", "--output", "json", image], cwd=d.tmp, check=True, stdout=subprocess.PIPE)
     return [os.path.basename(i["filename"]) for i in json.loads(done.stdout)]
 
 
 def disks(d, *args):
-    """For each disk of the definition, its layers."""
+    """Return the layers of each disk in the definition."""
     return [[os.path.basename(p["path"]) for p in [disk, *disk.get("backing", [])]]
             for disk in json.loads(d.cairn("dumpjson", "vm1", *args).stdout)["disks"]]
 
@@ -42,7 +42,7 @@ def both(d):
 
 
 class Guest:
-    """A VM, and what its guest has written to each of its disks."""
+    """A VM, with a record of the guest's writes to each disk."""
 
     def __init__(self, daemon, kernel, formats, bus):
         self.d, self.bus = daemon, bus
@@ -351,7 +351,7 @@ def test_commit_of_a_layer_in_the_middle(vm, bus, args, left, headers):
 
 
 def test_commit_below_another_overlay(vm):
-    """The header of a layer that is no disk's image changes."""
+    """The commit changes the header of a layer that is not the image of a disk."""
     g = vm()
     three(g)
     g.snapshot("s3")
@@ -377,7 +377,7 @@ def test_commit_of_a_vm_that_is_off(vm, args):
 
 @pytest.mark.parametrize("bus,limit", [("virtio", []), ("virtio", ["--bandwidth", "10"]), ("scsi", ["--bandwidth", "10"])])
 def test_commit_beside_a_guest_that_writes(vm, limit, bus):
-    """If the bandwidth is below the guest's rate of writes, the writes go to both images."""
+    """If the bandwidth is below the guest's write rate, the guest writes to both images."""
     g = vm(bus=bus)
     three(g)
     g.console.sock.sendall(b"bench randwrite 8 1000000000 4096 20000\n")
@@ -665,12 +665,12 @@ def test_completion_that_the_definition_excludes_leaves_the_job_ready(ready):
 
 
 def is_asleep(pid):
-    """Whether no thread of the process runs."""
+    """Return whether no thread of the process runs."""
     return all(open(f"/proc/{pid}/task/{t}/stat").read().rsplit(")", 1)[1].split()[0] == "S" for t in os.listdir(f"/proc/{pid}/task"))
 
 
 def test_definition_that_comes_at_the_end_is_the_next_starts(slow):
-    """Another client defines the VM when the job's definition is on its way to the disk."""
+    """Another client defines the VM while the daemon stores the job's definition."""
     layers = [{"path": str(slow.tmp / name), "format": "qcow2"} for name in ("top", "middle", "base")]
     for layer, below in zip(reversed(layers), [None, *reversed(layers)]):
         img(slow, "create", "-q", "-f", "qcow2", *(["-b", below["path"], "-F", "qcow2"] if below else []), layer["path"], str(SIZE))

@@ -94,7 +94,7 @@ def test_finish_leaves_a_copy_of_the_moment(vm):
 
 @pytest.mark.parametrize("vm,who", [("virtio", "process"), ("virtio", "daemon"), ("scsi", "process")], indirect=["vm"])
 def test_flushed_data_is_on_both_when_one_is_killed(vm, who):
-    """In the mirroring phase, with guest writes during the copy and after it."""
+    """The kill comes in the mirroring phase; the guest has written during and after the copy."""
     c = vm.console_of_guest
     id = vm.cairn("blockcopy", "vm1", "vda", "--dest", "copy.qcow2", "--bandwidth", "20", "--no-wait").stdout.strip()
     for n in range(1, 40, 2):
@@ -181,7 +181,7 @@ def test_impossible_copy_is_refused(vm, args, says):
 
 @pytest.fixture
 def hung(vm):
-    """A file system that answers when it is told to."""
+    """Mount a file system that answers only after release()."""
     with fuse(vm.tmp / "fuse") as f:
         yield f
         f.release()
@@ -236,7 +236,7 @@ def test_closing_the_copy_on_a_hung_file_system_delays_no_guest(vm, hung):
 
 @each_bus
 def test_copy_ends_beside_a_guest_that_writes_without_end(vm):
-    """Slower than the guest writes: each round leaves as much as the one before."""
+    """The copy is slower than the guest's writes, so each round leaves as much as the one before."""
     c = vm.console_of_guest
     c.sock.sendall(b"bench randwrite 8 1000000000 4096 40000\n")
     assert vm.cairn("blockcopy", "vm1", "vda", "--dest", "copy.raw", "--bandwidth", "20").stdout == "Now in mirroring phase\n"

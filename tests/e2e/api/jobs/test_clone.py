@@ -98,7 +98,7 @@ def test_linked_clones_use_source_disks_as_backing_files(daemon, tmp_path, web):
     daemon.cairn("clone", "web-01", "deep", "--linked")
     assert [l["path"] for l in definition(daemon, "deep")["disks"][0]["backing"]] == [
         str(tmp_path / "web-01.qcow2"), str(a)]
-    # And a full clone of it needs no backing file.
+    # A full clone of the clone needs no backing file.
     daemon.cairn("clone", "deep", "flat", "--full")
     assert same(a, tmp_path / "flat.qcow2") and "backing-filename" not in info(tmp_path / "flat.qcow2")
     assert not definition(daemon, "flat")["disks"][0].get("backing")
@@ -391,7 +391,7 @@ def clone_begin(daemon, **args):
 
 
 def away(daemon):
-    """Remove a clone that was complete before the interruption."""
+    """Undefine a clone that was complete before the interruption."""
     daemon.cairn("undefine", *(n for n in names(daemon) if n != "src"), "--remove-all-storage")
 
 
@@ -461,7 +461,8 @@ def test_killed_daemon_leaves_all_clones_or_none(daemon, tmp_path, large, kind):
 
 
 def test_next_daemon_removes_unfinished_clones_only(daemon, tmp_path):
-    """The file that names the batch is ended last, in one step: before, all its clones are removed, afterwards none."""
+    """The batch file ends in one last step. A daemon that starts before that step removes all clones, and a later one
+    none."""
     daemon.define("src", disks=[disk(image(tmp_path, "src.qcow2"))])
     daemon.cairn("clone", "src", "n", "--count", "5")
     assert unfinished(daemon) == []
@@ -499,7 +500,7 @@ def test_clone_reports_progress(daemon, large):
 
 @pytest.fixture
 def sysprep(tmp_path, monkeypatch):
-    """Replaces virt-sysprep, which starts a machine of its own: records its arguments."""
+    """Replace virt-sysprep, which would start a machine of its own, with a script that records its arguments."""
     tools = tmp_path / "tools"
     tools.mkdir()
     script = tools / "virt-sysprep"

@@ -134,7 +134,7 @@ def test_dump_with_crash_or_reset_option(daemon, guest, kvm, tmp_path):
 
 
 def test_dump_after_a_snapshot_and_of_a_clone(daemon, guest, kvm, tmp_path):
-    """With tracked memory, and with memory shared with a source."""
+    """The memory is tracked after the snapshot, and shared with the source in the clone."""
     console = begin(daemon, guest)
     console.run(f"wr64 {AT} {MARK}")
     daemon.cairn("managedsave", "vm1")
@@ -340,7 +340,7 @@ def test_older_dumps_stay_until_the_new_one_is_stored(fake):
 
 @contextlib.contextmanager
 def dump_that_hangs(q, tmp_path, **options):
-    """A dump of vm1 whose file does not get to the disk before release()."""
+    """Begin a dump of vm1 whose file reaches the disk only after release()."""
     with fuse(tmp_path / "fuse", core=b"") as f:
         f.hang(Op.FSYNC)
         with open(f["core"], "r+b", buffering=0) as core:

@@ -76,7 +76,7 @@ def test_exported_vm_imports_unchanged(daemon, chain, tmp_path):
 
 
 def test_import_beyond_max_size_is_refused(daemon, chain):
-    """A limit on the data; holes do not count."""
+    """The limit counts data, not holes."""
     with open("d.raw", "wb") as f:
         f.write(bytes(1) + b"d" * 200000)
         f.truncate(64 << 20)
@@ -429,7 +429,7 @@ def test_export_to_blocked_pipe_ends_with_killed_daemon(large):
 
 @pytest.mark.seconds(120)
 def test_import_is_complete_or_absent_after_kill_of_daemon(large):
-    """The daemon dies during an import: the VM is complete or not there; then the import is repeated."""
+    """The daemon is killed during an import. The VM is complete or absent, and the import can be repeated."""
     rng = random.Random(os.environ.get("ARCHIVE_SEED", "7"))
     for _ in range(int(os.environ.get("ARCHIVE_KILLS", "8"))):
         p = subprocess.Popen(
@@ -450,10 +450,10 @@ def test_import_is_complete_or_absent_after_kill_of_daemon(large):
 
 
 def test_next_daemon_removes_leftovers_of_killed_import(fake, halfway):
-    """The next daemon removes what both have left behind."""
+    """The next daemon removes the files that the killed daemon and its import left."""
     begin_import(fake.qmp(), halfway)
     unpacks, = fake.children()
-    os.kill(unpacks, signal.SIGKILL)  # deaf to it before release()
+    os.kill(unpacks, signal.SIGKILL)  # it does not end before release()
     fake.stop(signal.SIGKILL)
     halfway.release()
     assert left() == [".vm2.importing"]
@@ -501,7 +501,7 @@ def test_import_fails_when_its_process_dies(fake, halfway):
     q = fake.qmp()
     job = begin_import(q, halfway)
     kill_child(fake)
-    halfway.release()  # before, it is deaf to SIGKILL
+    halfway.release()  # SIGKILL ends it only afterwards
     assert_failed(q, job)
     assert names(fake) == ["vm1"] and os.listdir(fake.state / "vms") == ["vm1"]
     assert left() == []
@@ -588,7 +588,7 @@ def test_import_uses_rights_of_requesting_user(shared, monkeypatch):  # noqa: F8
     ("head -c 2000000 /dev/zero | tr '\\0' '\\n'", "not JSON"),
 ])
 def test_daemon_distrusts_hostile_import_process(tmp_path, says, why):
-    """The daemon trusts nothing that the process sends, and does not wait for it."""
+    """The daemon checks each message of the process, and does not wait for it."""
     archive = tmp_path / "cairn-archive"
     archive.write_text("#!/bin/sh\n" + says + "\n")
     archive.chmod(0o755)

@@ -1,5 +1,7 @@
-"""Snapshots, and live clones, of several VMs at one instant: all of them or none, whichever process is killed when.
-With fake_vm. test_group_snapshot.py and test_group_clone.py have what one of the two jobs has alone."""
+"""Snapshots and live clones of several VMs at one instant, with fake_vm: the job makes all of them or none, even if a
+process is killed.
+
+test_group_snapshot.py and test_group_clone.py test what only one of the two jobs does."""
 
 import os
 import signal

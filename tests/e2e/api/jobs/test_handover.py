@@ -28,7 +28,7 @@ def checked(d, name=None):
 
 
 def console(d, name="vm1"):
-    """Attach without the output so far, in which old answers look like new ones."""
+    """Attach to the console without its earlier output, so that the test does not take old answers for new ones."""
     q = d.qmp()
     q.run("vm-console", vm=name, history=False)
     return Console(d, name, q.fds.pop())

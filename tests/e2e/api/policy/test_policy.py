@@ -263,7 +263,7 @@ def test_next_daemon_completes_autostart(fake):
 
 
 def test_vm_that_is_renamed_meanwhile_is_autostarted(fake):
-    """Another VM that gets its name is not."""
+    """Another VM that takes over the name is not autostarted."""
     go = fake.tmp / "go"
     fake.define("a", cmdline=f"config-until={go}")
     fake.define("b", order=1)

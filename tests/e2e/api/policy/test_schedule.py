@@ -44,7 +44,7 @@ def named(ago):
 
 
 def miss(fake, seconds):
-    """Stop the daemon for this long; it runs again on return."""
+    """Stop the daemon, let the schedule's last run be this long ago, and start the daemon again."""
     fake.stop()
     path = fake.state / "vms" / "vm1" / "state.json"
     state = json.loads(path.read_text())

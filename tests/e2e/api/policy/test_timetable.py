@@ -475,7 +475,7 @@ def test_run_of_a_killed_daemon_is_done_once(vm, action, acted):
 
 
 def test_daemon_killed_around_runs(vm):
-    """Each run is there once, whenever the daemon is killed."""
+    """The next daemon does each run once, whenever the daemon is killed."""
     vm.cairn("start", "vm1")
     vm.cairn("schedule", "vm1", "snapshot", "--on", "minutely", "--missed", "all", "--name", "s")
     now = int(time.time())

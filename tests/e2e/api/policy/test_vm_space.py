@@ -48,7 +48,7 @@ def told(d):
 
 
 def test_low_space_is_told_before_a_vm_pauses(daemon, guest, small):
-    """Without a threshold, by an event and hooks, once for each change, and the VM goes on."""
+    """Without any threshold, an event and the hooks report each change once, and the VM continues."""
     hooks = Hooks(daemon.state / "hooks")
     hooks.write("disk-space", "a", "cat")
     g = machine(daemon, guest, disks=[{"path": image(small.path / "a.raw"), "format": "raw"}])
@@ -73,7 +73,8 @@ def test_low_space_is_told_before_a_vm_pauses(daemon, guest, small):
 
 
 def test_vm_that_writes_nothing_is_told_what_others_take(beside, guest, small, tmp_path):
-    """Whether a program takes it or another VM. The VM's process is not asked, so it has no thread for an answer."""
+    """A program or another VM takes the space. The daemon does not ask the VM's process, which therefore needs no
+    thread to answer."""
     def begin(name):
         image(small.path / f"{name}.raw")
         return machine(beside, guest, name, disks=[{"path": str(tmp_path / "small" / f"{name}.raw"), "format": "raw"}])
@@ -114,7 +115,7 @@ def test_vm_that_writes_nothing_is_told_what_others_take(beside, guest, small, t
 
 
 def test_growth_of_a_vm_comes_from_what_is_kept(fake):
-    """Of a VM that is off, too: nothing has grown since the last point."""
+    """The growth of a VM that is off is zero: nothing has changed since the last point."""
     fake.define("vm1")
     assert "Growth:" not in fake.cairn("dominfo", "vm1").stdout
     fake.stop()

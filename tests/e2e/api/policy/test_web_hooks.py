@@ -100,7 +100,7 @@ def receiver():
 
 
 def check_signature(headers, body, key=bytes(range(32))):
-    """As the specification Standard Webhooks has it."""
+    """Check the signature as the specification Standard Webhooks defines it."""
     told = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
     assert headers["webhook-signature"] == "v1," + base64.b64encode(hmac.new(key, told, hashlib.sha256).digest()).decode()
     assert abs(int(headers["webhook-timestamp"]) - time.time()) < 60
@@ -171,7 +171,7 @@ def test_admin_may_name_it(host, listens):
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 def test_name_that_leads_inside_is_refused(tmp_path, receiver):
-    """A name with a public address beside one of this host: as a name server answers that rebinds."""
+    """The name has a public address and one of this host, as in an attack by DNS rebinding."""
     hosts = tmp_path / "hosts"
     hosts.write_text("127.0.0.1 inside.example\n::1 inside.example\n192.168.7.7 both.example\n127.0.0.1 both.example\n::ffff:127.0.0.1 mapped.example\n")
     hosts.chmod(0o644)
@@ -479,7 +479,7 @@ def test_hook_stays_when_its_vm_gets_another_name(vm, receiver):
 
 
 def test_changes_that_are_under_way_do_not_mix(vm, receiver):
-    """Each starts from the list that the one before has left."""
+    """Each change starts from the result of the change before."""
     go = vm.tmp / "go"
     vm.stop()
     vm.env |= {"LD_PRELOAD": PRELOAD, "SLOW_SYNC_OF": "/webhooks.json", "SLOW_SYNC_UNTIL": str(go)}
