@@ -1,4 +1,4 @@
-"""Manual pages list the options that the programs print as their help, and pages of options and keys use existing ones."""
+"""The programs' help, the manual pages, the tables of keys and the JSON Schemas agree."""
 
 import functools
 import json
