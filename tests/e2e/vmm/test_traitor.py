@@ -111,13 +111,13 @@ def taken(tmp_path, guest):
         v.check()
 
 
-# Attempts that each kind of thread makes; a vCPU's thread and the main one make all.
+# Attempts that each other kind of thread makes; a vCPU's thread makes all.
 SOME = ["openat", "a socket", "connect", "fork", "execve", "ptrace", "process_vm_readv", "kill", "mmap", "mprotect", "setns",
         "bpf", "the handler of forbidden calls", "a tap's owner"]
 
 
 def test_no_way_out_of_a_vcpu(taken):
-    """The thread that a guest takes over first."""
+    """A guest takes over a vCPU's thread first."""
     taken.define()
     for call in {**FORBIDDEN, **FORBIDDEN_LATER}.values():
         taken.dies_of(VCPU, call)
