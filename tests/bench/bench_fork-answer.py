@@ -83,8 +83,8 @@ def socket_to(port, make):
 
 
 def has_answered(s, question):
-    """Whether the answer has come; None: the connection is reset, as the host's kernel does if a guest is silent for
-    seconds."""
+    """Return whether the answer has come; None: the connection is reset, as the host's kernel does if a guest is silent
+    for seconds."""
     try:
         return s.recv(len(question)) == question
     except (ConnectionResetError, BrokenPipeError):

@@ -321,7 +321,7 @@ def children_of(parent):
 
 
 def has_ended(pid):
-    """Whether the process has ended with all its threads, of which the first may end before others."""
+    """Return whether the process has ended with all its threads, of which the first may end before others."""
     try:
         with open(f"/proc/{pid}/stat") as f:
             fields = f.read().rsplit(")", 1)[1].split()
@@ -345,7 +345,7 @@ def lacks_here(o):
 
 
 def has_cgroups():
-    """Whether version 2 of control groups has the controllers that Cairn uses."""
+    """Return whether version 2 of control groups has the controllers that Cairn uses."""
     for line in pathlib.Path("/proc/self/mounts").read_text().splitlines():
         if line.split()[2] == "cgroup2":
             return {"cpu", "memory", "pids"} <= set(pathlib.Path(line.split()[1], "cgroup.controllers").read_text().split())

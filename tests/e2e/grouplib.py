@@ -56,7 +56,7 @@ class Snapshots:
 
     @staticmethod
     def made(d, *names):
-        """Whether each VM has what the job makes of it."""
+        """Return whether each VM has what the job makes of it."""
         return [[name for name, *_ in vm] == ["g"] for vm in snapshots(d, *names)]
 
     is_written = made

@@ -37,7 +37,7 @@ def as_root(make, tmp_path):
 
 
 def legacy_tables_work():
-    """Whether this kernel has iptables-legacy's tables."""
+    """Return whether this kernel has iptables-legacy's tables."""
     return subprocess.run(["unshare", "-n", "iptables-legacy", "-S"], capture_output=True).returncode == 0
 
 

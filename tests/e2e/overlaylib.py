@@ -89,7 +89,7 @@ class Machine:
 
 
 def reaches(client, server, address):
-    """Whether a connection comes through within a moment."""
+    """Return whether a connection comes through within a moment."""
     with server.listen(address) as s, client.open() as c:
         c.settimeout(0.5)
         return c.connect_ex((address, s.getsockname()[1])) == 0

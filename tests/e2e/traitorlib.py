@@ -78,7 +78,7 @@ class Traitor:
         self._put(40, "I", kind)
 
     def taken(self):
-        """Whether a process has taken the orders."""
+        """Return whether a process has taken the orders."""
         return not self._get(0, "I")
 
     def control_fd(self):

@@ -89,7 +89,7 @@ class Model:
         return [n for n, vm in self.vms.items() if image in vm.layers]
 
     def frozen(self, vm):
-        """Whether linked clones read the image: then nobody may write it."""
+        """Return whether linked clones read the image: then nobody may write it."""
         return any(vm.image in other.plain for other in self.vms.values())
 
     def need_writable(self, vm):

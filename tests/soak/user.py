@@ -99,7 +99,7 @@ class User:
         return r.returncode, r.stdout
 
     def was_hit(self):
-        """Whether the daemon was killed since the model and the host were last equal."""
+        """Return whether the daemon was killed since the model and the host were last equal."""
         now = self.hits.read()
         return now != self.clean or now[0] != now[1]
 
@@ -181,8 +181,8 @@ class User:
             time.sleep(0.05)
 
     def works(self, names):
-        """Whether one of the VMs has a job, which the killed daemon may have begun: its outcome is not known yet. So it
-        is while the next daemon does not answer, or a VM of the list is gone when asked for."""
+        """Return whether one of the VMs has a job, which the killed daemon may have begun: its outcome is not known
+        yet. So it is while the next daemon does not answer, or a VM of the list is gone when asked for."""
         try:
             seen = self.seen()
             return any(self.info(n).get("job") for n in names if n in seen)

@@ -32,7 +32,7 @@ def is_direct(pid, path):
 
 
 def knows_direct(folder):
-    """Whether the file system has direct I/O; a tmpfs may have none, and then all modes use the page cache."""
+    """Return whether the file system has direct I/O; a tmpfs may have none, and then all modes use the page cache."""
     try:
         os.close(os.open(folder / "probe", os.O_RDWR | os.O_CREAT | os.O_DIRECT, 0o600))
         return True

@@ -507,7 +507,7 @@ def test_initrd_that_does_not_fit_is_refused(tmp_path):
 # ---- many ----
 
 def test_twenty_vms_at_once():
-    """All start, all answer, one crashes, the others stop cleanly."""
+    """All VMs start and answer, one crashes, and the others stop cleanly."""
     guests = []
     try:
         for i in range(20):

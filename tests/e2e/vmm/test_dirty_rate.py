@@ -109,7 +109,7 @@ def test_absent_memory_stays_absent(vm, daemon):  # noqa: F811
 
 @pytest.mark.skipif(not guestlib.has_userfaultfd(), reason="memory is read on demand only with userfaultfd")
 def test_memory_in_an_image_is_not_loaded(vm, daemon, tmp_path):  # noqa: F811
-    """Nothing loads it but the guest's accesses."""
+    """Only the guest's accesses load the memory."""
     vm.start(disks=[image(tmp_path / "a.qcow2")])
     daemon.cairn("snapshot-create-as", "src", "s1")
     full = own_kib(daemon, "src")
@@ -178,7 +178,8 @@ def test_values_and_states_are_refused(vm, daemon):  # noqa: F811
 
 
 def test_measurement_ends_when_memory_is_replaced(vm, daemon, tmp_path):  # noqa: F811
-    """By a reset, a revert and a start from a saved state; a suspend and a snapshot do not end it."""
+    """A reset, a revert and a start from a saved state replace memory; a suspend and a snapshot do not end the
+    measurement."""
     vm.start(disks=[image(tmp_path / "a.qcow2")])
     daemon.cairn("domdirtyrate-calc", "src", "--seconds", "60")
     daemon.cairn("snapshot-create-as", "src", "s1")

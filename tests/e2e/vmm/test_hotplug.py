@@ -233,7 +233,7 @@ def interfaces(d, *more):
 
 
 def test_machine_version_6_keeps_devices_of_the_start(daemon, guest, tmp_path):
-    """Until the guest boots with a newer version."""
+    """The devices cannot be detached until the guest boots with a newer version."""
     cold = [{"path": image(tmp_path / f"{n}.raw"), "format": "raw"} for n in "ab"]
     g = machine(daemon, guest, disks=cold, machine=6)
     r = daemon.cairn("detach-disk", "a", "vdb", "--live", ok=False)

@@ -43,7 +43,7 @@ def has_run(vm):  # noqa: F811
 
 
 def test_end_file_says_whether_the_guest_has_run(vm):  # noqa: F811
-    """So the next daemon tells a start in which it was killed from a crash."""
+    """The next daemon needs this to tell an interrupted start from a crash of the guest."""
     vm.daemon.cairn("start", "vm1", "--paused")
     assert not has_run(vm)
     vm.daemon.cairn("resume", "vm1")

@@ -47,7 +47,7 @@ def ask(p, *commands):
 
 
 def test_vm_of_root_is_caged_and_uses_its_files(tmp_path):
-    """Its disk, and its user network, whose process has sockets."""
+    """The VM uses its disk and its user network, whose process has sockets."""
     keys = {"disks": [qcow2(tmp_path / "a.qcow2", "16M")], "interfaces": [{"type": "user"}]}
     with running(os.path.join(BUILD, "cairn"), "run", definition(tmp_path, **keys)) as p:
         assert_caged(p.pid, pids=False)

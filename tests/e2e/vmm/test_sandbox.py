@@ -122,7 +122,7 @@ FORBIDDEN_IN_THREAD = [("vcpu1", ACCEPT), ("vcpu1", RECVMSG), ("vcpu1", PREAD), 
 
 
 def confined(pid):
-    """Whether the process has its filter, besides those of a container, which this process has as well."""
+    """Return whether the process has its filter, besides those of a container, which this process has as well."""
     ours, theirs = (int(statuses(p)[0]["Seccomp_filters"]) for p in (os.getpid(), pid))
     return theirs == ours + 1
 

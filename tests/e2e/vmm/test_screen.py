@@ -35,7 +35,7 @@ def read_ppm(path):
 
 
 def read_png(path):
-    """Only what Cairn writes: no filter, three bytes a pixel."""
+    """Read a PNG as Cairn writes it: without a filter, with three bytes a pixel."""
     data, chunks, at = path.read_bytes(), [], 8
     assert data[:8] == b"\x89PNG\r\n\x1a\n"
     while at < len(data):

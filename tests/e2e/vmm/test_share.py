@@ -107,7 +107,7 @@ def check_refused_while_mounted(daemon, tmp):
 
 @slow_kernel
 def test_linux_mounts_shares(daemon, folders):
-    """All of it with one start of Linux."""
+    """One start of Linux serves all checks, because a start is slow."""
     console = begin(daemon, shares=shares_of(folders), disks=[image(folders / "a.qcow2")])
     check_read_only_share(console, folders)
     check_refused_while_mounted(daemon, folders)

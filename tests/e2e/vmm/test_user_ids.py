@@ -167,7 +167,7 @@ def test_without_range_processes_run_as_root(ranged, guest):
 
 
 def test_vm_that_runs_as_root_gets_an_id_with_its_next_process(ranged, guest):
-    """As one that an older version of Cairn started."""
+    """An older version of Cairn started the VM."""
     d = ranged("none")
     assert uid_of(start(d, guest, "a")) == 0
     console = console_of(d, "a")

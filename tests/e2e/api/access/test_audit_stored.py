@@ -111,7 +111,7 @@ def test_later_events_do_not_overtake_the_answer(tmp_path):
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
 def test_end_of_daemon_loses_no_line(tmp_path, sig):
-    """After SIGTERM, the client is answered, too."""
+    """The daemon answers the client even after SIGTERM."""
     go, count = tmp_path / "go", tmp_path / "count"
     with preloaded(tmp_path, Plain, SLOW_SYNC_UNTIL=str(go), SLOW_SYNC_COUNT=str(count)) as d:
         q = d.qmp()

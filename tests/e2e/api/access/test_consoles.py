@@ -177,7 +177,7 @@ def test_console_of_a_real_vm_ends(real, who):
 
 @pytest.mark.parametrize("who", ["user", "group"])
 def test_new_process_knows_whose_consoles_it_has(real, who):
-    """After a handover, and after a restart of the daemon."""
+    """The user loses the console after a handover, and after a restart of the daemon."""
     subject = ["--user", "nobody"] if who == "user" else ["--group", str(GROUP)]
     real.cairn("grant", "operator", "mine", *subject)
     roots = Console(real, "mine")

@@ -68,7 +68,7 @@ def mac_of(console):
 
 
 def test_clone_with_reset_identity_runs_beside_its_source(kvm, guest, appliance, golden, daemon, tmp_path):
-    """Another machine-id, host name and MAC. test_linux.py has the guests of Linux that see them."""
+    """The clone has another machine-id, host name and MAC. test_linux.py has Linux guests that see them."""
     daemon.define("golden", boot={"kernel": guest("interp.elf")}, disks=[{"path": str(golden), "format": "qcow2"}],
                   interfaces=[{"type": "user", "mac": MAC}])
     before = golden.read_bytes()

@@ -340,8 +340,8 @@ def holders(d):
 
 
 def is_free(d):
-    """Whether no handover is under way. While a clone's memory is copied, a new daemon sees no sign of that but the
-    refusals."""
+    """Return whether no handover is under way. While a clone's memory is copied, a new daemon sees no sign of that but
+    the refusals."""
     q = Qmp(d.socket)
     try:
         q.run("vm-console", vm="vm1")

@@ -273,7 +273,7 @@ def test_restart_process_by_a_save(killer):
 # ---- further requests: part of make check-long ----
 
 def is_settled(d):
-    """Each VM has its process, if it runs, and nothing is under way."""
+    """Return whether each VM that runs has its process, and no work is under way."""
     if not has_no_job(d) or not vms_are_stored(d) or list((d.state / "batches").glob("*")):
         return False
     infos = [d.info(name) for name in listed(d)]
@@ -484,7 +484,8 @@ def export(d):
 
 
 def has_attached(d, g):
-    """Whether the VM has a second disk: a daemon says what its guest says, however far the daemon before it came."""
+    """Return whether the VM has a second disk: a daemon says what its guest says, however far the daemon before it
+    came."""
     there = ["vda", "vdb"] == [disk["id"] for disk in json.loads(d.cairn("domblklist", "a", "--format", "json").stdout)]
     assert sum("device=0x1042" in line for line in g.run("pci")) == 1 + there
     return there

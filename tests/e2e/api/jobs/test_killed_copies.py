@@ -46,7 +46,7 @@ class Host:
         return sorted(n for n in set(os.listdir(self.folder)) - self.before if not n.startswith("."))
 
     def settled(self):
-        """Nothing is in progress any more."""
+        """Return whether no work is in progress."""
         vms = sorted(os.listdir(self.daemon.state / "vms"))
         return not list(self.daemon.state.glob("batches/*")) and vms == names(self.daemon) and not any(
             list((self.daemon.state / "vms" / vm).glob(mark)) for vm in vms for mark in ("*.pending", "undefine.json"))

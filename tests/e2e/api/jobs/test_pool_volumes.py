@@ -33,7 +33,7 @@ def q(fake, pool):
 
 
 def volumes(q, pool="images"):
-    """All volumes by name, page by page."""
+    """Return all volumes by name, read page by page."""
     found, after = {}, {}
     while True:
         page = q.run("query-volumes", pool=pool, **after)
@@ -268,7 +268,7 @@ def test_job_of_a_user_needs_the_role_and_is_bounded(shared):  # noqa: F811
 
 
 def has_nameless_files(folder):
-    """Whether the file system makes files without a name. There, a new volume appears when it is complete."""
+    """Return whether the file system makes files without a name. There, a new volume appears when it is complete."""
     try:
         os.close(os.open(folder, os.O_TMPFILE | os.O_WRONLY, 0o600))
     except OSError:
@@ -376,7 +376,7 @@ def test_job_whose_daemon_is_killed_makes_its_volume(fake, pool, held):
 @pytest.mark.parametrize("command, args", [("volume-create", {"name": "b", "capacity": 2 * MIB, "format": "raw"}),
                                            ("volume-clone", {"name": "a", "new_name": "b"}), ("volume-resize", {"name": "a", "capacity": 2 * MIB})])
 def test_link_in_place_of_a_volume_is_not_followed(fake, pool, held, command, args):
-    """Others may write in the folder: they change what the names lead to while cairn-img begins."""
+    """Other users may write in the folder. They replace the files behind the names while cairn-img starts."""
     secret = fake.tmp / "secret"
     secret.write_bytes(b"s" * 4096)
     (pool / "a").write_bytes(b"a" * MIB)

@@ -150,7 +150,7 @@ def test_spare_is_confined_as_any_process(first):
 
 
 def test_spare_shares_no_addresses(first):
-    """Each process was executed, so the kernel has chosen other addresses for each."""
+    """The daemon executes each process, so the kernel chooses other addresses for each."""
     if guestlib.SANITIZED:
         pytest.skip("the sanitizer's runtime turns the kernel's choice off")
     pids = [first.info("src")["pid"], first.info("c1")["pid"], spare(first)]

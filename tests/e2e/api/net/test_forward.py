@@ -281,7 +281,8 @@ def test_real_cairn_slirp_listens_at_new_port(tmp_path):
 
 
 def test_clones_answer_http_on_ports_of_their_own(daemon):
-    """As in the benchmark fork-serve. A guest answers again after its client has gone, and the source goes on."""
+    """The guests do what they do in the benchmark fork-serve. A guest answers again after its client has disconnected,
+    and the source continues."""
     daemon.define("src", memory="32M", boot={"kernel": guestlib.bare("interp")}, interfaces=[user({"port": (port := free_port()), "to": 80})])
     daemon.cairn("start", "src")
     c = Console(daemon, "src")

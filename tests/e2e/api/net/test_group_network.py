@@ -149,7 +149,7 @@ def test_network_that_an_admin_defines_after_undefining_that_of_a_group_stays(tw
 
 @pytest.mark.seconds(600)
 def test_daemon_killed_at_any_call_leaves_no_network(tmp_path, lan):  # noqa: F811
-    """While it makes the clones with their network, and while it removes both."""
+    """The daemon is killed while it makes the clones with their network, and while it removes both."""
     killer = Killer(tmp_path, FAKE_VM, functools.partial(NetDaemon, lan=lan))
     d = killer.daemon
     d.define_net()
@@ -220,7 +220,7 @@ def test_failure_of_a_clone_leaves_no_network(two, lan):  # noqa: F811
 @pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGTERM])
 @pytest.mark.parametrize("makes", [True, False])
 def test_daemon_that_ends_leaves_no_network(two, lan, sig, makes):  # noqa: F811
-    """While the network is made, and while a VM's process works."""
+    """The daemon ends while it makes the network, and while a VM's process works."""
     two.cairn("destroy", "b")
     begin(two, "b", cmdline=f"work-until={two.tmp / 'go'}")
     if makes:
@@ -248,7 +248,7 @@ def macs(d, name):
 
 
 def test_clones_that_stay_on_the_network_are_each_others_peers(two, lan):  # noqa: F811
-    """So they are after an end of the daemon and of the clone. A network that the VMs do not share has no peers."""
+    """They stay peers after an end of the daemon and of the clone. A network that the VMs do not share has no peers."""
     two.define_net("other", ipv4={"address": "10.78.0.1", "prefix": 24})
     two.cairn("net-start", "other")
     begin(two, "c", interfaces=[{"type": "network", "source": "other"}, {"type": "network", "source": "lan"}])
@@ -314,7 +314,7 @@ def run_vm(d, name, mac):
 
 
 def answers(c, address):
-    """Whether somebody answers the guest's question of ARP for the address."""
+    """Return whether the guest's ARP request for the address gets an answer."""
     return c.run(f"net ask {int(ipaddress.ip_address(address))} 3")[0] == "answered=1"
 
 

@@ -169,7 +169,8 @@ def test_revert_to_before_the_plug_detaches_the_interface(host, lan):
 
 
 def test_forwards_of_an_attached_interface(user_host, tmp_path):
-    """Two user networks; the first goes, and the other's port stays, also for another daemon."""
+    """The VM has two user networks. The first is detached; the port of the other one stays, also under the next
+    daemon."""
     daemon, port, more = user_host, free_port(), free_port()
     g = machine(daemon)
     _, first = attach(daemon, "user")
@@ -217,7 +218,7 @@ def test_forward_is_added_while_another_interface_is_detached(user_host):
 
 
 def test_forward_that_cannot_be_had_is_told_with_the_interface_that_stays(user_host):
-    """Only the guest could release it."""
+    """Only the guest could release the interface."""
     daemon, port = user_host, free_port()
     machine(daemon).close()
     with socket.create_server(("127.0.0.1", port)):

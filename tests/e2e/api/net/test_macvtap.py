@@ -224,7 +224,7 @@ def test_wrong_definition_is_refused(plain, keys, why):  # noqa: F811
 
 
 def test_guests_get_the_link_with_fewest_guests(direct, lan):  # noqa: F811
-    """Of three links, one is missing when the guests start."""
+    """One of the three links is missing when the guests start."""
     for n in 1, 2:
         lan.ip("link", "add", f"up{n}", "type", "veth", "peer", "name", f"far{n}")
         for link in f"up{n}", f"far{n}":

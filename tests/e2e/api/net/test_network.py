@@ -66,7 +66,7 @@ class NetDaemon(Daemon):
 
 
 class RealNetDaemon(NetDaemon):
-    """With the real cairn-net and real guests."""
+    """A daemon with the real cairn-net and real guests."""
 
     def __init__(self, tmp, lan):
         super().__init__(tmp, lan, vm_program=None)
@@ -141,7 +141,8 @@ def test_life_of_a_network_in_virshs_words(host, lan):
 
 
 def test_egress_rules_of_a_network_reach_cairn_net(host):
-    """As one text; net-info shows what they have denied; the definition is kept as it was written."""
+    """cairn-net gets the rules as one text. net-info shows the denied packets, and the definition stays as the user
+    wrote it."""
     rules = {"default": "deny", "rules": [{"allow": "192.0.2.0/24", "protocol": "tcp", "ports": "443"}, {"deny": "::/0"}]}
     host.define_net(egress=rules)
     host.cairn("net-start", "lan")
@@ -340,7 +341,7 @@ def test_commands_that_wait_are_bounded_and_end_with_their_network(plain):
 
 
 def test_two_users_add_to_an_active_network_at_once(plain):
-    """Each command reads the definition, changes it and sends it; those that come second read it again."""
+    """Each command reads the definition, changes it and sends it. The command that comes second reads it again."""
     plain.define_net()
     plain.tell("up", "json", {"return": {"bridge": "virbr0", "notes": []}})
     plain.cairn("net-start", "lan")
@@ -476,7 +477,7 @@ def test_vm_of_another_user_needs_the_networks_permission(open_to_others, lan):
 
 
 def test_edit_by_root_lends_the_network_to_a_users_vm(open_to_others):
-    """As for bridges: what root adds to another user's VM, root answers for."""
+    """Root is the author of an interface that root adds to another user's VM, as with bridges."""
     d = open_to_others
     d.define_net()
     d.cairn("net-start", "lan")
@@ -551,7 +552,7 @@ def test_incomplete_network_is_mended(host):
 
 
 def test_start_of_an_active_network_makes_what_is_missing(host, lan):
-    """As when the host had no default route at the start: the note of then names this verb."""
+    """The host had no default route when the network started. The note of that start names this verb."""
     host.define_net()
     host.cairn("net-start", "lan")
     index = lan.ip("link", "show", "virbr0")[0]["ifindex"]

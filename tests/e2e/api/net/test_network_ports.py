@@ -127,7 +127,7 @@ def mac_of_clone(d, name):
 
 
 def test_live_clone_sends_with_its_own_mac(real, lan):  # noqa: F811
-    """Its guest has the source's address until the driver starts again, also after a managed save."""
+    """The clone's guest has the source's address until its driver starts again, also after a managed save."""
     real.run_vm("vm1")
     real.cairn("clone", "--live", "vm1", "vm2")
     real.cairn("destroy", "vm1")
@@ -295,7 +295,7 @@ def test_running_vms_get_their_rules_and_bridge_back(real, lan, command, daemon_
 
 
 def test_live_clone_of_a_clone_whose_driver_has_started_again(real, lan):  # noqa: F811
-    """Its guest has the first clone's own MAC and IPv4 address."""
+    """The second clone's guest has the first clone's own MAC and IPv4 address."""
     real.run_vm("vm1").run("net dhcp")
     real.cairn("clone", "--live", "vm1", "c")
     c = Console(real, "c")
@@ -459,7 +459,8 @@ def test_start_waits_for_the_start_of_its_network(real):
 
 
 def test_clones_of_a_fork_share_a_call(real, lan):  # noqa: F811
-    """More of them than start at a time: those that wait for their rules do not keep the others from beginning."""
+    """There are more clones than may start at a time. Clones that wait for their rules do not keep the others from
+    starting."""
     real.run_vm("vm1").run("net dhcp")
     calls, gate = real.tmp / "calls", real.tmp / "gate"
     (real.program / "cairn-net").unlink()

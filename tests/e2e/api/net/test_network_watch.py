@@ -41,7 +41,7 @@ def daemon(machine, tmp_path):
 
 
 def answers(guest, server, address):
-    """Whether a connection comes through within a moment."""
+    """Return whether a connection comes through within a moment."""
     with server.listen(address) as s, guest.open() as c:
         c.settimeout(0.5)
         return c.connect_ex((address, s.getsockname()[1])) == 0
@@ -69,7 +69,7 @@ def test_guests_follow_a_default_route_to_another_link(daemon, machine):
 
 @pytest.mark.parametrize("what", ["reload", "flush"])
 def test_network_comes_back_after_a_reload_of_the_firewall(daemon, machine, what):
-    """Another firewall starts, and loads its rules anew, without ours; or somebody flushes the whole ruleset."""
+    """Another firewall starts, or reloads its rules without Cairn's, or somebody flushes the whole ruleset."""
     guest = machine.guest(1)
     guest.dhcp("one")
     assert talk(machine.outside, guest, "10.9.0.1") == "10.9.0.2"
@@ -117,7 +117,8 @@ def docker_starts(machine):
 
 @pytest.mark.parametrize("how", ["docker", "looks", "start"])
 def test_rules_of_iptables_legacy_that_cut_guests_off_are_told(daemon, machine, how):
-    """With the commands that let the guests pass: when Docker starts, at net-info, and when a VM starts."""
+    """The daemon names the commands that let the guests' packets pass, when Docker starts, at net-info, and when a VM
+    starts."""
     if not legacy_tables_work():
         pytest.skip("this kernel has no tables of iptables-legacy")
     guest = machine.guest(1)
@@ -246,7 +247,7 @@ def test_failed_stop_is_followed_by_a_check(host):  # noqa: F811
 
 
 def test_failed_repair_is_tried_again(host, lan):  # noqa: F811
-    """After 1 s, then 2 s; the log has the first failure and the end."""
+    """The daemon repairs again after 1 s, then 2 s. The log has the first failure and the success."""
     host.define_net()
     host.cairn("net-start", "lan")
     n = len(host.verbs())
@@ -269,14 +270,15 @@ def test_programs_of_a_network_that_die_are_started_again(daemon, machine):
     guest.dhcp("one")
 
     def answered():
-        """Whether DNS answers; while the programs start, the kernel refuses the question."""
+        """Return whether DNS answers; while the programs start, the kernel refuses the question."""
         try:
             return guest.resolve("10.77.0.254", "one")
         except OSError:
             return None
 
     def idle():
-        """Whether no operation of the daemon's own is under way: during one, a program may be ended on purpose."""
+        """Return whether no operation of the daemon's own is under way: during one, a program may be ended on
+        purpose."""
         return "is already active" in daemon.cairn("net-start", "lan", ok=None).stderr
     for names in machine.dnsmasq, machine.names:
         until(idle)

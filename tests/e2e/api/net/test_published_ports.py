@@ -69,7 +69,7 @@ def socket_to(lan, port, address="127.0.0.1"):  # noqa: F811
 
 
 def answers(lan, port, text=b"question", address="127.0.0.1"):  # noqa: F811
-    """Whether a datagram to the host's port comes back."""
+    """Return whether a datagram to the host's port comes back."""
     s = socket_to(lan, port, address)
     for _ in range(60):
         try:
@@ -82,7 +82,7 @@ def answers(lan, port, text=b"question", address="127.0.0.1"):  # noqa: F811
 
 
 def bound(lan, port):  # noqa: F811
-    """Whether a program has the UDP port of the loopback address."""
+    """Return whether a program has the UDP port of the loopback address."""
     s = lan.inside(lambda: socket.socket(type=socket.SOCK_DGRAM))
     try:
         s.bind(("127.0.0.1", port))
@@ -146,7 +146,8 @@ def test_forwards_of_a_vm_on_a_network(real, lan):  # noqa: F811
 
 
 def test_ports_of_ipv6_addresses(real, lan):  # noqa: F811
-    """From the definition, by forward-add and for live clones; "::" and 0.0.0.0 can have the same port."""
+    """Ports come from the definition, from forward-add and with live clones. "::" and 0.0.0.0 can have the same
+    port."""
     ipv6_add(lan, "fd00:1::7/64", "lo")
 
     def answers6(port, address="::1"):
@@ -220,7 +221,8 @@ def test_vm_without_forwards_gets_some(real, lan):  # noqa: F811
 
 
 def test_cairn_publish_that_dies_is_started_again(real, lan):  # noqa: F811
-    """With all ports of its interface, those of forward-add, too; also if it dies while no daemon runs."""
+    """The new process has all ports of its interface, also those of forward-add, and also if the old one dies while no
+    daemon runs."""
     define(real, forwards=[{"protocol": "udp", "port": 8007, "to": 7}])
     real.serve("vm1", real.begin("vm1"))
     late = added(real, "vm1", "udp:auto:7")
@@ -247,7 +249,7 @@ def test_cairn_publish_that_dies_is_started_again(real, lan):  # noqa: F811
 
 
 def test_vm_of_an_earlier_daemon_ends_without_a_word_about_its_ports(real, lan):  # noqa: F811
-    """Their cairn-publish ends with its VM, and the new daemon, whose child it is not, may see that first."""
+    """cairn-publish ends with its VM. It is no child of the new daemon, which may notice its end before the VM's."""
     names = [f"vm{i}" for i in range(6)]
     for i, name in enumerate(names):
         define(real, name, mac=f"52:54:00:00:01:{i:02x}", forwards=[{"protocol": "udp", "port": 8007 + i, "to": 7}])
@@ -340,7 +342,7 @@ def test_clones_of_a_group_publish_ports_on_the_network_on_which_they_stay(real,
 
 
 def test_live_clones_publish_ports(real, lan):  # noqa: F811
-    """Each has the source's addresses inside, and a port of its own."""
+    """Each clone's guest has the source's addresses, and each clone has a port of its own."""
     define(real)
     c = real.begin("vm1")
     address = real.serve("vm1", c)
@@ -376,7 +378,7 @@ def test_live_clones_publish_ports(real, lan):  # noqa: F811
 
 
 def test_fifty_live_clones_have_networks_macs_leases_and_ports(real, lan):  # noqa: F811
-    """Each answers on its own port, and at its own address."""
+    """Each clone answers on its own port and at its own address."""
     count = 50
     define(real)
     inside = real.serve("vm1", real.begin("vm1"))

@@ -54,7 +54,7 @@ def echoes(sock, data):
 
 
 def is_reset(sock):
-    """Whether the connection is reset, though nobody sends anything."""
+    """Return whether the connection is reset, though nobody sends anything."""
     if not select.select([sock], [], [], RESET_SECONDS)[0]:
         return False
     with contextlib.suppress(ConnectionResetError):
@@ -131,7 +131,7 @@ def test_every_revert_resets_what_has_moved_since_its_snapshot(host, lan, disk):
 
 
 def test_revert_of_a_vm_that_was_off_resets_old_connections_at_the_first_segment(host, lan, disk):  # noqa: F811
-    """Its process does not know them any more."""
+    """The VM's new process does not know the connections."""
     c = start(host, "a", disks=[disk])
     serves(c, "192.168.77.2")
     p = Peer(lan)

@@ -797,7 +797,7 @@ def test_statistics_of_the_balloon_have_qemus_shape(daemon, guest, kvm, tmp_path
 
 
 def is_direct(pid, path):
-    """Whether the process bypasses the page cache for the file, as the kernel says."""
+    """Return whether the process bypasses the page cache for the file, as the kernel says."""
     fd, = [fd for fd, target in open_fds(pid).items() if target == str(path)]
     flags, = re.findall(r"^flags:\t(\d+)$", pathlib.Path(f"/proc/{pid}/fdinfo/{fd}").read_text(), re.MULTILINE)
     return bool(int(flags, 8) & os.O_DIRECT)
@@ -819,7 +819,7 @@ def test_query_block_knows_direct_io(daemon, guest, kvm, tmp_path):
 
 
 def test_answers_fit_qemus_types(daemon, guest, kvm, qemu, tmp_path):
-    """With a real VM: every query, and every event meanwhile."""
+    """The answers are those of every query to a real VM, and the events that it sends meanwhile."""
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", str(tmp_path / "d.qcow2"), "64M"], check=True)
     daemon.define("vm1", boot={"kernel": guest("interp.elf")}, vcpus=2, disks=[{"path": "d.qcow2", "format": "qcow2"}])
     daemon.cairn("start", "vm1")

@@ -47,7 +47,7 @@ def make(image):
 
 
 def has_stopped(pid):
-    """Whether all threads stand still, thus none is in a sync."""
+    """Return whether all threads stand still, thus none is in a sync."""
     states = [open(f"/proc/{pid}/task/{t}/stat").read().rsplit(")", 1)[1].split()[0] for t in os.listdir(f"/proc/{pid}/task")]
     return set(states) == {"T"}
 

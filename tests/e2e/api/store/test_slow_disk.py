@@ -29,7 +29,7 @@ def slow(tmp_path):
 
 
 def hold(slow, of):
-    """From now on nothing below that path is stored before the returned file exists."""
+    """Hold back all syncs below the path until the returned file exists."""
     slow.stop()
     go = slow.tmp / "go"
     slow.env |= {"SLOW_SYNC_OF": of, "SLOW_SYNC_UNTIL": str(go)}
@@ -330,7 +330,7 @@ def test_kill_between_writes_loses_no_save(slow, when):
 
 
 def test_start_waits_for_managed_save_to_be_stored(slow):
-    """Its save may still be on its way to the disk; the start waits for it."""
+    """The managed save may not be on stable storage yet, so the start waits for it."""
     go, saves = hold(slow, "/vms/a"), slow.tmp / "saves"
     go.touch()
     slow.define("a", cmdline=f"work-until={saves}")

@@ -77,7 +77,7 @@ def stuck(tmp_path):
 
 
 def is_killed(pid):
-    """Whether SIGKILL waits for the process, or has ended it."""
+    """Return whether SIGKILL waits for the process, or has ended it."""
     try:
         status = pathlib.Path("/proc", str(pid), "status").read_text()
     except OSError:

@@ -595,7 +595,9 @@ class Held(Daemon):
 # ---- the pairs ----
 
 def outcome(x, name, waits):
-    """Whether it waits is only looked at where it is to wait: nothing here takes a time that was guessed."""
+    """Make the second request, and return the letter of its outcome.
+
+    Only a request that should wait is checked for waiting, because that takes no guessed time."""
     second(x, name)
     x.settled()
     if not waits:

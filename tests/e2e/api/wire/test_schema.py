@@ -65,7 +65,7 @@ def world(fake):
 
 
 def filled(answer):
-    """Whether a list in the answer has an entry."""
+    """Return whether a list in the answer has an entry."""
     return bool(answer) if isinstance(answer, list) else any(v for v in answer.values() if isinstance(v, list))
 
 

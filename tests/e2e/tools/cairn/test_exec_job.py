@@ -53,7 +53,7 @@ def output(q, name):
 
 
 def runs(mark):
-    """Whether a process of this machine has the mark in its arguments."""
+    """Return whether a process of this machine has the mark in its arguments."""
     for pid in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError), open(f"/proc/{pid}/cmdline", "rb") as f:
             if mark.encode() in f.read():

@@ -152,7 +152,7 @@ def header_fields(data):
 
 
 def accepts(path):
-    """Whether a client can connect: between bind() and listen(), there is only the file."""
+    """Return whether a client can connect: between bind() and listen(), there is only the file."""
     with socket.socket(socket.AF_UNIX) as s:
         return s.connect_ex(str(path)) == 0
 

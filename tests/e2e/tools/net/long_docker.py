@@ -134,7 +134,7 @@ def unplug(host, *guests):
 
 
 def reaches_published(client, box, seconds=30):
-    """Whether a client gets through to the container's published port."""
+    """Return whether a client gets through to the container's published port."""
     with box.open() as s, client.open() as c:
         s.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         s.bind(("", PUBLISHED))
@@ -310,7 +310,7 @@ def test_daemon_keeps_a_network_and_its_published_ports_beside_docker(machine, t
 
 
 def answers(client, address):
-    """Whether the VM behind the published port sends a datagram back."""
+    """Return whether the VM behind the published port sends a datagram back."""
     with client.open(kind=socket.SOCK_DGRAM) as s:
         s.connect((address, 8007))
         s.settimeout(0.5)

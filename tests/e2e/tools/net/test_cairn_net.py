@@ -200,7 +200,7 @@ def denied(host):
 
 
 def receives(host, server, client, address):
-    """Whether a datagram arrives, or is denied."""
+    """Return whether a datagram arrives, or is denied."""
     was = denied(host)
     with server.open(kind=socket.SOCK_DGRAM) as s, client.open(kind=socket.SOCK_DGRAM) as c:
         s.bind((address, 0))
@@ -643,7 +643,7 @@ def up_with(host, dnsmasq):
 
 
 def test_failed_start_of_dnsmasq_undoes_all(host):
-    """Its own sentence is in the error."""
+    """The error has dnsmasq's own message."""
     before = host.state()
     e = up_with(host, "#!/bin/sh\necho 'dnsmasq: failed to do it' >&2\nexit 2\n")
     assert e["class"] == "HostError" and "failed to do it" in e["desc"]
@@ -1022,7 +1022,7 @@ def test_ports_go_with_the_network(host):
 
 
 def test_rules_of_taps_that_are_gone_are_removed(host):
-    """As after the end of a VM while no daemon ran."""
+    """The taps went with VMs that ended while no daemon ran."""
     n = network()
     host.do("up", n)
     one, two, three = (host.guest(i) for i in (1, 2, 3))
@@ -1079,7 +1079,7 @@ def leases_forget(host, n):
 
 @pytest.mark.parametrize("strict", [False, True], ids=["no-spoofing", "clean-traffic"])
 def test_address_of_an_ended_lease_lasts_until_another_guest_has_it(host, strict):
-    """As after a revert to a snapshot: the guest does not know that its lease has ended, and asks nobody."""
+    """The guest was reverted to a snapshot, so it does not know that its lease has ended, and sends no request."""
     n, more = network(), STRICT if strict else {}
     host.do("up", n)
     one, two = host.guest(1), host.guest(2)
@@ -1152,7 +1152,7 @@ def test_static_addresses_and_new_macs_pass_by_default(host):
 
 
 def test_address_that_a_guest_gave_back_is_free_for_its_other_macs(host):
-    """As of a VM within the guest: the address was the guest's own before."""
+    """The other MAC address is that of a VM inside the guest, which takes over the address."""
     n = network()
     host.do("up", n)
     one = host.guest(1)
@@ -1455,7 +1455,8 @@ def test_addresses_of_forks_are_reserved_and_come_back(host):
 
 
 def test_fork_gets_nothing_for_its_source(host):
-    """Its guest has the source's MAC and IPv4 address, and would take, and answer, what the bridge floods."""
+    """The fork's guest has the source's MAC and IPv4 address, so it would accept and answer frames that the bridge
+    floods."""
     n = network()
     source, address, g = forked(host, n)
     assert g.pings("192.168.122.1")
@@ -1479,7 +1480,7 @@ def test_fork_gets_nothing_for_its_source(host):
 
 
 def test_fork_that_ends_comes_back_with_its_lease(host):
-    """As after a managed save: its guest has the address by DHCP, and goes on with it."""
+    """The fork was saved: its guest has the unique address by DHCP and continues to use it."""
     n = network()
     source, address, g = forked(host, n, **STRICT)
     g.run("ip", "addr", "flush", "dev", "eth0")
@@ -1544,7 +1545,7 @@ def test_fork_of_a_fork_with_new_addresses(host, starts):
 
 
 def test_clone_that_takes_its_sources_place_is_no_fork(host):
-    """Its definition got the MAC address of a source that is gone."""
+    """The clone's definition has the MAC address of its source, which is gone."""
     n = network(ipv6=IPV6)
     host.do("up", n)
     source = host.guest(1)
@@ -1617,7 +1618,7 @@ def meet(a, b, address):
 
 
 def talk_at(server, address, client, to):
-    """As talk(), with a server that has another address for itself."""
+    """Do the same as talk(), with a server that knows itself by another address."""
     with server.listen(address) as s, client.connect((to, s.getsockname()[1])), s.accept()[0] as peer:
         return peer.getpeername()[0]
 
@@ -1642,7 +1643,7 @@ def test_clone_of_a_group_with_new_addresses(host, starts):
 
 
 def test_clones_of_a_group_with_static_addresses(host):
-    """Their announcements, which follow a clone's first moment, tell the addresses."""
+    """cairn-net learns the addresses from the announcements that each clone sends after its start."""
     n = network(ipv4={"address": "192.168.122.1", "prefix": 24})
     host.do("up", n)
     sources = [host.guest(i) for i in (1, 2)]

@@ -229,7 +229,7 @@ def asks_all(g):
 
 
 def test_no_way_leads_around_the_rules(world):
-    """As in test_egress.py, with the ways that dnsmasq, its namespace and the bridge may open."""
+    """The attempts are those of test_egress.py, and further ones by dnsmasq, its namespace and the bridge."""
     assert len(WAYS) + len(MORE) >= 70
     world.do("up", lan())
     g = Sender(world, 1)

@@ -257,7 +257,8 @@ RELAYS_MAX = 448
 
 
 def test_clients_that_reset_make_room_for_others(begin):
-    """As many as the program serves, in each state that a connection can have: then the next one is served."""
+    """As many clients as the program serves at a time reset their connections, in each state of a connection. Then the
+    program serves the next client."""
     p = begin(("tcp", 22))
     p.lead()
     reset = struct.pack("ii", 1, 0)

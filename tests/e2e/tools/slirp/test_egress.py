@@ -215,8 +215,9 @@ def ended(s):
 
 @pytest.mark.parametrize("before", ["deny;allow any - 192.0.2.0/24;allow any - *.example.org", ""])
 def test_other_rules_end_what_they_deny(world, before):
-    """While the guest is silent: TCP connections outside, and answers to its datagrams. Connections that the
-    rules allow continue, also those by a name that both rules have. A forward's connection continues."""
+    """While the guest is silent, new rules end its TCP connections to the outside and stop answers to its datagrams.
+    Connections that the rules allow continue, also those by a name that both sets of rules have, and those of a
+    forward."""
     args = ["--egress", before] if before else []
     inside = world.listening(world.host, socket.AF_INET, 8022)
     with Guest(("tcp", inside, "-", 22), args=args, before=world.before, control=True) as g:

@@ -288,7 +288,7 @@ def test_client_reset_and_refused_port_reach_the_peer():
 
 
 def test_many_parallel_connections_work():
-    """More than a backlog, each with its own answer."""
+    """There are more connections than the backlog holds, and each gets its own answer."""
     with listener() as s, Guest(("tcp", s, "-", 80)) as g:
         clients = []
         for i in range(200):

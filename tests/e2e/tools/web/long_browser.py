@@ -525,7 +525,8 @@ def test_console_continues_with_the_next_start(tmp_path, browser):
 
 
 def test_newest_events_are_shown(tmp_path, browser):
-    """Of a VM whose events fill several pages; also later ones, and those of a time without a connection."""
+    """The VM's events fill several pages. The page also shows later events, and those of a time without a
+    connection."""
     def kept():
         q, page, names = d.qmp(), {"next": 0, "more": True}, []
         while page["more"]:

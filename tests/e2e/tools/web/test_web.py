@@ -283,7 +283,7 @@ def test_connection_ends_when_its_browser_takes_no_answers(fake, tmp_path, what)
 
 
 def test_passed_socket_keeps_clients_for_the_next_server(fake):
-    """As a service manager does: the socket stays when the server ends for lack of work."""
+    """The socket stays with the service manager when the server ends for lack of work."""
     with socket.create_server(("127.0.0.1", 0)) as port:
         first = socket.create_connection(port.getsockname())  # holds the server until the login, however late that is
         with first, contextlib.closing(Web(fake, "--idle", "5s", passed=[port])) as w:

@@ -57,7 +57,7 @@ def disk(target="vda", more="", source="<source file='/d'/>", attrs="type='file'
     ("67108865", "bytes", 65540), ("100", "MB", 97660), ("1", "GB", 976564), ("1", "TB", 976562500),
     ("70000", "KB", 68360), (" 65536\n", " KiB", 65536)])
 def test_memory_is_rounded_up(text, unit, kib):
-    """As in libvirt: rounded up to KiB; then to pages."""
+    """The size is rounded up to KiB, as in libvirt, and then to pages."""
     got = read(domain(memory=f"<memory{f' unit={unit!r}' if unit else ''}>{text}</memory>"))
     assert got["definition"]["memory"] == f"{kib}K"
 
@@ -457,7 +457,7 @@ def test_define_counts_refused_elements_beyond_those_it_prints(fake, n, more, to
 
 
 def test_entity_bombs_are_refused():
-    """None of them is expanded; time and memory are bounded, whatever the parser does."""
+    """No entity is expanded, and the limits on time and memory hold whatever the parser does."""
     entities = "".join(f"<!ENTITY l{i} '{f'&l{i - 1};' * 10 if i else 'ha'}'>" for i in range(10))
     bomb = f"<!DOCTYPE domain [{entities}]>\n<domain><name>&l9;</name></domain>"
     assert error(bomb) == "line 1: a DOCTYPE is not accepted; remove it"
@@ -791,7 +791,7 @@ def test_simple_definition_needs_no_metadata(fake):
 
 
 def test_bad_input_changes_nothing(fake):
-    """One sentence each with the XML's line, whichever program finds the fault."""
+    """Each error is one sentence with the line of the XML, whichever program finds the fault."""
     fake.define("there")
     before = fake.cairn("dumpjson", "there").stdout
     kernel = fake.tmp / "kernel"

@@ -110,7 +110,8 @@ def test_vm_without_balloon_or_driver_is_told(vm, daemon):
 
 @pytest.mark.parametrize("tracked", [False, True])
 def test_given_back_memory_is_left_out_of_snapshots(vm, daemon, tmp_path, tracked):
-    """Of the first snapshot, and of one that shares memory with another. A revert leaves it away, too."""
+    """The first snapshot and one that shares memory with another lack the returned memory. A revert does not bring it
+    back."""
     ready(vm, disks=[image(tmp_path / "a.qcow2")])
     before = own_kib(daemon, "src")
     if tracked:

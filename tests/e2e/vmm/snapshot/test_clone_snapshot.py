@@ -119,7 +119,7 @@ def test_last_generation_is_saved_restored_and_reverted(vm, daemon, tmp_path):
 
 
 def test_paused_clone_is_saved_and_dumped(vm, daemon, tmp_path):
-    """With tracking that a snapshot began, and without."""
+    """In one case a snapshot has started the tracking of memory, in the other none has."""
     vm.start(disks=[image(tmp_path / "a.qcow2")])
     for name, tracked in (("a", False), ("b", True)):
         vm.clone(name)

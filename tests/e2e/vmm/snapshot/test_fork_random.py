@@ -87,7 +87,7 @@ class Family:
         self.holds[name] = (self.holds[name][0], seed, self.holds[name][2])
 
     def write(self, victim=None):
-        """All VMs write at once. Kill the process of one of them meanwhile."""
+        """Let all VMs write at once, and kill the process of one of them meanwhile."""
         seeds = {name: self.next() for name in sorted(self.holds)}
         pid = self.daemon.info(victim)["pid"] if victim else None
         for name, seed in seeds.items():

@@ -162,7 +162,7 @@ def vm_memory(vm, name, at, n):
 
 @pytest.mark.parametrize("whose", ["daemon", "vm", "images"])
 def test_killed_process_leaves_no_clone_and_no_copy(vm, daemon, tmp_path, whose):
-    """Whichever process dies: no clone, no copy, and the source's images have no faults."""
+    """Whichever process dies, no clone and no copy is left, and the source's images have no faults."""
     rng = random.Random(whose)
     prepare(vm, daemon, tmp_path)
     if whose == "images":

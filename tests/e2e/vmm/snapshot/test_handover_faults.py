@@ -174,7 +174,7 @@ def test_successor_without_memory(vm, daemon, relay, tmp_path):  # noqa: F811
 
 
 def address_space_limit(pid, limit):
-    """As the process's user: root would need CAP_SYS_RESOURCE, which containers lack."""
+    """Set the limit as the process's user, because root would need CAP_SYS_RESOURCE, which containers lack."""
     with open(f"/proc/{pid}/status") as f:
         uid = int(next(line for line in f if line.startswith("Uid:")).split()[1])
     user = {"user": uid, "group": uid, "extra_groups": []} if uid != os.geteuid() else {}

@@ -962,7 +962,7 @@ def test_damaged_state_is_refused_and_the_vm_untouched(vm):
 
 
 def test_damage_in_each_region_of_state_is_refused(vm):
-    """One wrong byte anywhere but in memory: refused, and the VM runs on unchanged."""
+    """A revert to a state with one wrong byte outside of memory is refused, and the VM continues unchanged."""
     vm.start()
     vm.run("wr64 0x900000 0x55")
     vm.snapshot("s1")
@@ -1174,7 +1174,7 @@ def test_machine_is_that_of_golden_states_of_its_version(daemon, golden, tmp_pat
 
 
 def test_restored_golden_state_is_saved_again(daemon, golden, tmp_path):
-    """Nothing of it gets lost or changed: registers, memory and devices."""
+    """The saved state has the same registers, memory and devices."""
     daemon.cairn("restore", str(golden), "--paused")
     daemon.cairn("save", "golden", str(tmp_path / "again"))
     then, now = hardware(golden), hardware(tmp_path / "again")
