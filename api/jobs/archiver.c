@@ -2,6 +2,7 @@
 #include "api/access/spawn.h"
 #include "api/definition/definition.h"
 #include "api/wire/json.h"
+#include "api/wire/wire.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
@@ -21,8 +22,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Limit for one line of output. A manifest has at most 1 MiB; escaped as one line of ASCII it may be longer. */
-#define LINE_MAX_BYTES (8 * MIB)
+#define READ_BYTES 16384
 /* Limit for the reads after the process's end: more than a full pipe of 1 MiB needs. */
 #define READS_AT_END 1024
 /* Time for removing files after a cancel. */
@@ -42,12 +42,16 @@ struct archiver {
 	pid_t pid;
 	struct loop_watch *watch, *gone;
 	struct loop_timer *timer; /* kills the process CANCEL_NS after a cancel */
-	char *line;
-	size_t len, cap;
+	struct wire wire;
 	struct json_object *result;
 	bool ended, failed, cancelled;
 	struct err e;
 };
+
+/* Limits of a message. A stranger wrote the archive, and json-c takes 400 bytes for each brace of its manifest. A
+ * message has the files' names beside the definition, which has at most 16384 such characters where a client defines
+ * it. */
+static const struct wire_limits message_limits = { WIRE_TEXT_MAX, 32768 };
 
 /* ---- running the program ---- */
 
@@ -130,7 +134,7 @@ static void error_take(struct archiver *a, struct json_object *o)
 	archiver_fail(a, &e);
 }
 
-static void line_take(struct archiver *a, struct json_object *o)
+static void message_take(struct archiver *a, struct json_object *o)
 {
 	struct json_object *v;
 
@@ -150,61 +154,38 @@ static void line_take(struct archiver *a, struct json_object *o)
 	}
 }
 
-static void lines_take(struct archiver *a)
+static void output_take(struct archiver *a, const char *bytes, size_t n)
 {
-	size_t at = 0;
-	char *end;
-	struct err e;
-
-	while ((end = memchr(a->line + at, '\n', a->len - at))) {
+	while (n) {
 		CLEANUP_JS struct json_object *o = NULL;
-		size_t n = (size_t)(end - (a->line + at));
+		struct err e;
+		size_t used;
+		enum wire_result r = wire_feed(&a->wire, bytes, n, &used, &o, &e);
 
-		*end = 0;
-		if (js_parse(a->line + at, n, a->name, &o, &e) == 0)
-			line_take(a, o);
-		else
+		if (r == WIRE_TEXT) {
+			message_take(a, o);
+		} else if (r != WIRE_MORE) {
+			err_prefix(&e, "the output of %s", a->name);
 			archiver_fail(a, &e);
-		at += n + 1;
+		}
+		if (r == WIRE_FATAL) { /* drop the text */
+			wire_done(&a->wire);
+			wire_init(&a->wire, &message_limits);
+		}
+		bytes += used;
+		n -= used;
 	}
-	a->len -= at;
-	memmove(a->line, a->line + at, a->len);
-}
-
-static int room_make(struct archiver *a)
-{
-	size_t cap = a->cap ? 2 * a->cap : 4096;
-	char *p;
-
-	if (a->len < a->cap)
-		return 0;
-	if (cap > LINE_MAX_BYTES)
-		return -EFBIG;
-	p = realloc(a->line, cap);
-	if (!p)
-		return -ENOMEM;
-	a->line = p;
-	a->cap = cap;
-	return 0;
 }
 
 /* Read once from the pipe. Returns whether there may be more. */
 static bool output_read(struct archiver *a)
 {
-	struct err e;
-	ssize_t n;
-	int r = room_make(a);
+	char bytes[READ_BYTES];
+	ssize_t n = read(a->out, bytes, sizeof(bytes));
 
-	if (r < 0) {
-		err_set_errno(&e, r, "reading the output of %s", a->name);
-		archiver_fail(a, &e);
-		a->len = 0;
-	}
-	n = read(a->out, a->line + a->len, a->cap - a->len);
 	if (n <= 0)
 		return false;
-	a->len += (size_t)n;
-	lines_take(a);
+	output_take(a, bytes, (size_t)n);
 	return true;
 }
 
@@ -303,7 +284,7 @@ void archiver_free(struct archiver *a)
 	loop_unwatch(a->watch);
 	loop_timer_free(a->timer);
 	json_object_put(a->result);
-	free(a->line);
+	wire_done(&a->wire);
 	if (a->in >= 0)
 		close(a->in);
 	if (a->out >= 0)
@@ -334,6 +315,7 @@ int archiver_start(struct loop *l, const char *program, const char *verb, struct
 	if (!a)
 		abort(); /* otherwise done() would never be called */
 	*a = (struct archiver){ .loop = l, .ops = ops, .opaque = opaque, .in = -1, .out = -1, .errors = -1, .pidfd = -1 };
+	wire_init(&a->wire, &message_limits);
 	snprintf(a->name, sizeof(a->name), "%s", strrchr(program, '/') ? strrchr(program, '/') + 1 : program);
 	r = loop_timer_new(l, process_timed_out, a, &a->timer);
 	if (!r)

@@ -585,7 +585,10 @@ def test_import_uses_rights_of_requesting_user(shared, monkeypatch):  # noqa: F8
      "names a file that is not in the archive"),
     ("""echo '{"result":{"definition":{"name":7},"files":[]}}'""", "is empty"),
     ("yes '{}' 2>/dev/null &\nsleep 0.2", "ended early"),
-    ("head -c 2000000 /dev/zero | tr '\\0' '\\n'", "not JSON"),
+    ("head -c 2000000 /dev/zero | tr '\\0' '\\n'", "ended early"),
+    ("head -c 2000000 /dev/zero | tr '\\0' x", "the output of cairn-archive: JSON parse error, a command is an object in braces"),
+    ("""printf '{"result":"'; head -c 2000000 /dev/zero | tr '\\0' x""", "text of more than 1048576 bytes"),
+    ("""printf '{"result":{"files":['; yes '{},' | head -n 300000; echo '1]}}'""", "more than 32768 braces, brackets, commas and colons"),
 ])
 def test_daemon_distrusts_hostile_import_process(tmp_path, says, why):
     """The daemon checks each message of the process, and does not wait for it."""
