@@ -433,8 +433,8 @@ static void policies_go(struct vm_host *h)
 		forwards_on_state_change(vm);
 	}
 	for (size_t i = 0; (n = network_at(h, i)); i++)
-		if (n->state == NETWORK_ACTIVE && n->ports_lost)
-			network_ports_restore(n);
+		if (n->state == NETWORK_ACTIVE)
+			network_ports_notify(n);
 	autostart_go(h);
 }
 

@@ -1,12 +1,12 @@
 #include "api/net/network_life.h"
 #include "api/net/network.h"
-#include "api/net/network_ports.h"
 #include "api/net/network_process.h"
 #include "api/net/network_programs.h"
 #include "api/net/network_retry.h"
 #include "api/net/network_wait.h"
 #include "api/schema/event.h"
 #include "api/store/store.h"
+#include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_host.h"
 #include "api/wire/json.h"
@@ -81,6 +81,13 @@ static bool is_check(const struct network_operation *op)
 	return op && op->ended == check_ended;
 }
 
+void network_ports_notify(const struct network *n)
+{
+	for (size_t i = 0; i < n->host->nvms && n->ports_lost; i++)
+		if (n->host->vms[i]->proc)
+			vm_notify(n->host->vms[i], ports_lost, n->live->name);
+}
+
 static void program_done(void *opaque, int r, struct json_object *answer, const struct err *e)
 {
 	struct network *n = opaque;
@@ -96,7 +103,7 @@ static void program_done(void *opaque, int r, struct json_object *answer, const 
 	network_waits_wake(n);
 	n->ports_lost = !r && !js_get_bool(answer, "ports", true);
 	if (n->ports_lost && js_get_bool(answer, "complete", true)) /* else after the repair */
-		network_ports_restore(n);
+		network_ports_notify(n);
 	op.ended(n, &op, r, answer, e); /* may free the network */
 	vm_starts_resume(host);
 }

@@ -34,6 +34,8 @@ bool network_is_busy(const struct network *n);
 /* Look at an active network, and make the parts that are missing. The log has the actions taken. Returns false if an
  * operation is under way, so that the network has to be looked at later. */
 bool network_check_parts(struct network *n);
+/* If the last look at the active network found no rules of ports, or no bridge, let running VMs restore theirs. */
+void network_ports_notify(const struct network *n);
 /* Send cairn-net a request that changes nothing, also during an operation.
  * verb: borrowed until the end; "leases"; "denied": how many packets the egress rules of an active network have denied;
  *       "blocked" (network_blocked.h).

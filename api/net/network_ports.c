@@ -568,7 +568,7 @@ void network_ports_lead_all(struct vm *vm)
 		port_lead(vm, &vm->ports->list[i]);
 }
 
-/* ---- rules that another program has removed ---- */
+/* ---- rules and bridges that another program has removed ---- */
 
 static void restored(void *opaque, int r, const struct err *e)
 {
@@ -603,15 +603,13 @@ static void port_restore(struct vm *vm, const struct port *port, const struct ne
 	end->call = port_call_begin(vm->host, port->network, true, keys, reserved, end);
 }
 
-void network_ports_restore(const struct network *n)
+static void ports_restore(struct vm *vm, const char *network)
 {
-	for (size_t i = 0; i < n->host->nvms && !network_is_direct(n->live); i++) {
-		struct vm *vm = n->host->vms[i];
+	const struct network *n = network_find_name(vm->host, network);
 
-		for (unsigned k = 0; vm->proc && vm->ports && !vm->ports->call && k < vm->ports->n; k++)
-			if (!strcmp(vm->ports->list[k].network, n->live->name) && vm->ports->list[k].at < vm_live(vm)->ninterfaces)
-				port_restore(vm, &vm->ports->list[k], n);
-	}
+	for (unsigned i = 0; n && n->live && !network_is_direct(n->live) && vm->ports && !vm->ports->call && i < vm->ports->n; i++)
+		if (!strcmp(vm->ports->list[i].network, network) && vm->ports->list[i].at < vm_live(vm)->ninterfaces)
+			port_restore(vm, &vm->ports->list[i], n);
 }
 
 /* ---- figures for clients ---- */
@@ -808,4 +806,4 @@ static void ports_load(struct vm *vm, struct json_object *state)
 
 const struct vm_observer network_ports_observer = { .removed = ports_free, .state_put = ports_put, .state_load = ports_load,
 	.start_waits = network_start_waits, .start_prepare = ports_begin, .start_failed = ports_on_start_failed, .interface_gone = port_on_interface_gone,
-	.process_gone = ports_end };
+	.ports_lost = ports_restore, .process_gone = ports_end };

@@ -14,7 +14,6 @@ struct definition_forward;
 struct definition_interface;
 struct err;
 struct json_object;
-struct network;
 struct vm;
 struct vm_host;
 struct vm_observer;
@@ -61,9 +60,6 @@ void network_ports_plug(struct vm *vm, unsigned at, struct config *c, void (*don
 /* Tell the VM's cairn-publish processes again where to lead clients. For an adopted VM, call it after
  * forwards_adopted(): a daemon that was killed may not have done so. */
 void network_ports_lead_all(struct vm *vm);
-/* Attach the taps of running VMs to the network's bridge again, and install their rules, which another program has
- * removed. The log says so, and has failures. */
-void network_ports_restore(const struct network *n);
 /* Free the daemon's objects for requests under way. */
 void network_ports_free(struct vm_host *host);
 

@@ -70,6 +70,9 @@ struct vm_observer {
 	void (*phase_known)(struct vm *vm);
 	/* Interface `at` of vm_live() was detached from the running VM; the definition still has it. */
 	void (*interface_gone)(struct vm *vm, unsigned at);
+	/* Another program had removed the rules of the taps on the network, or its bridge, which is there again. The
+	 * VM has a process. */
+	void (*ports_lost)(struct vm *vm, const char *network);
 	/* A disk is not mirrored to a copy any more: the VM continues with the copy, or with the disk. */
 	void (*copy_ended)(struct vm *vm, const char *disk);
 	/* The VM process or the offline process reports progress of a job, by VM_EVENT_PROGRESS, _FORK_READY or
