@@ -100,6 +100,19 @@ void block_snapshot_commit(struct block_snapshot *s, const struct block_snapshot
 /* Release everything and free s. */
 void block_snapshot_abort(struct block_snapshot *s, struct block_snapshot_op *op);
 
+/* ---- waiting for operations under way ---- */
+
+struct block_snapshot_wait {
+	void (*run)(struct block_snapshot_wait *w);
+	struct block_snapshot_wait *next;
+};
+/* Run w->run() when no operation changes the disk's snapshots: within the call, or later, in the order of the calls.
+ * Without this wait, the functions below fail with -EBUSY, and so do block_snapshot_begin(), block_resize() and others.
+ * Nobody waits for an operation that waits for its caller: a snapshot before its commit or abort, and an apply before
+ * block_snapshot_apply_decide().
+ * w: borrowed until it runs. */
+void block_snapshot_wait(struct block *b, struct block_snapshot_wait *w);
+
 /* ---- existing snapshots ---- */
 
 /* Copy the snapshot table in its order. The caller frees the list.

@@ -314,27 +314,54 @@ static int snapshot_list_request(struct control *c, struct channel_msg *m, struc
 	return LATER;
 }
 
-
-static int snapshot_set_request(struct control *c, struct channel_msg *m, struct err *e)
-{
-	struct vm_snapshot_set *s = m->body;
-
-	TERMINATE(s->name);
-	TERMINATE(s->new_name);
-	TERMINATE(s->description);
-	TERMINATE(s->tags);
-	return vm_snapshot_set(c->vm, s, e);
-}
-
-struct size_request {
+struct later_answer {
 	struct control *control;
 	uint64_t seq;
 };
 
+static struct later_answer *later_answer_new(struct control *c, const struct channel_msg *m)
+{
+	struct later_answer *l = malloc(sizeof(*l));
+
+	if (l)
+		*l = (struct later_answer){ c, m->head.seq };
+	return l;
+}
+
+static void snapshot_changed(void *opaque, int r, const struct err *e)
+{
+	struct later_answer l = *(struct later_answer *)opaque;
+
+	free(opaque);
+	vm_plug_remove_released(l.control->vm);
+	control_reply(l.control, l.seq, r, e);
+}
+
+static int snapshot_set_request(struct control *c, struct channel_msg *m, struct err *e)
+{
+	struct vm_snapshot_set *s = m->body;
+	struct later_answer *l;
+	int r = worker_start(c->worker, e);
+
+	if (r < 0)
+		return r;
+	l = later_answer_new(c, m);
+	if (!l)
+		return -ENOMEM;
+	TERMINATE(s->name);
+	TERMINATE(s->new_name);
+	TERMINATE(s->description);
+	TERMINATE(s->tags);
+	r = vm_snapshot_set(c->vm, c->worker, s, snapshot_changed, l, e);
+	if (r < 0)
+		free(l);
+	return r < 0 ? r : LATER;
+}
+
 static void snapshot_sized(void *opaque, int r, const struct vm_snapshot_info *info,
 	const struct err *e)
 {
-	struct size_request s = *(struct size_request *)opaque;
+	struct later_answer s = *(struct later_answer *)opaque;
 	struct vm_snapshots *page = r < 0 ? NULL : calloc(1, sizeof(*page));
 
 	vm_plug_remove_released(s.control->vm);
@@ -352,14 +379,13 @@ static void snapshot_sized(void *opaque, int r, const struct vm_snapshot_info *i
 
 static int snapshot_size_request(struct control *c, struct channel_msg *m, struct err *e)
 {
-	struct size_request *s = malloc(sizeof(*s));
+	struct later_answer *s = later_answer_new(c, m);
 	struct vm_snapshot_name *name = m->body;
 	int r;
 
 	if (!s)
 		return -ENOMEM;
 	TERMINATE(name->name);
-	*s = (struct size_request){ c, m->head.seq };
 	r = vm_snapshot_size(c->vm, name->name, snapshot_sized, s, e);
 	if (r < 0)
 		free(s);

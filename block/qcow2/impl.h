@@ -17,6 +17,7 @@
 #include "block/io.h"
 #include "block/qcow2/qcow2.h"
 
+struct block_snapshot_wait;
 struct cursor;
 struct qcow2;
 
@@ -362,6 +363,8 @@ struct qcow2 {
 	 * copied; -EINPROGRESS: w runs later. NULL: no snapshot is being created. */
 	int (*before_own)(struct qcow2 *q, uint32_t index, struct wait *w);
 	bool snapshot_busy;		     /* an operation that changes the snapshot table runs, or block_pull_finish() */
+	bool snapshot_held;		     /* that operation waits for its caller, so it may never end */
+	struct block_snapshot_wait *snapshot_waiters; /* of block_snapshot_wait(), in their order */
 	unsigned snapshot_changes;	     /* number of snapshot operations so far that change refcounts */
 	uint64_t l1_changes;		     /* number of changes of the active L1 so far, in memory */
 	struct { /* the last pin that was made of the disk; see qcow2_pin_is_current() */

@@ -121,9 +121,9 @@ static void finish_end(struct task *t, int res)
 	struct block_snapshot_op *op = f->op;
 	struct err e = { 0 };
 
-	t->q->snapshot_busy = false;
 	if (f->backing)
 		(void)block_close(f->backing);
+	snapshot_op_over(t->q);
 	if (res < 0)
 		err_set_errno(&e, res, "disk %s: cannot drop the backing file", t->q->base.name);
 	free(f);

@@ -202,6 +202,7 @@ void qcow2_snapshot_apply_decide(struct block_snapshot_op *op, bool go)
 	struct apply *a = op->engine;
 
 	a->go = go;
+	a->o.task.q->snapshot_held = false;
 	task_resume(&a->o.task);
 }
 
@@ -438,12 +439,12 @@ static void apply_end(struct task *t, int res)
 {
 	struct apply *a = container_of(t, struct apply, o.task);
 
-	t->q->snapshot_busy = false;
 	counter_done(&a->count);
 	table_swap_done(&a->swap);
 	free(a->l1.entries);
 	bitmap_done(&a->l1.dirty);
 	free(a->buf);
+	snapshot_op_over(t->q);
 	snapshot_op_finish(&a->o, res);
 	free(a);
 }
@@ -454,7 +455,7 @@ void qcow2_snapshot_apply(struct qcow2 *q, const char *id, const struct block_sn
 	struct apply *a = calloc(1, sizeof(*a));
 
 	if (!a) {
-		q->snapshot_busy = false;
+		snapshot_op_over(q);
 		snapshot_op_fail(q, op, -ENOMEM, NULL);
 		return;
 	}
@@ -463,6 +464,7 @@ void qcow2_snapshot_apply(struct qcow2 *q, const char *id, const struct block_sn
 	if (info)
 		a->info = *info;
 	a->o.op = op;
+	q->snapshot_held = op->ready;
 	a->o.task.step = apply_step;
 	a->o.task.failed = apply_failed;
 	a->o.task.end = apply_end;

@@ -143,7 +143,7 @@ int qcow2_snapshot_open(struct qcow2 *q, struct block_snapshot **ret_s, struct e
 	s->entry.disk_bytes = q->h.size_bytes;
 	q->creating = s;
 	q->before_own = count_before_own;
-	q->snapshot_busy = true;
+	q->snapshot_busy = q->snapshot_held = true;
 	q->snapshot_changes++;
 	/* From here on, sharing VM state increments refcounts, and so does count_before_own() once the disk
 	 * is frozen. The file may contain these refcounts only once it has the dirty bit, so commit.c must not
@@ -676,9 +676,9 @@ static void create_end(struct task *t, int res)
 	q->creating = NULL;
 	q->commit.watched = NULL;
 	q->before_own = NULL;
-	q->snapshot_busy = false;
 	op->unknown = s->swap.unknown;
 	create_free(s);
+	snapshot_op_over(q);
 	op->done(op, res, &e);
 }
 
@@ -686,6 +686,7 @@ static void create_continue(struct block_snapshot *s, struct block_snapshot_op *
 {
 	s->op = op;
 	s->commit = commit;
+	s->q->snapshot_held = false;
 	if (s->phase == CREATE_PARKED)
 		task_resume(&s->task);
 }

@@ -285,9 +285,9 @@ static void delete_end(struct task *t, int res)
 {
 	struct delete *d = container_of(t, struct delete, o.task);
 
-	t->q->snapshot_busy = false;
 	table_swap_done(&d->swap);
 	free(d->entries);
+	snapshot_op_over(t->q);
 	snapshot_op_finish(&d->o, res);
 	free(d);
 }
@@ -298,7 +298,7 @@ static void delete_start(struct qcow2 *q, const struct block_snapshot_info *info
 	struct delete *d = calloc(1, sizeof(*d));
 
 	if (!d) {
-		q->snapshot_busy = false;
+		snapshot_op_over(q);
 		snapshot_op_fail(q, op, -ENOMEM, NULL);
 		return;
 	}

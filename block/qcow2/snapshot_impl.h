@@ -253,6 +253,8 @@ struct snapshot_op {
 void block_snapshot_op_fail(struct block *b, struct block_snapshot_op *op, int res, const struct err *e);
 void snapshot_op_fail(struct qcow2 *q, struct block_snapshot_op *op, int res, const struct err *e);
 void snapshot_op_finish(struct snapshot_op *o, int res);
+/* Clear q->snapshot_busy and run what waits for that. Call it before op->done(), which may close the image. */
+void snapshot_op_over(struct qcow2 *q);
 
 int qcow2_snapshot_begin(struct qcow2 *q, struct block_snapshot **ret_s, struct err *e);
 int qcow2_snapshot_open(struct qcow2 *q, struct block_snapshot **ret_s, struct err *e);

@@ -1,4 +1,4 @@
-/* Report the results of operations on snapshots. */
+/* Report the results of operations on snapshots, and wait for operations under way. */
 #include "base/err.h"
 #include "base/util.h"
 #include "block/qcow2/snapshot_impl.h"
@@ -52,4 +52,36 @@ void snapshot_op_finish(struct snapshot_op *o, int res)
 	if (res < 0 && !*o->err.msg)
 		err_set_errno(&o->err, res, "disk %s: snapshot", o->task.q->base.name);
 	o->op->done(o->op, res, &o->err);
+}
+
+/* ---- waiting ---- */
+
+static bool is_waited_for(const struct qcow2 *q)
+{
+	return q->snapshot_busy && !q->snapshot_held;
+}
+
+void snapshot_op_over(struct qcow2 *q)
+{
+	struct block_snapshot_wait *w;
+
+	q->snapshot_busy = q->snapshot_held = false;
+	while (!is_waited_for(q) && (w = q->snapshot_waiters)) {
+		q->snapshot_waiters = w->next;
+		w->run(w);
+	}
+}
+
+void block_snapshot_wait(struct block *b, struct block_snapshot_wait *w)
+{
+	struct block_snapshot_wait **end;
+
+	if (b->info.format != BLOCK_FORMAT_QCOW2 || !is_waited_for(qcow2_of(b))) {
+		w->run(w);
+		return;
+	}
+	for (end = &qcow2_of(b)->snapshot_waiters; *end; end = &(*end)->next)
+		;
+	w->next = NULL;
+	*end = w;
 }

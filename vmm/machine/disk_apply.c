@@ -16,6 +16,7 @@ enum apply_stage { APPLY_ENDED, APPLY_BEGUN, APPLY_READY, APPLY_STANDS };
 
 struct disk_apply {
 	struct loop_task task;
+	struct block_snapshot_wait wait;
 	struct block_snapshot_op op;
 	struct block *block;
 	const char *id;
@@ -86,14 +87,22 @@ static void op_done(struct block_snapshot_op *op, int res, const struct err *e)
 	pthread_cond_broadcast(&a->changed);
 }
 
-static void begin_run(struct loop_task *t)
+static void begin_go(struct block_snapshot_wait *w)
 {
-	struct disk_apply *a = container_of(t, struct disk_apply, task);
+	struct disk_apply *a = container_of(w, struct disk_apply, wait);
 
 	if (a->info)
 		block_snapshot_apply_with(a->block, a->info, &a->op);
 	else
 		block_snapshot_apply(a->block, a->id, &a->op);
+}
+
+static void begin_run(struct loop_task *t)
+{
+	struct disk_apply *a = container_of(t, struct disk_apply, task);
+
+	a->wait.run = begin_go;
+	block_snapshot_wait(a->block, &a->wait);
 }
 
 static void end_run(struct loop_task *t)
@@ -126,11 +135,19 @@ static int result(struct machine_disk *d, struct err *e)
 	return disk_change_note(d, &a->op, a->res);
 }
 
+/* Wait for the end of the disk's earlier apply, which uses a. */
+static void earlier_wait(struct disk_apply *a)
+{
+	LOCK_GUARD(&a->lock);
+	while (a->stage == APPLY_STANDS)
+		pthread_cond_wait(&a->changed, &a->lock);
+}
+
 int disk_apply_begin(struct machine_disk *d, const char *id, const struct block_snapshot_info *info, struct err *e)
 {
 	struct disk_apply *a = d->apply;
 
-	disk_apply_wait(d);
+	earlier_wait(a);
 	a->task.run = begin_run;
 	a->op = (struct block_snapshot_op){ .done = op_done, .ready = op_ready, .stands = op_stands };
 	a->block = d->block;
@@ -153,13 +170,4 @@ int disk_apply_end(struct machine_disk *d, bool go, struct err *e)
 	if (!go && a->res == -ECANCELED)
 		return 0;
 	return result(d, go ? e : &unused);
-}
-
-void disk_apply_wait(struct machine_disk *d)
-{
-	struct disk_apply *a = d->apply;
-
-	LOCK_GUARD(&a->lock);
-	while (a->stage == APPLY_STANDS)
-		pthread_cond_wait(&a->changed, &a->lock);
 }

@@ -1,6 +1,6 @@
 /* disk_apply: applies a snapshot to a disk in two calls, so that several disks change at one instant. The caller
  * continues when the disk has the snapshot's content: the clusters of its old content are freed while the guest runs.
- * Until they are, disk_call() waits, because the block layer refuses other operations on snapshots.
+ * Until they are, disk_call() waits.
  *
  * Threading: any thread except a disk's own; each disk has one apply at a time. */
 #ifndef CAIRN_VMM_MACHINE_DISK_APPLY_H
@@ -22,7 +22,5 @@ void disk_apply_free(struct disk_apply *a);
  * id: the snapshot's; info: NULL, or as for block_snapshot_apply_with(). Both are borrowed until disk_apply_end(). */
 int disk_apply_begin(struct machine_disk *d, const char *id, const struct block_snapshot_info *info, struct err *e);
 int disk_apply_end(struct machine_disk *d, bool go, struct err *e);
-/* Wait until the clusters of the disk's old content are free. */
-void disk_apply_wait(struct machine_disk *d);
 
 #endif

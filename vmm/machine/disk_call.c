@@ -5,7 +5,6 @@
 #include "block/block.h"
 #include "block/qcow2/pin.h"
 #include "block/qcow2/warm.h"
-#include "vmm/machine/disk_apply.h"
 #include "vmm/machine/machine.h"
 
 #include <errno.h>
@@ -13,16 +12,26 @@
 
 /* ---- running a function on a disk's thread ---- */
 
-static void call_run(struct loop_task *t)
+static void call_go(struct block_snapshot_wait *w)
 {
-	struct disk_call *c = container_of(t, struct disk_call, task);
+	struct disk_call *c = container_of(w, struct disk_call, wait);
 
 	c->run(c, c->disk->block);
 }
 
+static void call_run(struct loop_task *t)
+{
+	struct disk_call *c = container_of(t, struct disk_call, task);
+
+	c->wait.run = call_go;
+	if (c->beside)
+		call_go(&c->wait);
+	else
+		block_snapshot_wait(c->disk->block, &c->wait);
+}
+
 static void call_start(struct machine_disk *d, struct disk_call *c)
 {
-	disk_apply_wait(d);
 	c->disk = d;
 	c->task.run = call_run;
 	c->returned = false;
@@ -300,6 +309,7 @@ static void warm_run(struct disk_call *c, struct block *b)
 void disk_warm_start(struct machine_disk *d, struct disk_warm *x)
 {
 	x->c.run = warm_run;
+	x->c.beside = true;
 	call_start(d, &x->c);
 }
 
@@ -337,7 +347,7 @@ static void list_run(struct disk_call *c, struct block *b)
 int disk_snapshot_list(struct machine_disk *d, struct block_snapshot_info **ret_list, size_t *ret_n,
 	struct err *e)
 {
-	struct list_call x = { .c.run = list_run };
+	struct list_call x = { .c = { .run = list_run, .beside = true } };
 	int r = disk_call(d, &x.c, e);
 
 	if (!r) {
@@ -485,7 +495,7 @@ static void vmstate_run(struct disk_call *c, struct block *b)
 int disk_vmstate_share(struct machine_disk *d, struct block_snapshot *s, const char *id,
 	uint64_t offset, uint64_t len, struct err *e)
 {
-	struct vmstate_call x = { .c.run = vmstate_run, .what = VMSTATE_SHARE, .s = s, .id = id,
+	struct vmstate_call x = { .c = { .run = vmstate_run, .beside = true }, .what = VMSTATE_SHARE, .s = s, .id = id,
 		.req = { .offset = offset, .len = len, .done = vmstate_done } };
 
 	return disk_call(d, &x.c, e);
@@ -494,7 +504,7 @@ int disk_vmstate_share(struct machine_disk *d, struct block_snapshot *s, const c
 static void store_move_start(struct disk_store *st, struct vmstate_call *x, uint64_t off, void *buf, size_t len,
 	bool write)
 {
-	*x = (struct vmstate_call){ .c.run = vmstate_run, .what = write ? VMSTATE_WRITE : VMSTATE_READ,
+	*x = (struct vmstate_call){ .c = { .run = vmstate_run, .beside = true }, .what = write ? VMSTATE_WRITE : VMSTATE_READ,
 		.s = st->s, .id = st->id, .iov = { buf, len } };
 	x->req = (struct block_vmstate_req){ .offset = off, .len = len, .iov = &x->iov, .niov = 1,
 		.done = vmstate_done };

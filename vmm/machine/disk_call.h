@@ -20,8 +20,10 @@ struct machine_disk;
 struct disk_call {
 	/* Runs on the disk's thread. Calls disk_call_return(), now or later. */
 	void (*run)(struct disk_call *c, struct block *b);
+	bool beside; /* run also during an operation on the disk's snapshots; else wait for it (block_snapshot_wait()) */
 	struct machine_disk *disk;
 	struct loop_task task;
+	struct block_snapshot_wait wait;
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
 	bool returned;

@@ -145,8 +145,8 @@ struct machine {
 	uint64_t resumed_ns; /* 0: paused */
 	uint64_t stopped_ns; /* when the vCPUs were last stopped, at the latest; 0: they never were */
 	/* Jobs in progress, other than the VM's work, that use the list of disks; the list must not change meanwhile.
-	 */
-	atomic_uint disk_readers;
+	 * worker_readers: those on the worker, which end before work that begins later. disk_readers: the others. */
+	atomic_uint disk_readers, worker_readers;
 	_Atomic(struct vm_pins *) idle_pins; /* owned; see vmm/snapshot/vm_pins.h; NULL: none */
 	bool booted; /* guest memory may have been written to, so a boot has to clear it */
 	struct uffd uffd;    /* fd -1: userfaultfd is not available */

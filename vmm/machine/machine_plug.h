@@ -3,7 +3,8 @@
  * The sandbox forbids new loops. So an attached disk uses the loop of a detached disk, or shares the loop of another
  * disk, and the main thread serves an attached interface.
  *
- * Threading: main thread, while no work is in progress (vm_works()) and machine.disk_readers is 0. */
+ * Threading: main thread, while no work is in progress (vm_works()), and no reader of the list of disks (struct
+ * machine). */
 #ifndef CAIRN_VMM_MACHINE_MACHINE_PLUG_H
 #define CAIRN_VMM_MACHINE_MACHINE_PLUG_H
 

@@ -20,7 +20,9 @@
 /* The worker's short jobs hold pointers to disks, too. */
 static int readers_check(const struct vm *vm, struct err *e)
 {
-	return vm->m->disk_readers ? err_set(e, -EBUSY, ERR_BUSY, "the process looks at the VM's disks; try again in a moment") : 0;
+	if (!vm->m->disk_readers && !vm->m->worker_readers)
+		return 0;
+	return err_set(e, -EBUSY, ERR_BUSY, "the process looks at the VM's disks; try again in a moment");
 }
 
 /* Work holds pointers to disks, and a saved state has to fit the machine. */

@@ -36,7 +36,7 @@ static void pins_run(struct work *w)
 	struct pins_job *x = container_of(w, struct pins_job, work);
 
 	x->r = pins_delete(x->m, &x->pins, &x->e);
-	x->m->disk_readers--;
+	x->m->worker_readers--;
 }
 
 static void pins_done(struct work *w)
@@ -56,7 +56,7 @@ int vm_pins_delete(struct vm *vm, struct worker *w, const struct vm_pins *pins,
 		return err_set_errno(e, -ENOMEM, "pins");
 	*x = (struct pins_job){ .work = { .run = pins_run, .done = pins_done }, .m = vm_machine(vm), .pins = *pins,
 		.done = done, .opaque = opaque };
-	x->m->disk_readers++;
+	x->m->worker_readers++;
 	worker_submit(w, x->m->host.loop, &x->work);
 	return 0;
 }

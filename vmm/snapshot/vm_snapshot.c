@@ -303,9 +303,18 @@ static int set_on_disks(struct machine *m, struct machine_disk *first, const str
 	return r < 0 ? r : disk_snapshot_update(first, &n->info, e);
 }
 
-int vm_snapshot_set(struct vm *vm, const struct vm_snapshot_set *s, struct err *e)
+struct set_job {
+	struct work work;
+	struct machine *m;
+	struct vm_snapshot_set set;
+	void (*done)(void *opaque, int r, const struct err *e);
+	void *opaque;
+	int r;
+	struct err e;
+};
+
+static int snapshot_set(struct machine *m, const struct vm_snapshot_set *s, struct err *e)
 {
-	struct machine *m = vm_machine(vm);
 	struct machine_disk *d;
 	struct tree_node *n, old;
 	struct tree t;
@@ -322,6 +331,36 @@ int vm_snapshot_set(struct vm *vm, const struct vm_snapshot_set *s, struct err *
 		r = set_on_disks(m, d, &old, n, e);
 	tree_done(&t);
 	return r;
+}
+
+static void set_run(struct work *w)
+{
+	struct set_job *x = container_of(w, struct set_job, work);
+
+	x->r = snapshot_set(x->m, &x->set, &x->e);
+	x->m->worker_readers--;
+}
+
+static void set_done(struct work *w)
+{
+	struct set_job *x = container_of(w, struct set_job, work);
+
+	x->done(x->opaque, x->r, &x->e);
+	free(x);
+}
+
+int vm_snapshot_set(struct vm *vm, struct worker *w, const struct vm_snapshot_set *s,
+	void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e)
+{
+	struct set_job *x = calloc(1, sizeof(*x));
+
+	if (!x)
+		return err_set_errno(e, -ENOMEM, "snapshot");
+	*x = (struct set_job){ .work = { .run = set_run, .done = set_done }, .m = vm_machine(vm), .set = *s, .done = done,
+		.opaque = opaque };
+	x->m->worker_readers++;
+	worker_submit(w, x->m->host.loop, &x->work);
+	return 0;
 }
 
 /* ---- deleting a snapshot ---- */

@@ -34,7 +34,9 @@ int vm_snapshot_delete(struct vm *vm, struct worker *w, const char *name,
  * changed; with userfaultfd, blocks of memory only if v->verify is set, else when they are loaded. */
 int vm_snapshot_revert(struct vm *vm, struct worker *w, const struct vm_snapshot_revert *v,
 	vm_snapshot_done_fn *done, void *opaque, struct err *e);
-int vm_snapshot_set(struct vm *vm, const struct vm_snapshot_set *s, struct err *e);
+/* Change a snapshot, on the worker, which the caller has started. s: copied. */
+int vm_snapshot_set(struct vm *vm, struct worker *w, const struct vm_snapshot_set *s,
+	void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e);
 /* Complete or undo operations on several disks that a crash has interrupted. Call before the guest
  * runs, when the disks' threads exist; waits for the disks. Sends an event for each recovery. Returns 0; -EBUSY if an
  * interrupted revert has to be completed, which a start from a saved state cannot do; -errno. */

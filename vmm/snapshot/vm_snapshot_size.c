@@ -4,7 +4,6 @@
 #include "base/cleanup.h"
 #include "base/pin_name.h"
 #include "base/util.h"
-#include "vmm/machine/disk_apply.h"
 #include "vmm/snapshot/vm_snapshot.h"
 #include "vmm/snapshot/vm_snapshot_impl.h"
 
@@ -25,12 +24,19 @@ struct size_job {
 	bool first;    /* the disk with the tree: find the part by id */
 	uint64_t bytes, sum;
 	struct loop_task task; /* posted to the disk's loop, and back */
+	struct block_snapshot_wait wait;
 	struct block_snapshot_op op;
 	int r;
 	struct err e;
 };
 
 static void disk_next(struct size_job *j);
+
+/* A caller who asks for the size of a pin can do without it, and the pin may be the one that is being deleted. */
+static bool may_wait(const struct size_job *j)
+{
+	return !j->pin[0];
+}
 
 static void size_end(struct size_job *j)
 {
@@ -44,12 +50,15 @@ static void disk_done(struct loop_task *t)
 {
 	struct size_job *j = container_of(t, struct size_job, task);
 
-	if (j->r < 0) {
+	if (j->r < 0 && (j->r != -ECANCELED || !may_wait(j))) {
 		size_end(j);
 		return;
 	}
-	j->sum += j->bytes;
-	j->disk++;
+	/* Canceled: another operation has begun, such as the deletion of a pin, so measure this disk again after it. */
+	if (!j->r) {
+		j->sum += j->bytes;
+		j->disk++;
+	}
 	disk_next(j);
 }
 
@@ -90,9 +99,9 @@ static bool part_find(struct size_job *j, const struct block_snapshot_info *list
 	return part;
 }
 
-static void disk_measure(struct loop_task *t)
+static void measure_go(struct block_snapshot_wait *w)
 {
-	struct size_job *j = container_of(t, struct size_job, task);
+	struct size_job *j = container_of(w, struct size_job, wait);
 	CLEANUP_FREE struct block_snapshot_info *list = NULL;
 	struct block *b = j->m->disks[j->disk].block;
 	size_t n = 0;
@@ -103,6 +112,17 @@ static void disk_measure(struct loop_task *t)
 		block_snapshot_own(b, j->part_id, &j->bytes, &j->op);
 	else
 		own_done(&j->op, r, &j->e);
+}
+
+static void disk_measure(struct loop_task *t)
+{
+	struct size_job *j = container_of(t, struct size_job, task);
+
+	j->wait.run = measure_go;
+	if (may_wait(j))
+		block_snapshot_wait(j->m->disks[j->disk].block, &j->wait);
+	else
+		measure_go(&j->wait);
 }
 
 static void disk_next(struct size_job *j)
@@ -117,7 +137,6 @@ static void disk_next(struct size_job *j)
 	}
 	j->first = &j->m->disks[j->disk] == vmsnap_first_disk(j->m, &e);
 	j->task.run = disk_measure;
-	disk_apply_wait(&j->m->disks[j->disk]);
 	loop_post(j->m->disks[j->disk].loop, &j->task);
 }
 

@@ -580,13 +580,23 @@ static void test_interrupted_revert_is_completed(void **state)
 	all_cuts(&a);
 }
 
+static void set_over(void *opaque, int r, const struct err *e)
+{
+	struct outcome *o = opaque;
+
+	o->over = true;
+	o->d.error = r;
+	if (r < 0)
+		snprintf(o->d.msg, sizeof(o->d.msg), "%s", e->msg);
+}
+
 static void run_rename(struct process *p)
 {
 	struct vm_snapshot_set s = { .name = "s1", .new_name = "t1" };
+	struct outcome o = { 0 };
 	struct err e = { 0 };
 
-	if (vm_snapshot_set(p->vm, &s, &e) < 0)
-		fail_msg("%s", e.msg);
+	op_wait(p, vm_snapshot_set(p->vm, p->worker, &s, set_over, &o, &e), &o, &e);
 }
 
 static void test_interrupted_rename_is_harmless(void **state)
