@@ -343,7 +343,8 @@ static int step_parked(struct block_snapshot *s)
 /* ---- writing the snapshot's tables ---- */
 
 /* Set the id to the highest one plus one, so that no existing snapshot of Cairn names it as its parent. Fails if
- * another snapshot has the name. */
+ * another snapshot has the name. An id that fits no uint64_t has the value UINT64_MAX here and in the tree, so a new
+ * snapshot may not get that one. */
 static int prepare_id(struct block_snapshot *s)
 {
 	struct qcow2 *q = s->q;
@@ -359,6 +360,9 @@ static int prepare_id(struct block_snapshot *s)
 			return err_set(&s->err, -EEXIST, ERR_EXISTS, "disk %s already has a snapshot '%s'",
 				q->base.name, s->info.name);
 	}
+	if (max + 1 == UINT64_MAX)
+		return err_set(&s->err, -EOVERFLOW, ERR_UNSUPPORTED, "disk %s has a snapshot with the id %llu, so there is no "
+			"higher one for another snapshot; delete that snapshot first", q->base.name, max);
 	s->entry.id_len = (uint16_t)snprintf(id, sizeof(id), "%llu", max + 1);
 	s->entry.id = strdup(id);
 	snprintf(s->op->id, sizeof(s->op->id), "%s", id);
