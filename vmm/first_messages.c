@@ -1,6 +1,8 @@
 #include "vmm/first_messages.h"
 #include "base/channel.h"
+#include "base/cleanup.h"
 #include "base/err.h"
+#include "base/unix_socket.h"
 #include "vmm/kvm/memory.h"
 
 #include <errno.h>
@@ -9,21 +11,35 @@
 #include <string.h>
 #include <sys/socket.h>
 
-/* Wait until fd is readable. ms: at most; -1: without a limit. Returns 0; -ETIMEDOUT; -errno. */
-static int readable_wait(int fd, int ms)
+/* Wait until fd is readable. ms: at most; -1: without a limit. peer: the pidfd of the process that writes to fd; -1:
+ * not known. Returns 0; -ETIMEDOUT; -EPIPE: that process has ended; -errno. */
+static int readable_wait(int fd, int peer, int ms)
 {
-	struct pollfd p = { .fd = fd, .events = POLLIN };
+	struct pollfd p[] = { { .fd = fd, .events = POLLIN }, { .fd = peer, .events = POLLIN } };
 	int r;
 
 	do {
-		r = poll(&p, 1, ms);
+		r = poll(p, 2, ms);
 	} while (r < 0 && errno == EINTR);
-	return r < 0 ? -errno : r ? 0 : -ETIMEDOUT;
+	if (r > 0)
+		return p[0].revents ? 0 : -EPIPE;
+	return r < 0 ? -errno : -ETIMEDOUT;
+}
+
+/* Get the pidfd of the process that connected. Returns an owned fd; -1: not known; -ESRCH: it has ended. */
+static int peer_open(int sock)
+{
+	socklen_t size = sizeof(int);
+	int fd = -1;
+
+	if (!getsockopt(sock, SOL_SOCKET, SO_PEERPIDFD, &fd, &size))
+		return fd;
+	return errno == ESRCH || errno == ENODATA ? -ESRCH : -1;
 }
 
 int first_messages_accept(int listen_fd, int ms, struct err *e)
 {
-	int r = readable_wait(listen_fd, ms);
+	int r = readable_wait(listen_fd, -1, ms);
 
 	if (!r) {
 		r = accept4(listen_fd, NULL, NULL, SOCK_CLOEXEC);
@@ -33,10 +49,12 @@ int first_messages_accept(int listen_fd, int ms, struct err *e)
 }
 
 /* A process that hands its VM over loads saved memory first, and a daemon that forks a VM waits for its state. Either
- * may take long; if the peer ends, the socket closes, which ends the wait. */
+ * may take long. The wait ends with the daemon, even if another process has a copy of the daemon's socket: the next
+ * daemon ends a process without a configuration. */
 static int message_receive(struct first_messages *f, struct channel_msg *m, struct err *e)
 {
-	int r = readable_wait(f->fd, -1);
+	CLEANUP_CLOSE int peer = f->takes_over ? -1 : peer_open(f->fd);
+	int r = readable_wait(f->fd, peer, peer == -ESRCH ? 0 : -1);
 
 	if (!r)
 		r = channel_recv(f->fd, VM_MSG_VERSION, vm_msg_to_vm, VM_MSG_TYPE_COUNT, f->buf, m);

@@ -6,6 +6,7 @@
 #include "base/loop.h"
 #include "base/program.h"
 #include "base/spaces.h"
+#include "base/unix_socket.h"
 #include "base/utf8.h"
 #include "base/util.h"
 #include "vmm/kvm/end_file.h"
@@ -104,6 +105,7 @@ static void building_rules_add(struct call_filter *f, uint32_t answer)
 {
 	for (size_t i = 0; i < ARRAY_SIZE(for_building_by_argument); i++)
 		call_filter_value(f, for_building_by_argument[i].call, answer, 0, for_building_by_argument[i].argument);
+	call_filter_value(f, SYS_getsockopt, answer, 2, SO_PEERPIDFD); /* for first_messages_receive() */
 	call_filter_calls(f, answer, for_building, ARRAY_SIZE(for_building));
 }
 

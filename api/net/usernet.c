@@ -8,6 +8,7 @@
 #include "base/egress.h"
 #include "base/err.h"
 #include "base/host_name.h"
+#include "base/unix_socket.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,10 +19,6 @@
 #include <sys/pidfd.h>
 #include <sys/socket.h>
 #include <unistd.h>
-
-#ifndef SO_PEERPIDFD
-#define SO_PEERPIDFD 77
-#endif
 
 #define FORWARD_FD 5 /* first fd of the forwards' sockets, after frames and control */
 #define PUBLISHED_FD 4 /* the same for cairn-publish, which has no frames */

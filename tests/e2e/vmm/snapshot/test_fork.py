@@ -695,6 +695,31 @@ def test_process_without_configuration_ends_with_its_client(tmp_path):
         assert "the client sent no configuration" in p.communicate(timeout=60)[1] and p.returncode == 2
 
 
+@pytest.mark.parametrize("reaped", [False, True])
+def test_process_without_configuration_ends_although_its_clients_socket_is_open(tmp_path, reaped):
+    path = str(tmp_path / "vm.sock")
+    with (socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening,
+          socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client):
+        listening.bind(path)
+        listening.listen()
+        connects = ("import socket, sys\n"
+                    f"socket.socket(fileno={client.fileno()}).connect(sys.argv[1])\n"
+                    "print(flush=True)\ninput()")
+        d = subprocess.Popen([sys.executable, "-c", connects, path], pass_fds=[client.fileno()], text=True, stdin=subprocess.PIPE,
+                             stdout=subprocess.PIPE)
+        assert d.stdout.readline() == "\n"
+        if reaped:
+            d.communicate("\n")
+        fd = listening.fileno()
+        p = subprocess.Popen([os.path.join(BUILD, "cairn-vm"), "--listen", str(fd)], pass_fds=[fd], stderr=subprocess.PIPE,
+                             text=True)
+        if not reaped:
+            with pytest.raises(subprocess.TimeoutExpired):
+                p.wait(1)
+            d.communicate("\n")
+        assert "the client sent no configuration" in p.communicate(timeout=60)[1] and p.returncode == 2
+
+
 @pytest.fixture
 def ready(fake):
     """A fork whose clones run, while the source has not answered yet: (client, job)."""
