@@ -20,7 +20,8 @@
 struct output {
 	struct consoles *consoles;
 	struct console *row;
-	int fd, browser;
+	int fd;
+	struct MHD_Connection *browser; /* borrowed */
 	bool begun;
 };
 
@@ -86,7 +87,8 @@ static void output_free(void *opaque)
 }
 
 /* Make the answer. fd: taken. */
-static int output_new(struct consoles *c, int session, const char *id, int fd, int browser, struct MHD_Response **ret_r, struct err *e)
+static int output_new(struct consoles *c, int session, const char *id, int fd, struct MHD_Connection *browser,
+	struct MHD_Response **ret_r, struct err *e)
 {
 	struct console *row = console_add(c, session, id, fd);
 	struct output *o;
@@ -102,7 +104,7 @@ static int output_new(struct consoles *c, int session, const char *id, int fd, i
 }
 
 int console_open(struct consoles *c, const struct links *links, enum link_kind kind, int session, const char *vm, const char *id,
-	int browser, struct MHD_Response **ret_r, struct err *e)
+	struct MHD_Connection *browser, struct MHD_Response **ret_r, struct err *e)
 {
 	int fd = -1, r = links_open(links, kind, vm, &fd, e);
 

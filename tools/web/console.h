@@ -9,6 +9,7 @@
 #include <stddef.h>
 
 struct err;
+struct MHD_Connection;
 struct MHD_Response;
 
 #define CONSOLES_MAX 128
@@ -26,10 +27,10 @@ struct consoles {
 void consoles_init(struct consoles *c);
 /* Connect to the serial console or the screen (VNC) of a VM, and create an answer from the data of the guest's side;
  * its first byte is 0. The answer ends when that side or the browser does.
- * id: the page's name for it, for console_write(); 1 to 32 characters. browser: the connection's fd, borrowed.
+ * id: the page's name for it, for console_write(); 1 to 32 characters.
  * Returns 0; -errno with a sentence. */
 int console_open(struct consoles *c, const struct links *links, enum link_kind kind, int session, const char *vm, const char *id,
-	int browser, struct MHD_Response **ret_r, struct err *e);
+	struct MHD_Connection *browser, struct MHD_Response **ret_r, struct err *e);
 /* Pass input to the guest. Returns 0; -EAGAIN: the guest reads none; -ENOENT: the session has no such console. */
 int console_write(struct consoles *c, int session, const char *id, const char *data, size_t len, struct err *e);
 

@@ -21,8 +21,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* The browser must take a part of the answer in this time. */
-#define CLIENT_SECONDS 10
 /* Of headers; a body has memory of its own. */
 #define CLIENT_BYTES 16384
 #define BODY_BYTES (1 * MIB)
@@ -94,15 +92,6 @@ static enum MHD_Result response_send(struct MHD_Connection *c, unsigned status, 
 	MHD_set_connection_option(c, MHD_CONNECTION_OPTION_TIMEOUT, (unsigned)CLIENT_SECONDS);
 	done = MHD_queue_response(c, status, r);
 	MHD_destroy_response(r);
-	return done;
-}
-
-/* Send an answer without end. The wait for its next part has no limit. */
-static enum MHD_Result stream_send(struct MHD_Connection *c, const char *type, struct MHD_Response *r)
-{
-	enum MHD_Result done = response_send(c, MHD_HTTP_OK, type, r);
-
-	MHD_set_connection_option(c, MHD_CONNECTION_OPTION_TIMEOUT, 0u);
 	return done;
 }
 
@@ -292,20 +281,15 @@ static enum MHD_Result api(struct server *s, struct MHD_Connection *c, const str
 	return response_send(c, MHD_HTTP_OK, "application/json", json_response(bridge_execute(&q->links, q->body, q->len)));
 }
 
-static int browser_fd(struct MHD_Connection *c)
-{
-	return MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
-}
-
 static enum MHD_Result events(struct server *s, struct MHD_Connection *c, const struct request *q)
 {
 	struct MHD_Response *r;
 	struct err e;
 
 	(void)s;
-	if (stream_events(&q->links, browser_fd(c), &r, &e) < 0)
+	if (stream_events(&q->links, c, &r, &e) < 0)
 		return refuse(c, MHD_HTTP_SERVICE_UNAVAILABLE, e.msg);
-	return stream_send(c, "application/x-ndjson", r);
+	return response_send(c, MHD_HTTP_OK, "application/x-ndjson", r);
 }
 
 static const char *argument(struct MHD_Connection *c, const char *name)
@@ -323,9 +307,9 @@ static enum MHD_Result stream_answer(struct server *s, struct MHD_Connection *c,
 
 	if (!id[0] || strlen(id) >= CONSOLE_ID_BYTES)
 		return refuse(c, MHD_HTTP_BAD_REQUEST, "id has 1 to 32 characters\n");
-	if (console_open(&s->consoles, &q->links, kind, q->session, argument(c, "vm"), id, browser_fd(c), &r, &e) < 0)
+	if (console_open(&s->consoles, &q->links, kind, q->session, argument(c, "vm"), id, c, &r, &e) < 0)
 		return refuse(c, MHD_HTTP_SERVICE_UNAVAILABLE, e.msg);
-	return stream_send(c, "application/octet-stream", r);
+	return response_send(c, MHD_HTTP_OK, "application/octet-stream", r);
 }
 
 static enum MHD_Result console_output(struct server *s, struct MHD_Connection *c, const struct request *q)
@@ -476,7 +460,7 @@ static void connection_notify(void *opaque, struct MHD_Connection *c, void **con
 	struct server *s = opaque;
 
 	if (what == MHD_CONNECTION_NOTIFY_STARTED)
-		*context = (void *)(intptr_t)(1 + connections_add(&s->connections, browser_fd(c)));
+		*context = (void *)(intptr_t)(1 + connections_add(&s->connections, stream_browser_fd(c)));
 	else
 		connections_remove(&s->connections, (int)(intptr_t)*context - 1);
 }

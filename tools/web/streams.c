@@ -12,13 +12,21 @@
 #include <stdlib.h>
 #include <string.h>
 
-bool stream_wait(int fd, int browser)
+int stream_browser_fd(struct MHD_Connection *browser)
 {
-	struct pollfd p[] = { { .fd = fd, .events = POLLIN }, { .fd = browser, .events = POLLRDHUP } };
+	return MHD_get_connection_info(browser, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd;
+}
 
+bool stream_wait(int fd, struct MHD_Connection *browser)
+{
+	struct pollfd p[] = { { .fd = fd, .events = POLLIN }, { .fd = stream_browser_fd(browser), .events = POLLRDHUP } };
+
+	MHD_set_connection_option(browser, MHD_CONNECTION_OPTION_TIMEOUT, 0u);
 	while (poll(p, ARRAY_SIZE(p), -1) < 0)
 		if (errno != EINTR)
 			return false;
+	/* From 0, the library counts the time from now on. */
+	MHD_set_connection_option(browser, MHD_CONNECTION_OPTION_TIMEOUT, (unsigned)CLIENT_SECONDS);
 	return !p[1].revents;
 }
 
@@ -26,7 +34,7 @@ bool stream_wait(int fd, int browser)
 
 struct events {
 	struct client *daemon;
-	int browser;
+	struct MHD_Connection *browser; /* borrowed */
 	char *text; /* output that the browser has not got yet */
 	size_t at, len;
 };
@@ -75,7 +83,7 @@ static void events_free(void *opaque)
 	free(v);
 }
 
-int stream_events(const struct links *links, int browser, struct MHD_Response **ret_r, struct err *e)
+int stream_events(const struct links *links, struct MHD_Connection *browser, struct MHD_Response **ret_r, struct err *e)
 {
 	struct client *daemon;
 	struct events *v;

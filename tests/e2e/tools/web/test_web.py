@@ -9,6 +9,7 @@ import struct
 import shutil
 import socket
 import subprocess
+import threading
 import time
 
 import pytest
@@ -280,6 +281,93 @@ def test_connection_ends_when_its_browser_takes_no_answers(fake, tmp_path, what)
                 while part := s.recv(65536):
                     got += len(part)
         assert 50_000 < got < 400_000, "the answers were shorter than the socket's buffer"
+
+
+class FloodingDaemon:
+    """A daemon that fills each stream of the page: events, a console or a screen."""
+
+    def __init__(self, tmp, what):
+        self.env = {**os.environ, "CAIRN_SOCKET": str(tmp / "daemon.sock")}
+        self.what, self.screen = what, str(tmp / "screen.sock")
+        self.flood = threading.Event()
+        self.sockets, self.threads = [], []
+        self.listen(self.env["CAIRN_SOCKET"], self.talk)
+        self.listen(self.screen, self.fill)
+
+    def listen(self, path, serve):
+        s = socket.socket(socket.AF_UNIX)
+        s.bind(path)
+        s.listen()
+        self.sockets.append(s)
+        self.thread(self.accept, s, serve)
+
+    def thread(self, function, *args):
+        self.threads.append(threading.Thread(target=function, args=args, daemon=True))
+        self.threads[-1].start()
+
+    def accept(self, s, serve):
+        with contextlib.suppress(OSError):
+            while True:
+                self.sockets.append(s.accept()[0])
+                self.thread(serve, self.sockets[-1])
+
+    def fill(self, s):
+        self.flood.wait()
+        event = {"timestamp": {"seconds": 1, "microseconds": 0}, "event": "VM_STATE_CHANGE", "data": {"vm": 999 * "x"}}
+        with contextlib.suppress(OSError):
+            while True:
+                s.sendall(json.dumps(event).encode() + b"\r\n")
+
+    def answer(self, s, command):
+        files, result = [], {}
+        if command == "vm-console":
+            ours, theirs = socket.socketpair()
+            self.sockets += [ours, theirs]
+            self.thread(self.fill, ours)
+            files = [theirs.fileno()]
+        elif command == "vm-dump-definition":
+            result = {"definition": {"vnc": {"path": self.screen}}}
+        socket.send_fds(s, [json.dumps({"return": result}).encode() + b"\r\n"], files)
+
+    def talk(self, s):
+        version = {"qemu": {"micro": 0, "minor": 2, "major": 7}, "package": ""}
+        s.sendall(json.dumps({"QMP": {"version": version, "capabilities": []}}).encode() + b"\r\n")
+        text = b""
+        with contextlib.suppress(OSError):
+            while part := s.recv(4096):
+                text += part
+                with contextlib.suppress(json.JSONDecodeError):
+                    self.answer(s, json.loads(text)["execute"])
+                    text = b""
+                    if self.what == "events":
+                        self.fill(s)
+
+    def close(self):
+        self.flood.set()
+        for s in self.sockets:
+            with contextlib.suppress(OSError):
+                s.shutdown(socket.SHUT_RDWR)
+        for t in self.threads:
+            t.join()
+        for s in self.sockets:
+            s.close()
+
+
+@pytest.mark.seconds(120)
+@pytest.mark.parametrize("what", ["events", "console?vm=vm1&id=a", "screen?vm=vm1&id=a"])
+def test_stream_ends_when_its_browser_takes_nothing(tmp_path, what):
+    with contextlib.closing(FloodingDaemon(tmp_path, what)) as daemon, \
+            contextlib.closing(Web(daemon, "--unix", str(tmp_path / "web.sock"))) as w:
+        w.connect = lambda: unix_connection(tmp_path / "web.sock")
+        r = w.login().send("GET", "/" + what)
+        assert r.read1(1) in (b"{", b"\0")
+        ended = select.poll()
+        ended.register(r.connection.sock, select.POLLRDHUP)
+        if what == "events":
+            assert not ended.poll(12_000)  # a quiet stream has no limit
+        daemon.flood.set()
+        assert ended.poll(SECONDS * 1000)
+        r.connection.close()
 
 
 def test_passed_socket_keeps_clients_for_the_next_server(fake):
