@@ -349,8 +349,7 @@ static void origin_put(struct json_object *o, const struct permission_origin *fr
 		js_put_int(o, "by", from->by);
 }
 
-/* Return {user or group, role, vm, vm-uuid}, owned by the caller; NULL: the entry gives no role. */
-static struct json_object *permission_to_json(const struct permission *e)
+struct json_object *permission_to_json(const struct permission *e)
 {
 	return entry_to_json(e, e->role);
 }
@@ -366,16 +365,6 @@ struct json_object *permission_to_review(const struct permissions *p, const stru
 		js_put_int(o, "last-used", e->used_ns);
 	js_put_int(o, "unused", permission_unused_ns(p, e, now_ns));
 	return o;
-}
-
-struct json_object *permissions_to_json(const struct permissions *p)
-{
-	struct json_object *list = json_object_new_array(), *o;
-
-	for (size_t i = 0; i < p->n; i++)
-		if ((o = permission_to_json(&p->list[i])))
-			json_object_array_add(list, o);
-	return list;
 }
 
 /* Add the entry as it is in the file, with the role that is in effect once it is stored. */

@@ -32,7 +32,7 @@ struct permission {
 	enum role role; /* in effect */
 	enum role promised; /* in effect once the table is stored; equal to role while promises is 0 */
 	unsigned promises; /* roles that are being stored */
-	uint64_t serial;   /* of the entry; a later entry for the same user and VM has another one */
+	uint64_t serial;   /* of the entry; ascending in the list; a later entry for the same user and VM has another one */
 	struct permission_origin origin, promised_origin; /* of `role` and of `promised` */
 	int64_t used_ns; /* realtime of the last command that the role allowed; 0: none */
 	char *vm; /* name of the VM; NULL: all VMs */
@@ -114,10 +114,10 @@ int64_t permission_unused_ns(const struct permissions *p, const struct permissio
 /* Whether the entry is for the user or one of the user's groups. */
 bool permission_is_about(const struct permission *e, const struct peer *who);
 
+/* Return {user or group, role, vm, vm-uuid}, owned by the caller; NULL: the entry gives no role. */
+struct json_object *permission_to_json(const struct permission *e);
 /* The same with since, by, last-used and unused, as far as known. */
 struct json_object *permission_to_review(const struct permissions *p, const struct permission *e, int64_t now_ns);
-/* Return a list of permission_to_json(), owned by the caller. */
-struct json_object *permissions_to_json(const struct permissions *p);
 /* Return the entries for one VM as they are in PERMISSIONS_FILE, owned by the caller. */
 struct json_object *permissions_of_vm(const struct permissions *p, const uint8_t uuid[16]);
 /* Return the content of PERMISSIONS_FILE, owned by the caller, with the roles that are in effect once it is stored. */

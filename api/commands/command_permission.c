@@ -161,19 +161,29 @@ void command_permission_revoke(struct call *c)
 #define PAGE_ENTRIES 25 /* fit into one answer: a name has at most 255 bytes, each printed as at most six */
 #define PAGE_LOOKS 256	/* entries that one call of a user looks at: each may need a look at all others */
 
+/* i: the index of the entry behind the page. */
+static void next_put(struct json_object *o, const struct permissions *p, size_t i)
+{
+	if (i < p->n)
+		js_put_int(o, "next", COMMAND_PAGE_KEYS + (int64_t)p->list[i - 1].serial);
+}
+
 void command_query_permissions(struct call *c)
 {
-	struct json_object *all = permissions_to_json(&c->host->permissions),
-			   *o = json_object_new_object(), *list = json_object_new_array();
+	const struct permissions *p = &c->host->permissions;
+	struct json_object *o = json_object_new_object(), *list = json_object_new_array(), *one;
 	int64_t from = js_get_int(c->args, "from", 0);
-	size_t n = json_object_array_length(all), i = from < 0 ? 0 : (size_t)from, stop = i + PAGE_ENTRIES;
+	size_t i = 0, shown = 0;
 
-	for (; i < n && i < stop; i++)
-		json_object_array_add(list, json_object_get(json_object_array_get_idx(all, i)));
+	for (; i < p->n && json_object_array_length(list) < PAGE_ENTRIES; i++) {
+		one = permission_to_json(&p->list[i]);
+		if (one && !command_is_before(from, shown++, p->list[i].serial))
+			json_object_array_add(list, one);
+		else
+			json_object_put(one);
+	}
 	js_put(o, "permissions", list);
-	if (i < n)
-		js_put_uint(o, "next", i);
-	json_object_put(all);
+	next_put(o, p, i);
 	call_return(c, o);
 }
 
@@ -204,17 +214,19 @@ void command_query_permissions_review(struct call *c)
 	const struct permissions *p = &c->host->permissions;
 	struct json_object *o = json_object_new_object(), *list = json_object_new_array(), *one;
 	int64_t from = js_get_int(c->args, "from", 0), limit = js_get_int(c->args, "unused-for", 0), now = (int64_t)clock_realtime_ns();
-	size_t i = from < 0 ? 0 : (size_t)from, looks = i + PAGE_LOOKS;
+	size_t i = 0, looks = 0;
 
-	for (; i < p->n && i < looks && json_object_array_length(list) < PAGE_ENTRIES; i++) {
+	for (; i < p->n && looks < PAGE_LOOKS && json_object_array_length(list) < PAGE_ENTRIES; i++) {
 		const struct permission *e = &p->list[i];
 
+		if (command_is_before(from, i, e->serial))
+			continue;
+		looks++;
 		if (permission_unused_ns(p, e, now) >= limit && review_may_show(c, e) && (one = permission_to_review(p, e, now)))
 			json_object_array_add(list, one);
 	}
-	if (i < p->n)
-		js_put_uint(o, "next", i);
-	else if (limit <= 0)
+	next_put(o, p, i);
+	if (i == p->n && limit <= 0)
 		review_add_operators(c, list);
 	js_put(o, "permissions", list);
 	call_return(c, o);

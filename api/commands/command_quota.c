@@ -5,10 +5,12 @@
 #include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <unistd.h>
 
 #define PAGE_ENTRIES 50 /* fit into one answer: an entry has at most 400 bytes */
@@ -88,11 +90,10 @@ void command_quota_remove(struct call *c)
 
 /* ---- listing quotas ---- */
 
-struct listing {
-	struct call *call;
-	struct json_object *list;
-	int64_t from, at; /* index of the page's first entry; that of the next entry */
-	bool more;
+struct listed {
+	struct quota quota;
+	const uint64_t *limits; /* in effect */
+	bool is_default; /* they are those of the default */
 };
 
 /* Whether the client may see the use of that user or group. */
@@ -103,68 +104,80 @@ static bool sees(const struct call *c, const struct quota *q)
 	return q->kind == QUOTA_USER ? q->id == c->who.uid : peer_is_in_group(&c->who, q->id);
 }
 
-/* limits: those in effect. is_default: they are those of the default. */
-static void entry_add(struct listing *l, const struct quota *q, const uint64_t limits[QUOTA_ITEM_COUNT], bool is_default)
+/* Ascending in the list: users, groups, and then the default. */
+static uint64_t key_of(const struct quota *q)
 {
-	uint64_t used[QUOTA_ITEM_COUNT];
-	struct json_object *o;
+	return (uint64_t)(q->kind == QUOTA_DEFAULT ? QUOTA_GROUP + 1 : q->kind) << 32 | q->id;
+}
 
-	if (!sees(l->call, q) || l->at++ < l->from)
-		return;
-	if (l->at > l->from + PAGE_ENTRIES) {
-		l->more = true;
-		return;
-	}
-	o = json_object_new_object();
-	quota_put_subject(o, q);
-	if (is_default)
+static int listed_compare(const void *a, const void *b)
+{
+	uint64_t x = key_of(&((const struct listed *)a)->quota), y = key_of(&((const struct listed *)b)->quota);
+
+	return (x > y) - (x < y);
+}
+
+static struct json_object *entry_show(const struct call *c, const struct listed *l)
+{
+	struct json_object *o = json_object_new_object();
+	uint64_t used[QUOTA_ITEM_COUNT];
+
+	quota_put_subject(o, &l->quota);
+	if (l->is_default)
 		js_put_bool(o, "default", true);
-	js_put(o, "limits", quota_values_to_json(limits));
-	if (q->kind != QUOTA_DEFAULT) {
-		quota_use_sum(l->call->host, q, used);
+	js_put(o, "limits", quota_values_to_json(l->limits));
+	if (l->quota.kind != QUOTA_DEFAULT) {
+		quota_use_sum(c->host, &l->quota, used);
 		js_put(o, "used", quota_values_to_json(used));
 	}
-	json_object_array_add(l->list, o);
+	return o;
 }
 
-/* Whether no VM before this one has the same definer. */
-static bool is_first_of_definer(const struct vm_host *host, size_t vm)
+/* List the definers of VMs that have no quota of their own; one of several VMs comes several times. Returns their
+ * number. */
+static size_t definers_list(const struct vm_host *host, struct listed *list)
 {
-	for (size_t i = 0; i < vm; i++)
-		if (host->vms[i]->def->rights && host->vms[i]->def->rights->uid == host->vms[vm]->def->rights->uid)
-			return false;
-	return true;
-}
-
-/* Add the definers of VMs that have no quota of their own. */
-static void definers_add(struct listing *l)
-{
-	static const struct quota none = { .limits = { [0 ... QUOTA_ITEM_COUNT - 1] = QUOTA_NO_LIMIT } };
-	const struct vm_host *host = l->call->host;
+	static const uint64_t none[QUOTA_ITEM_COUNT] = { [0 ... QUOTA_ITEM_COUNT - 1] = QUOTA_NO_LIMIT };
 	const struct quota *of_all = quotas_find(&host->quotas, QUOTA_DEFAULT, 0);
+	size_t n = 0;
 
 	for (size_t i = 0; i < host->nvms; i++) {
 		const struct rights *definer = host->vms[i]->def->rights;
-		struct quota q = { .kind = QUOTA_USER };
 
-		if (!definer || quotas_find(&host->quotas, QUOTA_USER, definer->uid) || !is_first_of_definer(host, i))
-			continue;
-		q.id = definer->uid;
-		entry_add(l, &q, of_all ? of_all->limits : none.limits, true);
+		if (definer && !quotas_find(&host->quotas, QUOTA_USER, definer->uid))
+			list[n++] = (struct listed){ { .kind = QUOTA_USER, .id = definer->uid }, of_all ? of_all->limits : none, true };
 	}
+	return n;
+}
+
+/* Return all entries by key, owned by the caller. */
+static struct listed *entries_list(const struct vm_host *host, size_t *ret_n)
+{
+	const struct quotas *q = &host->quotas;
+	struct listed *list = must_alloc(calloc(q->n + host->nvms + 1, sizeof(*list)));
+
+	for (size_t i = 0; i < q->n; i++)
+		list[i] = (struct listed){ q->list[i], q->list[i].limits, false };
+	*ret_n = q->n + definers_list(host, list + q->n);
+	qsort(list, *ret_n, sizeof(*list), listed_compare);
+	return list;
 }
 
 void command_query_quotas(struct call *c)
 {
-	struct listing l = { .call = c, .list = json_object_new_array(), .from = MAX(js_get_int(c->args, "from", 0), 0) };
-	const struct quotas *q = &c->host->quotas;
-	struct json_object *o = json_object_new_object();
+	struct json_object *o = json_object_new_object(), *page = json_object_new_array();
+	int64_t from = js_get_int(c->args, "from", 0);
+	size_t n, shown = 0, i = 0;
+	CLEANUP_FREE struct listed *list = entries_list(c->host, &n);
 
-	for (size_t i = 0; i < q->n; i++)
-		entry_add(&l, &q->list[i], q->list[i].limits, false);
-	definers_add(&l);
-	js_put(o, "quotas", l.list);
-	if (l.more)
-		js_put_int(o, "next", l.from + PAGE_ENTRIES);
+	for (; i < n && json_object_array_length(page) < PAGE_ENTRIES; i++) {
+		if (!sees(c, &list[i].quota) || (i && !listed_compare(&list[i - 1], &list[i])))
+			continue;
+		if (!command_is_before(from, shown++, key_of(&list[i].quota)))
+			json_object_array_add(page, entry_show(c, &list[i]));
+	}
+	js_put(o, "quotas", page);
+	if (i < n)
+		js_put_int(o, "next", COMMAND_PAGE_KEYS + (int64_t)key_of(&list[i - 1].quota));
 	call_return(c, o);
 }

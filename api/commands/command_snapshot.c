@@ -338,13 +338,33 @@ void command_snapshot_size(struct call *c)
 		snapshots_ask(c, VM_MSG_SNAPSHOT_SIZE, &body, sizeof(body), SNAPSHOT_SIZE_TIMEOUT_NS, size_done);
 }
 
+static uint64_t key_of(const struct vm_snapshot_info *s)
+{
+	return strtoull(s->id, NULL, 10);
+}
+
+/* Return a page: as many of n snapshots as fit. at: the index of the first one in the list. total: of the list. */
+static void list_return(struct call *c, const struct vm_snapshot_info *s, size_t n, size_t at, size_t total)
+{
+	struct json_object *o = json_object_new_object(), *list = json_object_new_array();
+	size_t bytes = 0, i = 0;
+
+	for (; i < n && bytes < COMMAND_PAGE_BYTES; i++) {
+		json_object_array_add(list, snapshot_to_json(c->vm, &s[i]));
+		/* A non-ASCII byte may take six bytes in the answer. */
+		bytes += 300 + 6 * (strlen(s[i].name) + strlen(s[i].description) + strlen(s[i].tags));
+	}
+	js_put(o, "snapshots", list);
+	/* An image of another program may have any texts as ids. */
+	if (i && at + i < total)
+		js_put_uint(o, "next", key_of(&s[i - 1]) && key_of(&s[i - 1]) < COMMAND_PAGE_KEYS ? COMMAND_PAGE_KEYS + key_of(&s[i - 1]) : at + i);
+	call_return(c, o);
+}
+
 static void list_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	const struct vm_snapshots *s = a->snapshots;
-	struct json_object *o, *list;
 	struct call *c = opaque;
-	size_t bytes = 0;
-	uint32_t i = 0;
 
 	if (r < 0) {
 		call_fail(c, e);
@@ -352,20 +372,34 @@ static void list_done(void *opaque, int r, const struct vm_answer *a, const stru
 	}
 	if (c->vm)
 		quota_snapshots_set(c->vm, s->total);
-	o = json_object_new_object();
-	list = json_object_new_array();
-	for (; i < s->n && bytes < COMMAND_PAGE_BYTES; i++) {
-		struct json_object *info = snapshot_to_json(c->vm, &s->list[i]);
+	list_return(c, s->list, s->n, s->from, s->total);
+}
 
-		json_object_array_add(list, info);
-		/* A non-ASCII byte may take six bytes in the answer. */
-		bytes += 300 + 6 * (strlen(s->list[i].name) + strlen(s->list[i].description) +
-			strlen(s->list[i].tags));
+/* Return the index of the first snapshot behind that with the key, which may be gone: new snapshots get higher ids. */
+static size_t place_behind(const struct snapshots *s, uint64_t key)
+{
+	size_t i = s->n;
+
+	while (i && key_of(&s->list[i - 1]) != key)
+		i--;
+	if (i)
+		return i;
+	while (i < s->n && key_of(&s->list[i]) < key)
+		i++;
+	return i;
+}
+
+static void all_fetched(void *opaque, int r, const struct snapshots *s, const struct err *e)
+{
+	struct call *c = opaque;
+	size_t at;
+
+	if (r < 0) {
+		call_fail(c, e);
+		return;
 	}
-	js_put(o, "snapshots", list);
-	if (i && s->from + i < s->total)
-		js_put_uint(o, "next", s->from + i);
-	call_return(c, o);
+	at = place_behind(s, (uint64_t)(js_get_int(c->args, "from", 0) - COMMAND_PAGE_KEYS));
+	list_return(c, s->list + at, s->n - at, at, s->n);
 }
 
 void command_snapshot_list(struct call *c)
@@ -376,13 +410,16 @@ void command_snapshot_list(struct call *c)
 	struct err e;
 	int r = 0;
 
-	if (from < 0 || from > UINT32_MAX)
+	if (from < 0 || (from > UINT32_MAX && from < COMMAND_PAGE_KEYS))
 		r = err_set(&e, -EINVAL, ERR_INVALID, "from: is out of range");
 	if (!r)
 		r = vm_check_claim(vm, VM_CLAIM_READ, "read its snapshots", &e);
 	if (r < 0)
 		call_fail(c, &e);
-	else
+	else if (from >= COMMAND_PAGE_KEYS) {
+		c->on_images = true;
+		snapshots_fetch(vm, all_fetched, c);
+	} else
 		snapshots_ask(c, VM_MSG_SNAPSHOT_LIST, &body, sizeof(body), LIST_TIMEOUT_NS, list_done);
 }
 

@@ -187,13 +187,15 @@ static struct json_object *hook_show(const struct call *c, const struct web_hook
 void command_query_web_hooks(struct call *c)
 {
 	struct json_object *o = json_object_new_object(), *list = json_object_new_array(), *one;
-	int64_t after = js_get_int(c->args, "after", 0), i = 0;
 	const struct web_hook *w = web_hooks_first(c->host->web_hooks);
+	int64_t after = js_get_int(c->args, "after", 0);
+	uint64_t last = 0;
 	bool admin = is_admin(c);
-	size_t bytes = 0;
+	size_t bytes = 0, i = 0;
 
-	for (; w && bytes < COMMAND_PAGE_BYTES; w = w->next, i++) {
-		if (i < after || !(admin || w->uid == c->uid))
+	for (; w && bytes < COMMAND_PAGE_BYTES; w = w->next) {
+		last = UINT32_MAX - w->number; /* the newest comes first */
+		if (command_is_before(after, i++, last) || !(admin || w->uid == c->uid))
 			continue;
 		one = hook_show(c, w);
 		bytes += js_line_bytes(one);
@@ -201,6 +203,6 @@ void command_query_web_hooks(struct call *c)
 	}
 	js_put(o, "hooks", list);
 	if (w)
-		js_put_int(o, "next", i);
+		js_put_int(o, "next", COMMAND_PAGE_KEYS + (int64_t)last);
 	call_return(c, o);
 }

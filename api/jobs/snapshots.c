@@ -185,6 +185,7 @@ struct json_object *snapshot_to_json(const struct vm *vm, const struct vm_snapsh
 struct fetch {
 	struct vm *vm;
 	struct snapshots s;
+	size_t total;
 	void (*done)(void *opaque, int r, const struct snapshots *s, const struct err *e);
 	void *opaque;
 };
@@ -251,6 +252,7 @@ static int page_add(struct fetch *f, const struct vm_snapshots *page, struct err
 	f->s.list = more;
 	memcpy(&more[f->s.n], page->list, page->n * sizeof(*more));
 	f->s.n += page->n;
+	f->total = page->total;
 	return 0;
 }
 
@@ -261,6 +263,11 @@ static void page_done(void *opaque, int r, const struct vm_answer *a, const stru
 
 	if (!r)
 		quota_snapshots_set(f->vm, a->snapshots->total);
+	if (!r && f->s.n && a->snapshots->total != f->total) { /* a snapshot was deleted or made: begin again */
+		f->s.n = 0;
+		page_want(f);
+		return;
+	}
 	if (!r)
 		r = page_add(f, a->snapshots, &why);
 	else

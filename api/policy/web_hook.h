@@ -39,6 +39,7 @@ struct web_delivery {
 
 struct web_hook {
 	struct web_hook *next;
+	uint64_t number; /* in the daemon's list; the newest web hook has the highest one */
 	char name[WEB_HOOK_NAME_MAX + 1];
 	bool of_vm;
 	uint8_t uuid[16]; /* of the VM */

@@ -70,7 +70,8 @@ struct hook_change {
 
 struct web_hooks {
 	struct vm_host *host;
-	struct web_hook *list; /* owned */
+	struct web_hook *list; /* owned; newest first */
+	uint64_t number; /* of the newest */
 	struct change_queue changes;
 	struct web_user *users; /* owned */
 	struct web_try tries[WEB_HOOKS_RUNNING_MAX];
@@ -350,6 +351,7 @@ static bool is_wanted(const struct web_hook *w, int index, const uint8_t *uuid)
 static void hook_link(struct web_hooks *h, struct web_hook *w)
 {
 	w->busy = false;
+	w->number = ++h->number;
 	w->next = h->list;
 	h->list = w;
 }
@@ -649,8 +651,7 @@ static void hooks_load(struct web_hooks *h)
 			web_hook_free(w);
 			continue;
 		}
-		w->next = h->list;
-		h->list = w;
+		hook_link(h, w);
 		n++;
 	}
 	if (bad)

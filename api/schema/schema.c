@@ -337,7 +337,7 @@ static const struct field group_clone_args[] = {
 	{ "keep-networks", FIELD_BOOL, OPTIONAL, "leave the clones on the networks that the VMs share [make isolated ones in place of these]" },
 	{ "paused", FIELD_BOOL, OPTIONAL, "leave the clones paused" }, END };
 static const struct field snapshot_list_args[] = { FIELD_VM,
-	{ "from", FIELD_INT, OPTIONAL, "index of the first entry [0]" }, END };
+	{ "from", FIELD_INT, OPTIONAL, "`next` of the previous page, or index of the first entry [0]" }, END };
 static const struct field snapshot_list_returns[] = {
 	{ "snapshots", LIST_OF(FIELD_SNAPSHOT_ENTRY), REQUIRED,
 		"the snapshots" },
@@ -565,7 +565,7 @@ static const struct field net_dump_returns[] = {
 	{ "definition", FIELD_NETWORK_DEFINITION, REQUIRED, "canonical definition" } , END };
 static const struct field net_leases_args[] = { FIELD_NETWORK,
 	{ "mac", FIELD_STRING, OPTIONAL, "show only leases of this MAC address" },
-	{ "from", FIELD_INT, OPTIONAL, "index of the first entry [0]" }, END };
+	{ "from", FIELD_INT, OPTIONAL, "`next` of the previous page, or index of the first entry [0]" }, END };
 static const struct field net_leases_returns[] = {
 	{ "leases", LIST_OF(FIELD_LEASE), REQUIRED, "the leases" },
 	{ "next", FIELD_INT, OPTIONAL, "`from` of the call for the next page, if there is one" }, END };

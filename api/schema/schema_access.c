@@ -11,12 +11,12 @@ const struct field grant_returns[] = {
 const struct field revoke_args[] = { FIELD_USER, FIELD_GROUP,
 	{ "vm", FIELD_STRING, OPTIONAL, "remove the role for this VM [the role for all VMs]" },
 	END };
-const struct field query_permissions_args[] = { { "from", FIELD_INT, OPTIONAL, "index of the first entry [0]" }, END };
+const struct field query_permissions_args[] = { { "from", FIELD_INT, OPTIONAL, "`next` of the previous page, or index of the first entry [0]" }, END };
 const struct field query_permissions_returns[] = {
 	{ "permissions", LIST_OF(FIELD_PERMISSION), REQUIRED, "the entries" },
 	{ "next", FIELD_INT, OPTIONAL, "`from` of the call for the next page, if there is one" }, END };
 const struct field query_review_args[] = {
-	{ "from", FIELD_INT, OPTIONAL, "index of the first entry [0]" },
+	{ "from", FIELD_INT, OPTIONAL, "`next` of the previous page, or index of the first entry [0]" },
 	{ "unused-for", FIELD_INT, OPTIONAL, "show only the roles that were not used for so long, ns [0]" }, END };
 const struct field query_review_returns[] = {
 	{ "permissions", LIST_OF(FIELD_REVIEWED_PERMISSION), REQUIRED, "the entries" },
@@ -60,8 +60,8 @@ const struct field quota_set_args[] = { FIELDS_SUBJECT,
 	{ "disk", FIELD_INT, OPTIONAL, "bytes of the images that Cairn made for the VMs [as now]" },
 	{ "snapshots", FIELD_INT, OPTIONAL, "snapshots of the VMs [as now]" }, END };
 const struct field quota_remove_args[] = { FIELDS_SUBJECT, END };
-const struct field query_quotas_args[] = { { "from", FIELD_INT, OPTIONAL, "index of the first entry [0]" }, END };
+const struct field query_quotas_args[] = { { "from", FIELD_INT, OPTIONAL, "`next` of the previous page, or index of the first entry [0]" }, END };
 const struct field query_quotas_returns[] = {
 	{ "quotas", LIST_OF(FIELD_QUOTA), REQUIRED,
 		"the quotas. Users who are not admins see the default, their own entry and their groups" },
-	{ "next", FIELD_INT, OPTIONAL, "`from` of the call for the next page, if there is one" }, END };
+	{ "next", FIELD_INT, OPTIONAL, "`from` of the call for the next page, if there is one; a page may have no entries although more follow" }, END };

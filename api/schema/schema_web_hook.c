@@ -14,7 +14,7 @@ const struct field web_hook_set_returns[] = {
 const struct field web_hook_args[] = { FIELDS_WEB_HOOK, END };
 const struct field web_hook_test_returns[] = { { "outcome", FIELD_STRING, REQUIRED, "status of the receiver's answer" }, END };
 const struct field query_web_hooks_args[] = {
-	{ "after", FIELD_INT, OPTIONAL, "start the page after so many entries [0]" }, END };
+	{ "after", FIELD_INT, OPTIONAL, "`next` of the previous page, or number of entries to leave out [0]" }, END };
 const struct field query_web_hooks_returns[] = {
 	{ "hooks", LIST_OF(FIELD_WEB_HOOK), REQUIRED, "the web hooks" },
 	{ "next", FIELD_INT, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };

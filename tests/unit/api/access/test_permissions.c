@@ -328,8 +328,8 @@ static void test_malformed_file_grants_nothing(void **state)
 	load(&p, "[{\"user\":1000,\"role\":\"owner\",\"vm\":\"web\","
 		 "\"vm-uuid\":\"01000000-0000-0000-0000-000000000000\"},{\"group\":11,\"role\":\"viewer\"}]");
 	assert_int_equal(p.n, 2);
-	o = permissions_to_json(&p);
-	permissions_load(&again, o);
+	o = permissions_to_file(&p);
+	permissions_load_file(&again, o);
 	json_object_put(o);
 	assert_int_equal(again.n, 2);
 	assert_int_equal(permissions_role(&again, &alice, WEB), ROLE_ADMIN);

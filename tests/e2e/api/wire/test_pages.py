@@ -1,0 +1,98 @@
+"""Lists in pages: an entry that is removed between two pages hides no other."""
+
+import contextlib
+
+import pytest
+
+from conftest import FAKE_VM, Daemon
+from plainlib import qcow2
+from test_network import NetDaemon
+
+
+@pytest.fixture
+def fake(tmp_path):
+    with contextlib.closing(Daemon(tmp_path, FAKE_VM)) as d:
+        yield d
+
+
+def everything(q, command, rows, cursor, args):
+    page = q.run(command, **args)
+    all_rows = page[rows]
+    while "next" in page:
+        page = q.run(command, **{cursor: page["next"]}, **args)
+        all_rows += page[rows]
+    return all_rows
+
+
+def check_pages(q, command, rows, cursor, remove, **args):
+    """Read a list, and remove the first and the last entry of each page before the next page."""
+    def key(row):
+        return [row.get(k) for k in ("user", "group", "name", "address")]
+
+    want = [key(r) for r in everything(q, command, rows, cursor, args)]
+    page = q.run(command, **args)
+    seen, gone = [], []
+    while True:
+        seen += [key(r) for r in page[rows]]
+        if "next" not in page:
+            break
+        for row in page[rows][0], page[rows][-1]:
+            remove(row)
+            gone.append(key(row))
+        page = q.run(command, **{cursor: page["next"]}, **args)
+    assert seen == want and len(gone) > 1
+    left = [key(r) for r in everything(q, command, rows, cursor, args)]
+    assert left == [k for k in want if k not in gone]
+    # A client may also count the entries itself.
+    assert key(q.run(command, **{cursor: 1}, **args)[rows][0]) == left[1]
+    assert q.run(command, **{cursor: 2**53 - 1}, **args)[rows] == []
+
+
+def test_web_hook_removed_between_pages_hides_no_other(fake):
+    with contextlib.closing(fake.qmp()) as q:
+        for n in range(60):
+            q.run("web-hook-set", name=f"h{n}", url="https://hooks.example/" + 960 * "x")
+        check_pages(q, "query-web-hooks", "hooks", "after", lambda row: q.run("web-hook-remove", name=row["name"]))
+
+
+@pytest.mark.parametrize("command", ["query-permissions", "query-permissions-review"])
+def test_permission_revoked_between_pages_hides_no_other(fake, command):
+    with contextlib.closing(fake.qmp()) as q:
+        for n in range(60):
+            q.run("permission-grant", user=100000 + n, role="viewer")
+        check_pages(q, command, "permissions", "from", lambda row: q.run("permission-revoke", user=row["user"]))
+
+
+def test_quota_removed_between_pages_hides_no_other(fake):
+    with contextlib.closing(fake.qmp()) as q:
+        for n in range(60):
+            q.run("quota-set", user=100000 + n, vms=1)
+            q.run("quota-set", group=100000 + n, vms=1)
+        check_pages(q, "query-quotas", "quotas", "from", lambda row: q.run("quota-remove", **{k: row[k] for k in ("user", "group") if k in row}))
+
+
+def test_snapshot_deleted_between_pages_hides_no_other(tmp_path):
+    with contextlib.closing(Daemon(tmp_path)) as d, contextlib.closing(d.qmp()) as q:
+        qcow2(tmp_path / "d.qcow2", "16M")
+        d.define("vm1", disks=[{"path": str(tmp_path / "d.qcow2"), "format": "qcow2"}])
+        for n in range(30):
+            d.cairn("snapshot-create-as", "vm1", f"s{n}", 500 * "x")
+        check_pages(q, "snapshot-list", "snapshots", "from", lambda row: d.cairn("snapshot-delete", "vm1", row["name"]), vm="vm1")
+
+
+def test_lease_that_ends_between_pages_hides_no_other(tmp_path):
+    with contextlib.closing(NetDaemon(tmp_path, None)) as d, contextlib.closing(d.qmp()) as q:
+        d.define_net()
+        addresses = [f"10.77.0.{n}" for n in range(2, 90)] + [f"fd00::ff:{n:x}" for n in range(2, 90)]
+
+        def tell():
+            d.tell("leases", "json", {"return": {"leases": [
+                {"expires": 0, "mac": None, "address": a, "prefix": 24, "family": "ipv6" if ":" in a else "ipv4", "name": None,
+                 "client_id": None} for a in reversed(addresses)]}})
+
+        def remove(row):
+            addresses.remove(row["address"])
+            tell()
+
+        tell()
+        check_pages(q, "net-dhcp-leases", "leases", "from", remove, network="lan")
