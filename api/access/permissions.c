@@ -309,10 +309,8 @@ void permissions_rename_vm(struct permissions *p, const char *old, const char *n
 
 enum role permissions_role_from_word(const char *word, bool of_vm)
 {
-	if (of_vm && word && !strcmp(word, "owner"))
-		return ROLE_ADMIN;
 	for (unsigned r = ROLE_VIEWER; word && r <= ROLE_ADMIN; r++)
-		if (!strcmp(role_name(r), word) && !(of_vm && r == ROLE_ADMIN))
+		if (!strcmp(of_vm ? role_name_of_vm(r) : role_name(r), word))
 			return r;
 	return ROLE_NONE;
 }
@@ -334,7 +332,7 @@ static struct json_object *entry_to_json(const struct permission *e, enum role r
 		return NULL;
 	o = json_object_new_object();
 	js_put_int(o, e->is_group ? "group" : "user", e->id);
-	js_put_str(o, "role", e->vm && role == ROLE_ADMIN ? "owner" : role_name(role));
+	js_put_str(o, "role", e->vm ? role_name_of_vm(role) : role_name(role));
 	js_put_str(o, "vm", e->vm);
 	if (e->vm)
 		uuid_put(o, e);

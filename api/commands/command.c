@@ -392,6 +392,7 @@ static int check_role(struct call *c, struct err *e)
 	const struct vm *vm = vm_concerned(c);
 	const uint8_t *uuid = vm ? vm->def->uuid : job_concerned(c);
 	enum role role = call_role_for(c, uuid), needed = role_needed(c);
+	bool of_vm = vm_of_socket(c) || (c->command->flags & COMMAND_CONCERNS_VM && js_get_str(c->args, "vm"));
 	bool for_all = !vm_of_socket(c) && !(c->command->flags & (COMMAND_CONCERNS_VM | COMMAND_CONCERNS_JOB | COMMAND_DEFINES | COMMAND_RESTORES));
 
 	if (vm) {
@@ -408,7 +409,8 @@ static int check_role(struct call *c, struct err *e)
 	denial_emit(c);
 	return err_set(e, -EPERM, ERR_PERMISSION,
 		"%s requires the role %s, and you have %s%s%s; an admin can change your role with cairn grant",
-		c->command->name, role_name(needed), role ? "the role " : "no role", role ? role_name(role) : "", for_all ? " for all VMs" : "");
+		c->command->name, of_vm ? role_name_of_vm(needed) : role_name(needed), role ? "the role " : "no role", role ? role_name(role) : "",
+		for_all ? " for all VMs" : "");
 }
 
 /* call_check_role(): a role for all VMs covers any VM; one for a VM covers only the VM that it was checked for. */
@@ -420,7 +422,7 @@ static int check_role_again(const struct call *c, enum role role, const struct v
 	if (server_role(s, &c->who, same ? c->uuid : NULL) >= role)
 		return 0;
 	return err_set(e, -EPERM, ERR_PERMISSION, "%s requires the role %s, and you lost it, or the VM was replaced, while "
-		"the command was under way", c->command->name, role_name(role));
+		"the command was under way", c->command->name, vm ? role_name_of_vm(role) : role_name(role));
 }
 
 static int take_file(struct call *c, struct err *e)

@@ -52,9 +52,9 @@ bool command_vm_found(struct call *c, const struct vm **ret);
  * at most. */
 void command_return_page(struct call *c, const char *member, size_t (*append)(const struct vm *vm, struct json_object *list));
 
-/* In a list whose entries have ascending numbers as keys, `next` of a page is COMMAND_PAGE_KEYS and the key of the page's
- * last entry, so that the next page begins behind that entry whatever was removed meanwhile. Clients may also give the
- * index of the first entry, which is smaller. */
+/* In a list whose entries have ascending numbers as keys, `next` of a page is COMMAND_PAGE_KEYS plus the key of the
+ * page's last entry, so that the next page begins behind that entry whatever was removed meanwhile. Clients may also
+ * give the index of the first entry, which is smaller. */
 #define COMMAND_PAGE_KEYS (1LL << 48) /* twice as much is still exact in JavaScript */
 /* Whether an entry comes before the page that begins at `from`. key: below COMMAND_PAGE_KEYS. */
 static inline bool command_is_before(int64_t from, size_t index, uint64_t key)

@@ -173,7 +173,7 @@ static int group_find(struct call *c, const char *name, struct vm **ret_vm, stru
 		return err_set(e, -EINVAL, ERR_INVALID, "vms: must be a list of names");
 	if (call_role_for(c, uuid) < c->command->role)
 		return err_set(e, -EPERM, ERR_PERMISSION, "%s requires the role %s for VM '%.100s'; an admin can change your role with cairn grant",
-			c->command->name, role_name(c->command->role), name);
+			c->command->name, role_name_of_vm(c->command->role), name);
 	if (!vm)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "there is no VM '%.255s'. Next: cairn list --all", name);
 	*ret_vm = vm;

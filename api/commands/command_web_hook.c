@@ -43,15 +43,15 @@ static int hook_parse(struct call *c, struct web_hook *w, struct err *e)
 	const char *name = js_get_str(c->args, "name"), *url = js_get_str(c->args, "url"), *secret = js_get_str(c->args, "secret");
 	int r = web_hook_check_name(name, e);
 
+	w->is_private = js_get_bool(c->args, "private", false);
 	if (!r)
-		r = web_hook_check_url(url, e);
+		r = web_hook_check_url(url, w->is_private, e);
 	if (!r && secret)
 		r = web_hook_check_secret(secret, e);
 	if (!r)
 		r = arg_events(c, &w->events, e);
 	if (r < 0)
 		return r;
-	w->is_private = js_get_bool(c->args, "private", false);
 	if (w->is_private && !is_admin(c))
 		return err_set(e, -EPERM, ERR_PERMISSION, "private: only an admin may send events to addresses that are not public");
 	snprintf(w->name, sizeof(w->name), "%s", name);

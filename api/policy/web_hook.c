@@ -7,13 +7,17 @@
 #include "base/base64.h"
 #include "base/err.h"
 #include "base/hex.h"
+#include "base/public_address.h"
 #include "base/util.h"
 #include "base/uuid.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
+#include <netinet/in.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/random.h>
 #include <sysexits.h>
 
@@ -45,8 +49,29 @@ int web_hook_check_name(const char *name, struct err *e)
 		name, WEB_HOOK_NAME_MAX);
 }
 
+/* Check a host that cairn-webhook would refuse at each delivery. It looks other names up then. */
+static int host_check_public(const char *at, size_t len, struct err *e)
+{
+	struct sockaddr_in v4 = { .sin_family = AF_INET };
+	struct sockaddr_in6 v6 = { .sin6_family = AF_INET6 };
+	char host[64];
+	bool is_public = true;
+
+	if (len >= sizeof(host))
+		return 0;
+	memcpy(host, at, len);
+	host[len] = 0;
+	if (inet_aton(host, &v4.sin_addr))
+		is_public = address_is_public((const struct sockaddr *)&v4);
+	else if (inet_pton(AF_INET6, host, &v6.sin6_addr) == 1)
+		is_public = address_is_public((const struct sockaddr *)&v6);
+	if (is_public && strcasecmp(host, "localhost") != 0)
+		return 0;
+	return err_set(e, -EINVAL, ERR_INVALID, "url: %s is no public address; only an admin may name others, with: cairn web-hook --private", host);
+}
+
 /* cairn-webhook parses the URL. This is for errors that users see at once. */
-int web_hook_check_url(const char *url, struct err *e)
+int web_hook_check_url(const char *url, bool is_private, struct err *e)
 {
 	size_t scheme = !strncmp(url, "https://", 8) ? 8 : !strncmp(url, "http://", 7) ? 7 : 0, host = strcspn(url + scheme, "/?#");
 
@@ -61,7 +86,11 @@ int web_hook_check_url(const char *url, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID, "url: \"%.80s\" names no host", url);
 	if (memchr(url + scheme, '@', host))
 		return err_set(e, -EINVAL, ERR_INVALID, "url: must have no user and password; the receiver checks the signature");
-	return 0;
+	if (is_private)
+		return 0;
+	if (url[scheme] == '[')
+		return host_check_public(url + scheme + 1, strcspn(url + scheme + 1, "]/?#"), e);
+	return host_check_public(url + scheme, strcspn(url + scheme, ":/?#"), e);
 }
 
 int web_hook_check_secret(const char *secret, struct err *e)
@@ -249,7 +278,7 @@ static int parts_parse(struct web_hook *w, struct json_object *o, struct err *e)
 	w->uid = (uid_t)uid;
 	if (uid < 0 || uid >= UINT32_MAX || !w->events || (uuid && uuid_parse(uuid, w->uuid) < 0) || (!maker && !uid_is_root_or_own(w->uid)))
 		return -EINVAL;
-	if (web_hook_check_name(name, e) < 0 || web_hook_check_url(url, e) < 0 || web_hook_check_secret(secret, e) < 0 ||
+	if (web_hook_check_name(name, e) < 0 || web_hook_check_url(url, true, e) < 0 || web_hook_check_secret(secret, e) < 0 ||
 		(maker && (rights_parse(maker, &w->maker, e) < 0 || w->maker->uid != w->uid)))
 		return -EINVAL;
 	snprintf(w->name, sizeof(w->name), "%s", name);

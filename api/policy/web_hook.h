@@ -64,7 +64,9 @@ int web_hook_index(const char *word);
 
 /* Check the parts of a web hook of a client. Returns 0; -EINVAL. */
 int web_hook_check_name(const char *name, struct err *e);
-int web_hook_check_url(const char *url, struct err *e);
+/* is_private: any address may be reached. Otherwise, the host must be neither localhost nor an address that is not
+ * public. */
+int web_hook_check_url(const char *url, bool is_private, struct err *e);
 int web_hook_check_secret(const char *secret, struct err *e);
 /* Return a new secret, owned by the caller. */
 char *web_hook_secret_new(void);

@@ -263,6 +263,11 @@ const struct event_spec *schema_event(enum dialect d, enum event_id id);
 /* Find one of the daemon's events by name. NULL: none. */
 const struct event_spec *schema_event_find(const char *name);
 const char *role_name(enum role r);
+/* Return the name under which the role is given for one VM: "owner" for ROLE_ADMIN. */
+static inline const char *role_name_of_vm(enum role r)
+{
+	return r == ROLE_ADMIN ? "owner" : role_name(r);
+}
 /* Return the result of the jobs of one of the daemon's commands. NULL: it starts no job. */
 const struct job_result *schema_job_result(const char *command);
 

@@ -15,9 +15,9 @@
 #include "base/file.h"
 #include "base/oom.h"
 #include "base/program.h"
+#include "base/public_address.h"
 #include "base/utf8.h"
 #include "base/util.h"
-#include "tools/webhook/address.h"
 #include "tools/webhook/sandbox.h"
 
 #include <arpa/inet.h>

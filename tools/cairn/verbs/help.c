@@ -1,5 +1,6 @@
 /* help: list all verbs, or show the options and daemon commands of one verb. */
 #include "tools/cairn/cli.h"
+#include "api/schema/schema.h"
 #include "api/wire/json.h"
 #include "tools/cairn/output.h"
 #include "tools/cairn/schema.h"
@@ -50,11 +51,14 @@ static void option_print(const char *name, const char *value, const char *doc)
 /* Print a line such as "requires the role operator; the VM must be shutoff, saved or crashed; starts a job". */
 static void rules_print(struct json_object *command)
 {
+	const struct command *row = schema_find(DIALECT_DAEMON, js_get_str(command, "name"));
 	const char *role = js_get_str(command, "role"), *states = js_get_str(command, "states");
 	char list[128];
 
 	if (!strcmp(role, "nobody"))
 		printf("for everybody");
+	else if (row && row->role == ROLE_ADMIN && row->flags & COMMAND_CONCERNS_VM)
+		printf("requires the role owner%s", row->args[0].optional ? ", or admin for all VMs" : "");
 	else
 		printf("requires the role %s", role);
 	words_or(states ? states : "", ',', list, sizeof(list));

@@ -360,7 +360,7 @@ def test_approved_clone_is_made(host, command):
     host.cairn("revoke", "--user", "nobody")
     host.cairn("approve", str(n))
     until(lambda: request(host, n)["state"] == "failed")
-    assert "requires the role admin" in request(host, n)["detail"]
+    assert "requires the role owner" in request(host, n)["detail"]
 
 
 def test_approved_undefine_removes_the_vm(host):

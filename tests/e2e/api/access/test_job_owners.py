@@ -110,7 +110,7 @@ def test_export_ends_with_the_role(shared):  # noqa: F811
     with begun(shared, "vm-export", fd=w) as id:
         shared.cairn("grant", "operator", "mine", "--user", "nobody")
         error, cls = outcome(shared, id)
-        assert "has lost the role admin for the VM" in error and cls == "PermissionDenied"
+        assert "has lost the role owner for the VM" in error and cls == "PermissionDenied"
     os.close(r)
     os.close(w)
     shared.cairn("start", "mine")

@@ -66,6 +66,8 @@ def test_help_of_command_matches_schema(schema):
     assert ("requires the role operator; the VM must be shutoff, running, paused, in-shutdown, crashed or preserved; starts a job\n"
             in text)
     assert "requires the role admin\n" in cairn("help", "define").stdout
+    assert "requires the role owner; the VM must be" in cairn("help", "undefine").stdout
+    assert "requires the role owner, or admin for all VMs\n" in cairn("help", "web-hook").stdout
     assert "for everybody\n" in cairn("help", "version").stdout
     assert "Commands of the daemon" not in cairn("help", "run").stdout
 

@@ -45,9 +45,9 @@ static void test_urls_and_secrets_are_checked(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < ARRAY_SIZE(good); i++)
-		assert_int_equal(web_hook_check_url(good[i], &e), 0);
+		assert_int_equal(web_hook_check_url(good[i], true, &e), 0);
 	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
-		assert_true(web_hook_check_url(bad[i], &e) < 0);
+		assert_true(web_hook_check_url(bad[i], true, &e) < 0);
 	assert_int_equal(web_hook_check_secret(secret, &e), 0);
 	assert_string_not_equal(secret, other);
 	assert_true(web_hook_check_secret("short", &e) < 0);
