@@ -33,6 +33,8 @@ struct edited_kind {
 	/* Make the canonical JSON of d->file.definition. */
 	int (*parse)(struct edit *d, struct json_object **ret, struct err *e);
 	int (*define)(struct edit *d, struct err *e);
+	/* Ask whether the user may save a change. If not, e->cls is ERR_PERMISSION; other errors say nothing. */
+	int (*check)(struct edit *d, struct err *e);
 };
 
 struct edit {
@@ -89,8 +91,25 @@ static int vm_define(struct edit *d, struct err *e)
 	return change_define(d->cli, d->was, d->now, e);
 }
 
+/* Name the VM or the network only: a file that the user cannot read is no reason not to edit. */
+static int definition_check(struct edit *d, const char *command, struct err *e)
+{
+	struct json_object *args = json_object_new_object(), *definition = json_object_new_object();
+
+	js_put_str(definition, "name", js_get_str(d->was, "name"));
+	js_put_str(definition, "uuid", js_get_str(d->was, "uuid"));
+	js_put(args, "definition", definition);
+	js_put_bool(args, "validate-only", true);
+	return cli_execute(d->cli, command, args, NULL, NULL, e);
+}
+
+static int vm_check(struct edit *d, struct err *e)
+{
+	return definition_check(d, "vm-define", e);
+}
+
 static const struct edited_kind vm_kind = { "domain", "Domain", "name: cannot be edited; use cairn domrename %s NEW", vm_read, vm_to_xml,
-	vm_parse, vm_define };
+	vm_parse, vm_define, vm_check };
 
 static int network_read(struct edit *d, struct json_object **ret, struct err *e)
 {
@@ -131,9 +150,14 @@ static int network_define(struct edit *d, struct err *e)
 	return 0;
 }
 
+static int network_check(struct edit *d, struct err *e)
+{
+	return definition_check(d, "net-define", e);
+}
+
 static const struct edited_kind network_kind = { "network", "Network",
 	"name: cannot be edited; copy the network with: cairn net-dumpjson %s --inactive", network_read, network_to_xml, network_parse,
-	network_define };
+	network_define, network_check };
 
 static int state_read(struct edit *d, struct json_object **ret, struct err *e)
 {
@@ -155,8 +179,14 @@ static int state_define(struct edit *d, struct err *e)
 	return r ? r : state_file_set(&d->state, d->now, NULL, paused, e);
 }
 
+static int state_check(struct edit *d, struct err *e)
+{
+	return faccessat(AT_FDCWD, d->name, W_OK, AT_EACCESS) < 0 ? err_set_errno(e, -errno, "%s", d->name) : 0;
+}
+
 static const struct edited_kind state_kind = { "saved state", "Saved state of domain",
-	"name: cannot be edited; after the restore, use cairn domrename %s NEW", state_read, vm_to_xml, vm_parse, state_define };
+	"name: cannot be edited; after the restore, use cairn domrename %s NEW", state_read, vm_to_xml, vm_parse, state_define,
+	state_check };
 
 /* ---- the editor ---- */
 
@@ -357,7 +387,10 @@ static int edit_run(struct edit *d)
 
 	if (r < 0)
 		return cli_fail(&e, "failed to get %s '%s'", d->kind->noun, d->name);
-	r = file_make(d, &e);
+	if (!option_flag(d->cli, "print-only") && d->kind->check(d, &e) < 0 && e.cls == ERR_PERMISSION)
+		r = -EPERM;
+	if (!r)
+		r = file_make(d, &e);
 	while (!r) {
 		r = edit_attempt(d, &e);
 		if (r >= 0) {

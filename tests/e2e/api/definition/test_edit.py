@@ -3,6 +3,7 @@
 import json
 import os
 import select
+import shutil
 import stat
 import subprocess
 import threading
@@ -11,6 +12,8 @@ import pytest
 
 from conftest import BUILD, QmpError
 from terminallib import terminal
+from test_daemon import NOBODY, shared  # noqa: F401
+
 
 def inactive(fake, name):
     return json.loads(fake.cairn("dumpjson", "--inactive", name).stdout)
@@ -454,3 +457,27 @@ def test_edit_xml_changes_definition(fake):
     r = fake.cairn("edit", "vm1", "--xml", ok=2)
     assert "line " in r.stderr
     os.unlink(r.stderr.split("your changes are in ")[1].strip())
+
+
+@pytest.mark.parametrize("verb, name, role", [("edit", "vm1", ["owner", "--vm", "vm1"]), ("net-edit", "lan", ["admin"])])
+def test_editor_opens_only_for_a_user_who_may_save(shared, verb, name, role):  # noqa: F811
+    shared.define("vm1")
+    (shared.tmp / "net.json").write_text('{"name": "lan", "ipv4": {"address": "10.77.0.1", "prefix": 24}}')
+    shared.cairn("net-define", str(shared.tmp / "net.json"))
+    shared.cairn("grant", "viewer", "--user", str(NOBODY))
+    program, opened = shared.tmp / "cairn", shared.tmp / "nobody"
+    shutil.copy(os.path.join(BUILD, "cairn"), program)
+    opened.mkdir(exist_ok=True)
+    opened.chmod(0o777)
+    env = {**shared.env, "EDITOR": f"touch {opened}/{verb};:", "TMPDIR": str(opened)}
+
+    def run(*args):
+        return subprocess.run([program, verb, name, *args], env=env, user=NOBODY, group=NOBODY, extra_groups=[], capture_output=True, text=True,
+                              stdin=subprocess.DEVNULL, timeout=100)
+
+    r = run()
+    assert r.returncode == 5 and "requires the role admin" in r.stderr and not os.listdir(opened), r.stderr
+    assert run("--print-only").returncode == 0 and os.listdir(opened) == [verb]
+    os.unlink(opened / verb)
+    shared.cairn("grant", *role, "--user", str(NOBODY))
+    assert run().returncode == 0 and os.listdir(opened) == [verb]
