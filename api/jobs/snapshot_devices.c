@@ -28,11 +28,25 @@ struct json_object *snapshot_devices_json(const struct vm *vm)
 	return o;
 }
 
-static struct json_object *last_of(struct json_object *list)
+/* Return the path of the image that has a VM's snapshots; "": there is none. The ids start again in another image,
+ * which the VM may have after a blockcommit, or after a change of its definition. */
+static const char *image_of(struct json_object *definition)
 {
-	size_t n = json_object_array_length(list);
+	struct json_object *disks = js_get_array(definition, "disks");
 
-	return n ? json_object_array_get_idx(list, n - 1) : NULL;
+	for (size_t i = 0; disks && i < json_object_array_length(disks); i++) {
+		struct json_object *d = json_object_array_get_idx(disks, i);
+
+		if (!strcmp(js_get_str_or(d, "format", ""), "qcow2") && !strcmp(js_get_str_or(d, "device", "disk"), "disk") &&
+			!js_get_bool(d, "readonly", false))
+			return js_get_str_or(d, "path", "");
+	}
+	return "";
+}
+
+static bool is_of_image(struct json_object *entry, const char *image)
+{
+	return !strcmp(image_of(js_get(entry, "definition")), image);
 }
 
 static uint64_t first_id(struct json_object *entry)
@@ -53,7 +67,8 @@ static bool devices_are_same(struct json_object *a, struct json_object *b)
 void snapshot_devices_note(const struct vm *vm, const char *id, struct json_object *definition)
 {
 	CLEANUP_JS struct json_object *o = store_load_file(vm->host->store, vm->def->name, FILE_NAME);
-	struct json_object *list, *entry;
+	struct json_object *list, *last = NULL, *entry;
+	const char *image = image_of(definition);
 	uint64_t from = strtoull(id, NULL, 10);
 	struct err e;
 
@@ -63,9 +78,16 @@ void snapshot_devices_note(const struct vm *vm, const char *id, struct json_obje
 	if (!list)
 		js_put(o, "devices", list = json_object_new_array());
 	/* Entries of deleted snapshots that had this id, or a higher one. */
-	while ((entry = last_of(list)) && first_id(entry) >= from)
-		json_object_array_del_idx(list, json_object_array_length(list) - 1, 1);
-	if (entry && devices_are_same(js_get(entry, "definition"), definition))
+	for (size_t i = json_object_array_length(list); i-- && !last;) {
+		entry = json_object_array_get_idx(list, i);
+		if (!is_of_image(entry, image))
+			continue;
+		if (first_id(entry) < from)
+			last = entry;
+		else
+			json_object_array_del_idx(list, i, 1);
+	}
+	if (last && devices_are_same(js_get(last, "definition"), definition))
 		return;
 	if (json_object_array_length(list) == ENTRIES_MAX)
 		json_object_array_del_idx(list, 0, 1);
@@ -78,8 +100,8 @@ void snapshot_devices_note(const struct vm *vm, const char *id, struct json_obje
 			vm->def->name, id, e.msg);
 }
 
-/* Load the definition that the VM ran with at a snapshot. NULL: it is unknown. */
-static struct definition *definition_then(const struct vm *vm, const char *id)
+/* Load the definition that the VM ran with at a snapshot in the image. NULL: it is unknown. */
+static struct definition *definition_then(const struct vm *vm, const char *id, const char *image)
 {
 	CLEANUP_JS struct json_object *o = store_load_file(vm->host->store, vm->def->name, FILE_NAME);
 	struct json_object *list = o ? js_get_array(o, "devices") : NULL, *found = NULL;
@@ -87,9 +109,12 @@ static struct definition *definition_then(const struct vm *vm, const char *id)
 	struct definition *d = NULL;
 	struct err e;
 
-	for (size_t i = 0; list && i < json_object_array_length(list); i++)
-		if (first_id(json_object_array_get_idx(list, i)) <= n)
-			found = js_get(json_object_array_get_idx(list, i), "definition");
+	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+		struct json_object *entry = json_object_array_get_idx(list, i);
+
+		if (first_id(entry) <= n && is_of_image(entry, image))
+			found = js_get(entry, "definition");
+	}
 	if (found && authors_parse_stored(found, &d, &e) < 0) {
 		log_warn("snapshot", "VM '%s': " FILE_NAME " is damaged: %s", vm->def->name, e.msg);
 		return NULL;
@@ -140,7 +165,7 @@ static bool devices_merge(struct json_object *now, struct json_object *then, con
 int snapshot_devices_plan(const struct vm *vm, const char *id, struct definition **ret, struct err *e)
 {
 	CLEANUP_JS struct json_object *now = definition_to_json(vm_live(vm)), *was = NULL;
-	struct definition *then = definition_then(vm, id);
+	struct definition *then = definition_then(vm, id, image_of(now));
 	bool disks, interfaces;
 	int r = 0;
 

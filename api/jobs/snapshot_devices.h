@@ -1,6 +1,7 @@
 /* snapshot_devices: the disks and interfaces that a VM ran with at its snapshots, so that a revert can give it those
  * that were detached since. The file devices.json in the VM's folder has an entry for the first snapshot after each
- * change of them; the entry holds for the snapshots up to the next one. A new snapshot's id is above all others.
+ * change of them; the entry holds for the snapshots up to the next one of the same image. A new snapshot's id is above
+ * all others of its image.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_SNAPSHOT_DEVICES_H
 #define CAIRN_API_JOBS_SNAPSHOT_DEVICES_H

@@ -418,6 +418,30 @@ def test_revert_brings_back_what_was_detached(daemon, guest, tmp_path):
     assert disks(daemon) == ["vda", "vdb", "vdc"]
 
 
+def test_revert_brings_back_the_disks_of_the_snapshots_own_image(daemon, guest, tmp_path):
+    """The VM has had snapshots in another image meanwhile, with the same ids and another disk."""
+    old, new, b, c = (qcow2(tmp_path / n) for n in ("old", "new", "b", "c"))
+    g = machine(daemon, guest, disks=[old, b])
+    g.run("open 1")
+    g.run("write 0 8 1")
+    daemon.cairn("snapshot-create-as", "a", "s")
+    g.close()
+    daemon.cairn("destroy", "a")
+    machine(daemon, guest, disks=[new, c]).close()
+    daemon.cairn("snapshot-create-as", "a", "t")
+    daemon.cairn("destroy", "a")
+    for disk in (old, new):
+        machine(daemon, guest, disks=[disk]).close()
+        daemon.cairn("destroy", "a")
+        reverted(daemon, "s" if disk is old else "t")
+        assert disks(daemon) == ["vda", "vdb"]
+        if disk is old:
+            g = Guest(daemon, "a")
+            g.run("verify 0 8 1")
+            g.close()
+        daemon.cairn("destroy", "a")
+
+
 @pytest.mark.skipif(not guestlib.has_userfaultfd(), reason="memory is read on demand only with userfaultfd")
 def test_disk_stays_until_memory_is_read_from_it(daemon, guest, tmp_path):
     """The memory that was reclaimed comes back from the VM's only disk, which the guest releases."""
