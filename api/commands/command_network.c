@@ -13,7 +13,6 @@
 #include "base/err.h"
 #include "base/util.h"
 
-#include <arpa/inet.h>
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -397,7 +396,7 @@ static void denied_add(struct call *c, struct network *n, struct json_object *o)
 	struct err e;
 
 	*w = (struct waiting){ c, o };
-	if (network_query(n, "denied", denied_answered, w, &e) < 0)
+	if (network_query(n, "denied", NULL, denied_answered, w, &e) < 0)
 		denied_answered(w, -EBUSY, NULL, &e);
 }
 
@@ -464,62 +463,35 @@ void command_net_info(struct call *c)
 		info_return(c, n);
 }
 
-/* Return the address as a number. Of an IPv6 address, the last 40 bits differ between the leases of a network. */
-static uint64_t lease_key(struct json_object *lease)
-{
-	const char *text = js_get_str_or(lease, "address", "");
-	uint8_t a[16];
-	uint64_t key = 0;
-
-	if (inet_pton(AF_INET, text, a) == 1)
-		return (uint64_t)a[0] << 24 | (uint64_t)a[1] << 16 | (uint64_t)a[2] << 8 | a[3];
-	for (size_t i = 11; inet_pton(AF_INET6, text, a) == 1 && i < sizeof(a); i++)
-		key = key << 8 | a[i];
-	return key | 1ULL << 40;
-}
-
-static int leases_compare(const void *a, const void *b)
-{
-	uint64_t x = lease_key(*(struct json_object *const *)a), y = lease_key(*(struct json_object *const *)b);
-
-	return (x > y) - (x < y);
-}
-
 static void leases_answered(void *opaque, int r, struct json_object *answer, const struct err *e)
 {
-	struct waiting *w = opaque;
-	struct json_object *all = js_get_array(answer, "leases"), *page = json_object_new_array();
-	const char *mac = js_get_str(w->call->args, "mac");
-	size_t n = !r && all ? json_object_array_length(all) : 0, i = 0, shown = 0;
-	int64_t from = js_get_int(w->call->args, "from", 0);
+	struct call *c = opaque;
+	int64_t next = js_get_int(answer, "next", -1);
 
-	if (n)
-		json_object_array_sort(all, leases_compare);
-	for (; i < n && json_object_array_length(page) < PAGE_LEASES; i++) {
-		struct json_object *lease = json_object_array_get_idx(all, i);
-
-		if ((!mac || !strcasecmp(js_get_str_or(lease, "mac", ""), mac)) && !command_is_before(from, shown++, lease_key(lease)))
-			json_object_array_add(page, json_object_get(lease));
-	}
-	if (i < n)
-		js_put_int(w->o, "next", COMMAND_PAGE_KEYS + (int64_t)lease_key(json_object_array_get_idx(all, i - 1)));
-	js_put(w->o, "leases", page);
 	if (r < 0) {
-		waiting_fail(w, e);
+		call_fail(c, e);
 		return;
 	}
-	call_return(w->call, json_object_get(w->o));
-	json_object_put(w->o);
-	free(w);
+	if (next >= 0)
+		js_put_int(answer, "next", COMMAND_PAGE_KEYS + next);
+	call_return(c, json_object_get(answer));
 }
 
+/* cairn-net chooses the page: guests make the leases, and the daemon reads a limited answer. */
 void command_net_dhcp_leases(struct call *c)
 {
-	struct waiting *w = waiting_new(c);
+	struct json_object *page = json_object_new_object();
+	int64_t from = js_get_int(c->args, "from", 0);
 	struct err e;
 	struct network *n = network_arg(c, &e);
-	int r = n ? network_query(n, "leases", leases_answered, w, &e) : -ENOENT;
+	int r;
 
+	js_put_str(page, "mac", js_get_str(c->args, "mac"));
+	js_put_int(page, "skip", from < COMMAND_PAGE_KEYS ? MIN(MAX(from, 0), UINT32_MAX) : 0);
+	js_put_int(page, "after", from < COMMAND_PAGE_KEYS ? -1 : from - COMMAND_PAGE_KEYS);
+	js_put_int(page, "most", PAGE_LEASES);
+	r = n ? network_query(n, "leases", page, leases_answered, c, &e) : -ENOENT;
 	if (r < 0)
-		waiting_fail(w, &e);
+		call_fail(c, &e);
+	json_object_put(page);
 }

@@ -77,7 +77,7 @@ int network_blocked_ask(struct network *n, network_done *done, void *opaque)
 	}
 	a = must_alloc(malloc(sizeof(*a)));
 	*a = (struct asking){ n, done, opaque };
-	r = network_query(n, VERB, told, a, &e);
+	r = network_query(n, VERB, NULL, told, a, &e);
 	if (r < 0)
 		free(a);
 	return r < 0 ? r : 1;

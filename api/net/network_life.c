@@ -514,7 +514,7 @@ void network_queries_end(struct network *n, const struct err *why)
 	}
 }
 
-int network_query(struct network *n, const char *verb, network_done *done, void *opaque, struct err *e)
+int network_query(struct network *n, const char *verb, struct json_object *part, network_done *done, void *opaque, struct err *e)
 {
 	CLEANUP_JS struct json_object *request = NULL;
 	struct network_query *q;
@@ -529,6 +529,8 @@ int network_query(struct network *n, const char *verb, network_done *done, void 
 	r = network_request_make(n, verb, n->live ? n->live : n->def, &request, e);
 	if (r < 0)
 		return r;
+	if (part)
+		js_put(request, verb, json_object_get(part));
 	q = must_alloc(malloc(sizeof(*q)));
 	*q = (struct network_query){ n->queries, verb, n, NULL, done, opaque };
 	r = network_process_start(n->host->loop, n->host->paths->net_program, request, TIMEOUT_NS, query_done, q, &q->process, e);

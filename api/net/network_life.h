@@ -37,10 +37,11 @@ bool network_check_parts(struct network *n);
 /* If the last look at the active network found no rules of ports, or no bridge, let running VMs restore theirs. */
 void network_ports_notify(const struct network *n);
 /* Send cairn-net a request that changes nothing, also during an operation.
- * verb: borrowed until the end; "leases"; "denied": how many packets the egress rules of an active network have denied;
- *       "blocked" (network_blocked.h).
+ * verb: borrowed until the end; "leases": those that `part` selects; "denied": how many packets the egress rules of an
+ *       active network have denied; "blocked" (network_blocked.h).
+ * part: a further member of the request, which gets the verb's name; NULL: none.
  * Returns as network_start(); -EBUSY: too many ask. */
-int network_query(struct network *n, const char *verb, network_done *done, void *opaque, struct err *e);
+int network_query(struct network *n, const char *verb, struct json_object *part, network_done *done, void *opaque, struct err *e);
 /* Whether such a question is under way. */
 bool network_query_runs(const struct network *n, const char *verb);
 /* End the requests under way. why: the error for done(); NULL: done() is not called. */

@@ -5,6 +5,7 @@ gone, VERB.die lets it kill itself after its work, VERB.refuse has the MAC addre
 real one, it ends with its daemon: otherwise it would make what the next daemon has removed already."""
 
 import ctypes
+import ipaddress
 import json
 import os
 import pathlib
@@ -50,6 +51,18 @@ def work(verb, network, folder):
     return {"return": {}}
 
 
+def lease_key(lease):
+    address = ipaddress.ip_address(lease["address"])
+    return int(address) if address.version == 4 else int(address) % (1 << 40) | 1 << 40
+
+
+def leases_page(leases, page):
+    leases = sorted((lease for lease in leases if lease["mac"] == page.get("mac", lease["mac"])), key=lease_key)
+    leases = [lease for lease in leases[page["skip"]:] if lease_key(lease) > page["after"]]
+    shown = leases[:page["most"]]
+    return {"leases": shown, **({"next": lease_key(shown[-1])} if len(leases) > len(shown) else {})}
+
+
 death, parent = map(int, os.environ["CAIRN_DEATH"].split(":"))
 ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, death)
 if os.getppid() != parent:
@@ -62,6 +75,8 @@ with open(HERE / "requests", "a") as log:
     log.write(json.dumps(request) + "\n")
 if answer is None:
     answer = work(verb, request.get("network", {}), request.get("folder"))
+if "leases" in answer.get("return", {}):
+    answer = {"return": leases_page(answer["return"]["leases"], request["leases"])}
 refused = HERE / f"{verb}.refuse"
 ports = request.get("ports", [request.get("port") or {}])
 if refused.exists() and refused.read_text() in [p.get("mac") for p in ports]:

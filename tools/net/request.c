@@ -583,9 +583,29 @@ static int ports_read(const struct reading *up, struct request *q, struct err *e
 	return error;
 }
 
+/* Read which leases are wanted; all, without that part. */
+static int leases_read(const struct reading *up, struct request *q, struct err *e)
+{
+	static const char *const keys[] = { "mac", "skip", "after", "most", NULL };
+	struct reading r;
+	int error = reading_object(up, "leases", &r, e);
+
+	q->leases.most = UINT32_MAX;
+	q->leases.after = -1;
+	if (error < 0 || !r.o)
+		return error;
+	error = reading_keys(&r, keys, e);
+	if (!error)
+		error = reading_text(&r, "mac", false, &q->leases.mac, e);
+	if (!error)
+		error = reading_number(&r, "skip", true, 0, UINT32_MAX, &q->leases.skip, e);
+	q->leases.after = js_get_int(r.o, "after", -1);
+	return error ? error : reading_number(&r, "most", true, 1, UINT32_MAX, &q->leases.most, e);
+}
+
 int request_parse(const char *text, size_t len, struct request *ret, struct err *e)
 {
-	static const char *const keys[] = { "verb", "network", "folder", "port", "ports", "used", NULL };
+	static const char *const keys[] = { "verb", "network", "folder", "port", "ports", "used", "leases", NULL };
 	struct reading r = { 0 }, net;
 	int error = js_parse(text, len, "the request", &ret->json, e);
 
@@ -609,6 +629,8 @@ int request_parse(const char *text, size_t len, struct request *ret, struct err 
 		error = network_read(&net, &ret->net, e);
 	if (!error)
 		config_name_make(&ret->net, ret->folder);
+	if (!error && ret->verb == VERB_LEASES)
+		return leases_read(&r, ret, e);
 	if (error < 0 || (ret->verb != VERB_PORT_UP && ret->verb != VERB_PORT_DOWN && ret->verb != VERB_PORT_RESERVE))
 		return error;
 	return ports_read(&r, ret, e);

@@ -162,6 +162,11 @@ struct request {
 	bool many; /* the request has "ports", and so has the answer */
 	struct range used[USED_MAX]; /* first and last address of each network */
 	size_t nused;
+	struct {
+		const char *mac; /* NULL: of all */
+		uint32_t skip, most;
+		int64_t after; /* the key of an earlier page's last lease; -1: none */
+	} leases;
 };
 
 /* Parse and check the whole request. ret: zeroed by the caller, who calls request_done() in any case. Returns 0;

@@ -683,6 +683,25 @@ def test_net_dhcp_leases_prints_virshs_table(plain):
     assert one == [leases[0x75]]
 
 
+def test_leases_of_a_large_network_come_in_pages(daemon, tmp_path):
+    """A guest can lease all addresses of a network without a filter, with a client id of 255 bytes."""
+    path = tmp_path / "net.json"
+    path.write_text(json.dumps({"name": "big", "ipv4": {"address": "10.78.0.1", "prefix": 16}}))
+    daemon.cairn("net-define", str(path))
+    q = daemon.qmp()
+    state = pathlib.Path(daemon.state, "networks", q.run("net-info", network="big")["uuid"], "dnsmasq/state")
+    state.mkdir(parents=True)
+    client = ":".join(["ab"] * 170)
+    (state / "leases").write_text("".join(f"0 52:54:00:00:{i // 250:02x}:{i % 250:02x} 10.78.{i // 250}.{i % 250 + 2} * {client}\n"
+                                          for i in reversed(range(4000))))
+    leases = json.loads(daemon.cairn("net-dhcp-leases", "big", "--format", "json").stdout)
+    assert [lease["address"] for lease in leases] == [f"10.78.{i // 250}.{i % 250 + 2}" for i in range(4000)]
+    lease, = q.run("net-dhcp-leases", network="big", mac="52:54:00:00:0F:01")["leases"]
+    assert lease["address"] == "10.78.15.3"
+    assert q.run("net-dhcp-leases", network="big", **{"from": 3999})["leases"] == leases[3999:]
+    assert q.run("net-dhcp-leases", network="big", **{"from": 4000}) == {"leases": []}
+
+
 # ---- ssh ----
 
 def test_ssh_goes_by_network_if_the_guest_does_not_listen_on_vsock(host, tmp_path):
