@@ -1,5 +1,5 @@
-/* lockdown: the common part of the programs' sandboxes. Each program's own sandbox.c (in vmm,
- * tools/archive, tools/img, tools/slirp, tools/xml) lists its allowed system calls. */
+/* lockdown: the common part of the programs' sandboxes. Each program lists its allowed system calls itself, most of
+ * them in a file sandbox.c. */
 #ifndef CAIRN_BASE_LOCKDOWN_H
 #define CAIRN_BASE_LOCKDOWN_H
 

@@ -397,7 +397,7 @@ static int snapshot_create_request(struct control *c, struct channel_msg *m, str
 	const struct vm_snapshot_create *what = m->body;
 	int r = vm_snapshot_create(c->vm, c->worker, what, create_done, c, e);
 
-	/* Of a group, all snapshots are made or none, and only a daemon can see to that. */
+	/* A group's snapshots are made all or none. Only a daemon can ensure that, so the work ends with the daemon. */
 	c->for_daemon = c->for_daemon || (!r && what->group);
 	return r;
 }

@@ -290,7 +290,7 @@ int audit_check(struct audit *a, uid_t uid, struct err *e)
 	if (!a->required || uid_is_root_or_own(uid))
 		return 0;
 	share = audit_share_of(a->shares, uid, false, loop_now_ns());
-	/* Others use up the last share, which is nobody's own: its users' lines are written nevertheless. */
+	/* Several users have the last share together, so one could use it up for the others: it refuses no line. */
 	if (share == &a->shares[AUDIT_SHARES - 1] || share->spent_bytes + LINE_BYTES_MAX <= AUDIT_SHARE_BYTES)
 		return 0;
 	return err_set(e, -EDQUOT, ERR_QUOTA, "your share of the audit log is used up, and cairnd runs with "

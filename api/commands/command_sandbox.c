@@ -26,7 +26,7 @@
 /* Some clients read lines of at most 64 KiB. A larger file, such as that of a process with 1,500 groups, counts as not
  * readable. */
 #define PROC_BYTES (10 * 1024)
-/* Of files that this handler only counts. */
+/* Limit for the tables in /proc of which this handler only counts the lines. */
 #define TABLE_BYTES (1024 * 1024)
 #define OLDER_OR_DAEMONS_LOG "see the daemon's log; an older version of Cairn may have started the process"
 

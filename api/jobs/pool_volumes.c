@@ -179,7 +179,7 @@ static int names_get(int dir, const char *after, struct names *s, struct err *e)
 
 /* ---- list ---- */
 
-/* Of an entry in the data: behind it are the UUIDs of VMs, the name and the backing file's, these with a NUL each. */
+/* Head of an entry in the data. UUIDs of VMs follow, then the names of volume and backing file, each with a NUL. */
 struct entry_head {
 	uint64_t capacity_bytes, allocation_bytes, file_bytes;
 	uint8_t format, used_format, nvms;

@@ -18,7 +18,7 @@ struct vm;
 #define SNAPSHOT_TAG_KEEP "keep"
 /* With SNAPSHOT_TAG_KEEP: the snapshot of a backup under way (cairn backup-begin), which servers may read. */
 #define SNAPSHOT_TAG_BACKUP "backup"
-/* With both, and followed by the VM's UUID: whose backup it is. Copies of the image have the tag, too. */
+/* With both tags: names the VM of the backup by its UUID, which follows. Copies of the image have the tag, too. */
 #define SNAPSHOT_TAG_BACKUP_OF "backup-of:"
 #define SNAPSHOT_NO_PARENT ((size_t)-1)
 /* For VM_MSG_SNAPSHOT_SIZE: long enough for a large disk with many changed clusters. */

@@ -18,7 +18,7 @@ static bool flagged_parse(const uint8_t *frame, size_t len, uint8_t flag, struct
 	return len > flags && frame[next] == IPPROTO_TCP && (frame[flags] & flag) && guest_packet_parse(frame, len, ret_p);
 }
 
-/* Whether a leads from where b leads to, and the reverse. */
+/* Return whether the two packets have each other's sender and receiver. */
 static bool is_answer(const struct guest_packet *a, const struct guest_packet *b)
 {
 	return a->from_port == b->to_port && a->to_port == b->from_port && !memcmp(a->from, b->to, sizeof(a->from)) &&

@@ -92,7 +92,7 @@ void link_send(const struct link *l, struct input_event ev)
 {
 	struct pollfd p = { .fd = l->fd, .events = POLLOUT };
 
-	/* Without a place that the pointer went through nothing is lost. */
+	/* A position of the pointer may be lost, because the next one replaces it. */
 	if (send(l->fd, &ev, sizeof(ev), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0 || errno != EAGAIN || ev.kind == INPUT_POINT)
 		return;
 	if (poll(&p, 1, SEND_WAIT_MS) > 0)

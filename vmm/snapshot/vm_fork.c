@@ -303,7 +303,7 @@ static void freeze_end(struct fork_job *x)
 {
 	if (x->j.r < 0 || !x->save.stands)
 		guest_resume(x);
-	/* Not earlier: the first clone's process would compete for the CPUs with the pause. */
+	/* Begin the first clone only now: during the pause, its process would compete with this one for the CPUs. */
 	if (!x->j.r && x->stages && fork_disks_are_as_asked(&x->disks))
 		vm_fork_event_send(x->j.vm, VM_FORK_BEGUN);
 	if (x->j.r < 0 && !x->disks.n && !x->held) {
