@@ -217,7 +217,7 @@ static void permissions_found(struct vm_host *h)
 	permissions_load_file(&h->permissions, o);
 }
 
-/* Whether the entry's VM exists. A VM with a damaged definition is not loaded, but still has its folder. */
+/* Return whether the entry's VM exists. A VM with a damaged definition is not loaded, but still has its folder. */
 static bool vm_is_there(void *opaque, const struct permission *e)
 {
 	struct vm_host *h = opaque;

@@ -227,7 +227,7 @@ int mkdir_all(const char *path, mode_t mode, struct err *e)
 	return r < 0 ? r : folder_make(dir, mode, e);
 }
 
-/* Whether the file system of a file or a folder keeps data in memory (tmpfs), or may (overlayfs). */
+/* Return whether the file system of a file or a folder keeps data in memory (tmpfs), or may (overlayfs). */
 static bool file_is_in_memory(int fd)
 {
 	struct statfs fs;

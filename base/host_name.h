@@ -20,7 +20,7 @@ static inline size_t host_label_length(const char *s)
 	return n > HOST_LABEL_MAX ? 0 : n;
 }
 
-/* Whether it is a host name without a dot. */
+/* Return whether it is a host name without a dot. */
 static inline bool host_label_is_valid(const char *s)
 {
 	size_t n = host_label_length(s);
@@ -28,7 +28,7 @@ static inline bool host_label_is_valid(const char *s)
 	return n && !s[n];
 }
 
-/* Whether it is a host name, with or without dots. */
+/* Return whether it is a host name, with or without dots. */
 static inline bool host_name_is_valid(const char *s)
 {
 	const char *at = s;

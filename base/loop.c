@@ -329,7 +329,7 @@ static int transfer_now(struct loop_file *f, bool write, const struct iovec *iov
 	return res;
 }
 
-/* Whether the loop's thread performs a transfer itself. */
+/* Return whether the loop's thread performs a transfer itself. */
 static bool transfers_now(const struct loop_file *f, const struct iovec *iov, unsigned niov)
 {
 	return f && loop_iov_is_small(iov, niov) && (!f->slow_until_ns || clock_monotonic_ns() > f->slow_until_ns);
@@ -493,7 +493,7 @@ static bool poll_once(struct loop *l)
 	return some;
 }
 
-/* Whether only the back end's turn sees the end of an operation. */
+/* Return whether only the back end's turn sees the end of an operation. */
 static bool polls_see_no_end(const struct loop *l)
 {
 	return l->in_flight && !l->backend->handle_ready;

@@ -108,7 +108,7 @@ struct loop_file {
 	bool reads; /* see loop_file_cached() */
 	uint64_t slow_until_ns; /* transfers took long; until then, the back end performs them */
 };
-/* Whether loop_file_in_memory() said that fd is a file in memory. */
+/* Return whether loop_file_in_memory() said that fd is a file in memory. */
 bool loop_fd_in_memory(const struct loop *l, int fd);
 
 /* Largest operation that the loop's thread performs itself: on tmpfs, and on epoll also a read from the page cache.
@@ -116,7 +116,7 @@ bool loop_fd_in_memory(const struct loop *l, int fd);
  * 64 KiB 7 and 22 us, 256 KiB 26 and 51 us; the thread takes less elapsed time, too. From 1 MiB on there is little
  * difference. */
 #define LOOP_NOW_BYTES_MAX (256 * 1024u)
-/* Whether the iovecs have at most LOOP_NOW_BYTES_MAX bytes together. */
+/* Return whether the iovecs have at most LOOP_NOW_BYTES_MAX bytes together. */
 bool loop_iov_is_small(const struct iovec *iov, unsigned niov);
 
 #endif

@@ -333,7 +333,7 @@ static int link_make(struct tree_reader *t, const char *target)
 	return fault(&t->fault, errno, t->text);
 }
 
-/* Whether the record may come now, with data of this length. */
+/* Return whether the record may come now, with data of this length. */
 static bool record_allowed(const struct tree_reader *t, uint8_t type, uint32_t len)
 {
 	bool first = !t->begun, top = t->depth || first;

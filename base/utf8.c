@@ -44,7 +44,7 @@ bool utf8_is_control(uint32_t c)
 	return is_in(c, controls, ARRAY_SIZE(controls));
 }
 
-/* Whether the code point at s is valid and no control character. Sets *len to its bytes. */
+/* Return whether the code point at s is valid and no control character. Sets *len to its bytes. */
 static bool is_clean(const unsigned char *s, size_t left, size_t *len)
 {
 	*len = 1;

@@ -13,7 +13,7 @@ uint32_t utf8_next(const unsigned char *s, size_t left, size_t *len);
 /* Whether a code point is a control character: below U+0020, from U+007F to U+009F, one that sets the direction of
  * text, or a separator of lines or paragraphs (U+2028, U+2029). A terminal obeys all of them. */
 bool utf8_is_control(uint32_t c);
-/* Whether s is valid and has no control character. */
+/* Return whether s is valid and has no control character. */
 bool utf8_is_clean(const char *s);
 /* Whether s is clean, has no other invisible characters and no spaces but U+0020 between others. So two names that look
  * alike differ in visible characters. */

@@ -50,7 +50,7 @@ uint64_t cpu_hotplug_present(const struct device *d);
 void cpu_hotplug_add(struct device *d, unsigned vcpu);
 /* Ask the guest to release a vCPU, also if it was asked before. */
 void cpu_hotplug_ask_release(struct device *d, unsigned vcpu);
-/* Whether the guest has released a vCPU that cpu_hotplug_removed() has not taken away yet. */
+/* Return whether the guest has released a vCPU that cpu_hotplug_removed() has not taken away yet. */
 bool cpu_hotplug_is_released(const struct device *d, unsigned vcpu);
 /* Take a vCPU away that the guest has released. */
 void cpu_hotplug_removed(struct device *d, unsigned vcpu);

@@ -98,7 +98,7 @@ int fault_tracker_arm(struct fault_tracker *t, struct err *e);
  * for a view. fault_tracker_arm_step() returns 1: call it again; 0: all memory is protected; -errno with a sentence. */
 void fault_tracker_arm_begin(struct fault_tracker *t);
 int fault_tracker_arm_step(struct fault_tracker *t, struct err *e);
-/* Whether steps are left. Any thread. */
+/* Return whether steps are left. Any thread. */
 bool fault_tracker_is_arming(const struct fault_tracker *t);
 /* Protect dirty blocks until at most `leave` of them are unprotected, in at most 4 rounds, because the
  * guest may write as fast as this call protects. Returns 0 or -errno with a sentence. */

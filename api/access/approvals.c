@@ -391,7 +391,7 @@ struct json_object *approvals_to_json(const struct approvals *t)
 	return file;
 }
 
-/* Whether the uuid is absent, or valid and in *ret. */
+/* Return whether the uuid is absent, or valid and in *ret. */
 static bool uuid_take(struct json_object *o, bool *ret_there, uint8_t ret[16])
 {
 	const char *text = js_get_str(o, VM_UUID_KEY);

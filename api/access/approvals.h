@@ -110,7 +110,7 @@ struct json_object *approval_rule_to_json(const struct approval_rule *r);
 
 const char *approval_state_word(enum approval_state s);
 bool approval_is_open(const struct approval_request *r);
-/* Whether it is a request for a role. */
+/* Return whether it is a request for a role. */
 bool approval_is_grant(const struct approval_request *r);
 struct approval_request *approvals_find(const struct approvals *t, int64_t id);
 /* Return the user's open request for the same; NULL: none. uuid: NULL: for no VM. */

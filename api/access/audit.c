@@ -463,7 +463,7 @@ static void reader_close(struct reader *r)
 	free(r->buf);
 }
 
-/* Whether lines follow that are not in the buffer. */
+/* Return whether lines follow that are not in the buffer. */
 static bool reader_has_more(const struct reader *r)
 {
 	return !r->line && r->place < r->end;

@@ -34,7 +34,7 @@ void audit_copy_to_journal(struct audit *a, const char *path);
  * beforehand. */
 void audit_require(struct audit *a);
 bool audit_is_required(const struct audit *a);
-/* Whether lines are not on stable storage yet. If so, the caller runs the loop and asks again. NULL allowed. */
+/* Return whether lines are not on stable storage yet. If so, the caller runs the loop and asks again. NULL allowed. */
 bool audit_owes(const struct audit *a);
 /* Write the counts of omitted lines, bring all lines to stable storage and close the log. If audit_owes(), the loop
  * must not run afterwards. NULL allowed. */

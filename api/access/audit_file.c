@@ -121,7 +121,7 @@ static int present_begin(struct audit_file *f, uint64_t base)
 	return r;
 }
 
-/* Whether the name still leads to the open file. */
+/* Return whether the name still leads to the open file. */
 static bool is_in_place(const struct audit_file *f)
 {
 	char name[NAME_BYTES];

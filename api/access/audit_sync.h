@@ -53,7 +53,7 @@ int audit_sync_append(struct audit_sync *s, unsigned class, const char *text, vo
 	void *opaque);
 /* Return 0 if the files can be written, as far as is known; else -errno. */
 int audit_sync_check(struct audit_sync *s);
-/* Whether lines are not on stable storage yet. */
+/* Return whether lines are not on stable storage yet. */
 bool audit_sync_owes(const struct audit_sync *s);
 
 #endif

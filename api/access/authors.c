@@ -60,7 +60,7 @@ static void claim_add(struct claims *c, const char *key, unsigned gains)
 	c->list[c->n++] = (struct claim){ .key = must_alloc(strdup(key)), .gains = gains };
 }
 
-/* Whether a claim permits more than the earlier one. Other egress rules may let the guest reach more. */
+/* Return whether a claim permits more than the earlier one. Other egress rules may let the guest reach more. */
 static bool claim_gains(const struct claim *before, const struct claim *c)
 {
 	return c->gains & ~before->gains || (before->egress && (!c->egress || strcmp(c->egress, before->egress) != 0));

@@ -27,7 +27,7 @@ const struct rights *author_of_forward(const struct definition *d, const struct 
 const struct rights *author_of_interface(const struct definition *d, const struct definition_interface *n);
 /* The same for the value of a setting whose bounds depend on who chose it (api/policy/bounds.h, api/vm/quota_use.h). */
 const struct rights *author_of_setting(const struct definition *d, const char *setting, uint32_t value);
-/* Whether the daemon opens all files with its own rights. */
+/* Return whether the daemon opens all files with its own rights. */
 bool authors_are_daemon(const struct definition *d);
 
 /* Complete a definition that is to replace `old`. Before the call, d->rights holds the rights of the user who edits the

@@ -105,7 +105,7 @@ void helpers_free(struct helpers *h);
 struct loop *helpers_loop(const struct helpers *h);
 struct closer *helpers_closer(const struct helpers *h);
 struct groups *helpers_groups(const struct helpers *h);
-/* Whether a process works or is about to end. A process that only holds files does neither. */
+/* Return whether a process works or is about to end. A process that only holds files does neither. */
 bool helpers_are_busy(const struct helpers *h);
 
 /* Start the process. *ret is valid until done() is called or fork_as_free(); with spec->keep, until fork_as_free().

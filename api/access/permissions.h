@@ -66,7 +66,7 @@ enum role permissions_role(const struct permissions *p, const struct peer *who, 
 /* List the users (or the groups) to whom the entries give at least this role for a VM; an id may come twice.
  * ids: PERMISSIONS_MAX. Returns their number. */
 size_t permissions_ids(const struct permissions *p, const uint8_t uuid[16], enum role role, bool groups, uint32_t *ids);
-/* Whether any entry names the user or one of the groups. */
+/* Return whether any entry names the user or one of the groups. */
 bool permissions_know(const struct permissions *p, const struct peer *who);
 /* Return a number that changes when the roles of the user and the groups change. */
 uint64_t permissions_mark(const struct permissions *p, const struct peer *who);
@@ -111,7 +111,7 @@ void permissions_note_use(struct permissions *p, struct loop *l, struct store *s
 void permissions_finish(struct permissions *p, struct store *s);
 /* Return for how many ns the entry was not used, at most since it was given and since uses are recorded. */
 int64_t permission_unused_ns(const struct permissions *p, const struct permission *e, int64_t now_ns);
-/* Whether the entry is for the user or one of the user's groups. */
+/* Return whether the entry is for the user or one of the user's groups. */
 bool permission_is_about(const struct permission *e, const struct peer *who);
 
 /* Return {user or group, role, vm, vm-uuid}, owned by the caller; NULL: the entry gives no role. */

@@ -51,7 +51,7 @@ const struct quota *quotas_find(const struct quotas *q, enum quota_kind kind, ui
 	return find(q, kind, id);
 }
 
-/* Whether a definer is in the group. */
+/* Return whether a definer is in the group. */
 static bool quotas_is_member(const struct rights *definer, gid_t group)
 {
 	struct peer who = rights_peer(definer);

@@ -64,7 +64,7 @@ void quotas_load(struct quotas *q, struct store *s);
 const char *quota_item_name(enum quota_item i);
 /* Return the quota of that user or group, or the default; NULL: there is none. */
 const struct quota *quotas_find(const struct quotas *q, enum quota_kind kind, uint32_t id);
-/* Whether the quota binds the VMs of a definer. The default binds definers without a quota of their own.
+/* Return whether the quota binds the VMs of a definer. The default binds definers without a quota of their own.
  * definer: NULL: root or the daemon's own user, whom no quota binds. */
 bool quotas_bind(const struct quotas *q, const struct quota *one, const struct rights *definer);
 

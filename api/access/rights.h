@@ -37,7 +37,7 @@ struct peer rights_peer(const struct rights *r);
 /* Copy rights. *ret: owned; NULL for NULL. Returns 0; -ENOMEM. */
 int rights_copy(const struct rights *r, struct rights **ret);
 
-/* Whether all ids are the same. NULL allowed. */
+/* Return whether all ids are the same. NULL allowed. */
 bool rights_are_same(const struct rights *a, const struct rights *b);
 
 /* Return the user id. r: NULL: the daemon's own. */

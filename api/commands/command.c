@@ -239,7 +239,7 @@ static void call_reply(struct call *c, struct json_object *o, int fd)
 
 /* ---- checking a command before its handler runs ---- */
 
-/* Whether v, repeated in the answer, takes at most ID_BYTES_MAX. */
+/* Return whether v, repeated in the answer, takes at most ID_BYTES_MAX. */
 static bool id_fits(struct json_object *v)
 {
 	size_t len;

@@ -56,7 +56,7 @@ void command_return_page(struct call *c, const char *member, size_t (*append)(co
  * page's last entry, so that the next page begins behind that entry whatever was removed meanwhile. Clients may also
  * give the index of the first entry, which is smaller. */
 #define COMMAND_PAGE_KEYS (1LL << 48) /* twice as much is still exact in JavaScript */
-/* Whether an entry comes before the page that begins at `from`. key: below COMMAND_PAGE_KEYS. */
+/* Return whether an entry comes before the page that begins at `from`. key: below COMMAND_PAGE_KEYS. */
 static inline bool command_is_before(int64_t from, size_t index, uint64_t key)
 {
 	return from < COMMAND_PAGE_KEYS ? (int64_t)index < from : (int64_t)key <= from - COMMAND_PAGE_KEYS;

@@ -169,7 +169,7 @@ static void overlays_find(const struct vm *vm, struct advice_vm *ret)
 	}
 }
 
-/* Whether the VM's process can free memory that a snapshot has. A live clone's cannot. */
+/* Return whether the VM's process can free memory that a snapshot has. A live clone's cannot. */
 static bool reclaim_works(const struct vm *vm)
 {
 	const struct definition *def = vm_live(vm);

@@ -35,7 +35,7 @@ static struct network *network_arg(struct call *c, struct err *e)
 	return n;
 }
 
-/* Whether the active definition differs from the definition of the next start. */
+/* Return whether the active definition differs from the definition of the next start. */
 static bool is_pending(const struct network *n)
 {
 	CLEANUP_JS struct json_object *live = NULL, *def = NULL;

@@ -96,7 +96,7 @@ struct listed {
 	bool is_default; /* they are those of the default */
 };
 
-/* Whether the client may see the use of that user or group. */
+/* Return whether the client may see the use of that user or group. */
 static bool sees(const struct call *c, const struct quota *q)
 {
 	if (call_role_for(c, NULL) >= ROLE_ADMIN || q->kind == QUOTA_DEFAULT)

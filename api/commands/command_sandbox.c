@@ -211,7 +211,7 @@ static void lack_add(struct json_object *list, const char *what, const char *why
 	json_object_array_add(list, json_object_new_string(text));
 }
 
-/* Whether the process is in the group of its VM, whose folder has the name of the uuid. */
+/* Return whether the process is in the group of its VM, whose folder has the name of the uuid. */
 static bool is_in_own_group(struct json_object *o, const char *uuid)
 {
 	struct json_object *list = js_get_array(o, "cgroups");

@@ -248,7 +248,7 @@ struct vm_interface_limit definition_limit_bytes(const struct definition_limit *
 /* Return {inbound, outbound} as in a definition, without a direction that has no limit. The caller owns it. */
 struct json_object *definition_limits_to_json(const struct vm_interface_limits *l);
 
-/* Whether the two forwards would listen on the same host port. */
+/* Return whether the two forwards would listen on the same host port. */
 bool definition_forwards_meet(const struct definition_forward *a, const struct definition_forward *b);
 /* Print a forward as "tcp 127.0.0.1:2222" or "tcp [::1]:2222". */
 void definition_forward_print(const struct definition_forward *f, char text[DEFINITION_FORWARD_TEXT]);

@@ -116,7 +116,7 @@ struct json_object *network_definition_for_program(const struct network_definiti
 /* Add devs, if the network has several links. */
 void network_definition_put_devs(struct json_object *o, const struct network_definition *d);
 const char *network_mode_name(unsigned mode);
-/* Whether guests are connected to a link of the host by macvtap devices, so that the network has no bridge. */
+/* Return whether guests are connected to a link of the host by macvtap devices, so that the network has no bridge. */
 bool network_is_direct(const struct network_definition *d);
 const char *network_filter_name(unsigned filter);
 

@@ -51,7 +51,7 @@ static bool is_inside(const struct subnet_check *c, const struct in6_addr *a)
 	return true;
 }
 
-/* Whether all bits of the host are equal to `bit`. */
+/* Return whether all bits of the host are equal to `bit`. */
 static bool host_bits_are(const struct subnet_check *c, const struct in6_addr *a, bool bit)
 {
 	for (unsigned i = c->bits; i < 128; i++)

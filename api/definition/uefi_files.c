@@ -63,7 +63,7 @@ static bool file_take(struct json_object *mapping, const char *key, char ret[PAT
 		snprintf(ret, PATH_MAX, "%s", path) < PATH_MAX;
 }
 
-/* Whether the descriptor is of a UEFI for this machine in two raw files, apart from its features. */
+/* Return whether the descriptor is of a UEFI for this machine in two raw files, apart from its features. */
 static bool descriptor_take(struct json_object *o, struct uefi_files *ret)
 {
 	struct json_object *mapping = js_get(o, "mapping");

@@ -296,7 +296,7 @@ void archiver_free(struct archiver *a)
 	free(a);
 }
 
-/* Whether the program opens files of the user by their names. */
+/* Return whether the program opens files of the user by their names. */
 static bool opens_files(const char *verb)
 {
 	return !strcmp(verb, "import") || !strcmp(verb, "clear");

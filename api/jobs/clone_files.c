@@ -54,7 +54,7 @@ uint64_t clone_disk_bytes(const struct definition_disk *d, unsigned from, unsign
 	return MAX(bytes, QUOTA_IMAGE_MIN_BYTES);
 }
 
-/* Whether the process handles this disk: the guest may write to it, and its author is the process's user. */
+/* Return whether the process handles this disk: the guest may write to it, and its author is the process's user. */
 static bool disk_is_ours(const struct clone_files *f, const struct definition *def, const struct definition_disk *d)
 {
 	return !d->read_only && rights_are_same(author_of(def, d->layers[0].path), f->author);

@@ -114,7 +114,7 @@ static void restored(void *opaque, int r, const struct vm_defined *what, const s
 		log_warn("job", "the next start has the image that a commit wrote to: %s", e->msg);
 }
 
-/* Whether the daemon or the VM's process has refused the pivot. After another error, the base may be in use. */
+/* Return whether the daemon or the VM's process has refused the pivot. After another error, the base may be in use. */
 static bool is_refusal(const struct err *e)
 {
 	return e->cls == ERR_INVALID || e->cls == ERR_BUSY || e->cls == ERR_NOT_FOUND || e->cls == ERR_UNSUPPORTED || e->cls == ERR_IO;

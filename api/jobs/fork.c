@@ -348,7 +348,7 @@ static void cancel_check(struct fork *f)
 	batch_fail(f->batch, &e);
 }
 
-/* Whether the fork has failed and nothing of it is under way, or all clones run and all is on stable storage. */
+/* Return whether the fork has failed and nothing of it is under way, or all clones run and all is on stable storage. */
 static bool is_over(const struct fork *f)
 {
 	if (f->begun || f->measures || f->ended)

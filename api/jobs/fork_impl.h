@@ -81,7 +81,7 @@ void fork_note_pins(struct fork *f);
 void fork_put_pins(const struct fork *f, struct vm_fork *body);
 /* Return the length of the request that the source's process expects. */
 size_t fork_request_bytes(const struct fork *f);
-/* Whether the clones have overlays, as the answer says. made: of disk i, enum vm_disk_made. */
+/* Return whether the clones have overlays, as the answer says. made: of disk i, enum vm_disk_made. */
 bool fork_is_overlay(const struct fork *f, unsigned i, uint8_t made);
 /* Note which pins the overlays read, as the answer says. The clones may be gone by now. */
 void fork_resolve_pins(struct fork *f);

@@ -35,7 +35,7 @@ static const char *copy_reason(const struct vm *vm, const struct fork_opts *opts
 	return !vm_state_is_active(vm->state) && image_is_frozen(vm) ? "image of linked clones" : NULL;
 }
 
-/* Whether the disk reads the image of another VM at a pin. */
+/* Return whether the disk reads the image of another VM at a pin. */
 static bool stands_on_pin(const struct vm_host *host, const struct definition_disk *d)
 {
 	for (unsigned k = 0; k + 1 < d->nlayers; k++)
@@ -106,7 +106,7 @@ static void layer_drop(struct definition_disk *d)
 	d->layers[VM_DISK_LAYERS_MAX - 1] = (struct definition_layer){ 0 };
 }
 
-/* Whether the process that makes the disks can use an earlier pin. Without a process of the VM, it is an offline
+/* Return whether the process that makes the disks can use an earlier pin. Without a process of the VM, it is an offline
  * process, which is never older than the daemon. */
 static bool can_share(const struct fork *f)
 {

@@ -320,7 +320,7 @@ struct finder {
 	struct vm_host *host;
 };
 
-/* Whether a file's name is PREFIXid.json. id: gets the id. */
+/* Return whether a file's name is PREFIXid.json. id: gets the id. */
 static bool file_is(const char *name, const char *prefix, char id[GROUP_ID_TEXT])
 {
 	const char *digits = name + strlen(prefix);

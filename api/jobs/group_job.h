@@ -76,7 +76,7 @@ void group_member_begun(struct group_member *m, struct job *j, const uint8_t uui
 /* Write the file. r: negative: a member could not begin, and g->e says why, so the group fails from the loop. */
 void group_record(struct group_job *g, int r);
 
-/* Whether the VM was on when the group began. */
+/* Return whether the VM was on when the group began. */
 bool group_member_is_on(const struct group_member *m);
 /* A member's process has reached a stage (enum vm_fork_stage): let all continue if all wait. */
 void group_member_stage(struct group_member *m, int64_t stage);

@@ -620,7 +620,7 @@ static void found_clear(struct clearing *x)
 		clear_with(x, NULL, "");
 }
 
-/* Whether the look failed, so that the error does not tell whether the files exist. */
+/* Return whether the look failed, so that the error does not tell whether the files exist. */
 static bool is_unknown(int r)
 {
 	return r == -ETIMEDOUT || r == -EBUSY || r == -EAGAIN || r == -ENOMEM || r == -EMFILE || r == -ENFILE;

@@ -355,7 +355,7 @@ static void job_remove(struct job *j)
 	job_free(j);
 }
 
-/* Whether jobs_trim() may drop the job. */
+/* Return whether jobs_trim() may drop the job. */
 static bool is_droppable(const struct job *j)
 {
 	return j->status == JOB_CONCLUDED && !j->concluding;

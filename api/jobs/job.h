@@ -124,14 +124,14 @@ void job_put_tracking(struct json_object *result, const struct vm_snapshot_done 
 /* Return the UUID of the job's VM, which decides who may see the job; NULL: not known, or a job of no VM, so only roles
  * for all VMs count. */
 const uint8_t *job_vm_uuid(const struct job *j);
-/* Whether the job is the VM's. If its UUID is not known, the name decides. */
+/* Return whether the job is the VM's. If its UUID is not known, the name decides. */
 bool job_is_of(const struct job *j, const struct vm *vm);
 /* Return the job for clients; owned by the caller. */
 struct json_object *job_to_json(const struct job *j);
 
 /* Return QEMU's name for the job's type; NULL: QEMU has no such job. */
 const char *job_qmp_type(const struct job *j);
-/* Whether QEMU's jobs of that type are block jobs, which have events of their own. */
+/* Return whether QEMU's jobs of that type are block jobs, which have events of their own. */
 bool job_qmp_is_block(const struct job *j);
 /* Find a job by its name on the VM's QMP socket. NULL: none. */
 struct job *job_find_qmp(const struct vm *vm, const char *qmp_id);
@@ -148,7 +148,7 @@ int job_cancel(struct job *j, struct err *e);
 /* Cancel a job because its user lost the role for it; `why` becomes part of its error. Returns as job_cancel(). The job
  * may be freed. */
 int job_deny(struct job *j, const char *why, struct err *e);
-/* Whether jobs of this type create VMs. */
+/* Return whether jobs of this type create VMs. */
 bool job_makes_vms(const struct job *j);
 /* Remove a concluded job from the list, and free it. Returns 0; -EBUSY: the job is not concluded. */
 int job_dismiss(struct job *j, struct err *e);

@@ -165,7 +165,7 @@ static bool is_stored(struct json_object *file, const char *id)
 	return i < n;
 }
 
-/* Whether this is the first event found of a job; if not, complete a job whose end was found before. */
+/* Return whether this is the first event found of a job; if not, complete a job whose end was found before. */
 static bool is_last_event(struct recover *r, const char *id, const char *type, const char *status)
 {
 	struct json_object *end;

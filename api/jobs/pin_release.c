@@ -66,7 +66,7 @@ static pid_t idle_pid(const struct vm *vm)
 	return is_reachable(vm) && vm_process_knows(vm->proc, VM_KNOWS_IDLE_PINS) ? vm_process_pid(vm->proc) : 0;
 }
 
-/* Whether another VM, whose process has the image open, can share the image's pins. */
+/* Return whether another VM, whose process has the image open, can share the image's pins. */
 static bool other_can_share(const struct vm *vm, const char *image)
 {
 	const struct vm_host *host = vm->host;

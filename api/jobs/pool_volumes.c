@@ -41,7 +41,7 @@ const char *volume_format_name(enum volume_format f)
 	return f == VOLUME_QCOW2 ? "qcow2" : f == VOLUME_RAW ? "raw" : NULL;
 }
 
-/* Whether the work is a job's (volume_job.h): it makes a volume. */
+/* Return whether the work is a job's (volume_job.h): it makes a volume. */
 static bool volume_work_is_job(const struct volume_work *w)
 {
 	return w->act == VOLUME_CREATE || w->act == VOLUME_CLONE;

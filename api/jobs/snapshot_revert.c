@@ -258,7 +258,7 @@ static void devices_checked(void *opaque, int r, const struct err *e)
 
 /* ---- dry run of a revert ---- */
 
-/* Whether the VM's present process continues after the revert. */
+/* Return whether the VM's present process continues after the revert. */
 static bool stays_active(const struct snapshot_work *w)
 {
 	return vm_state_is_active(w->vm->state) && w->has_memory && !w->definition && w->vm->state != VM_PRESERVED &&

@@ -101,7 +101,7 @@ static bool is_uuid_of(const struct vm *vm, const uint8_t uuid[16])
 	return is;
 }
 
-/* Whether the tag names a VM whose backup the snapshot is of. Sets *ret_is_this: that is this VM. */
+/* Return whether the tag names a VM whose backup the snapshot is of. Sets *ret_is_this: that is this VM. */
 static bool tag_names_vm(const char *tag, size_t len, const struct vm *vm, bool *ret_is_this)
 {
 	const size_t prefix = strlen(SNAPSHOT_TAG_BACKUP_OF);
@@ -116,7 +116,7 @@ static bool tag_names_vm(const char *tag, size_t len, const struct vm *vm, bool 
 	return true;
 }
 
-/* Whether the snapshot, if it is a backup's, can be of this VM's backup: a copy of an image has the tags of the
+/* Return whether the snapshot, if it is a backup's, can be of this VM's backup: a copy of an image has the tags of the
  * image. */
 static bool tags_may_be_of(const struct vm *vm, const char *tags)
 {

@@ -66,14 +66,14 @@ void snapshots_count(struct vm *vm, bool backup, void (*done)(void *opaque, int 
  * *ret_i; -ENOENT. */
 int snapshots_find(const struct snapshots *s, const char *vm, const char *name, size_t *ret_i,
 	struct err *e);
-/* Whether snapshot i is a descendant of `above`. */
+/* Return whether snapshot i is a descendant of `above`. */
 bool snapshots_descends(const struct snapshots *s, size_t i, size_t above);
 /* Return the handle that identifies the snapshot in requests: its id, or its name if another snapshot's name equals the
  * id. Borrowed from s. */
 const char *snapshots_handle(const struct snapshots *s, size_t i);
-/* Whether the snapshot has the tag. */
+/* Return whether the snapshot has the tag. */
 bool snapshot_has_tag(const struct vm_snapshot_info *i, const char *tag);
-/* Whether comma-separated tags are those of the snapshot of a backup of the VM. */
+/* Return whether comma-separated tags are those of the snapshot of a backup of the VM. */
 bool snapshot_tags_are_backup(const struct vm *vm, const char *tags);
 /* If the tags are those of a backup's snapshot, add the one that names the VM, unless it does not fit. */
 void snapshot_tags_put_vm(const struct vm *vm, char tags[VM_SNAPSHOT_TAGS_MAX + 1]);

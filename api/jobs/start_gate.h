@@ -37,7 +37,7 @@ struct gated {
 /* start_prepare of the first is called before that of the network's observer, of the second after it. */
 extern const struct vm_observer start_gate_before_observer, start_gate_observer;
 
-/* Whether another clone may begin. */
+/* Return whether another clone may begin. */
 bool gate_has_room(const struct start_gate *g);
 /* Note that the VM is about to be started. gated: stays in place until gate_leave(). */
 void gate_enter(struct start_gate *g, struct vm *vm, struct gated *gated);

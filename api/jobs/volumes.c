@@ -25,7 +25,7 @@ _Static_assert(VOLUMES_MAX >= 2 * VM_DISKS_MAX, "each disk may have a data file"
 
 /* ---- selecting volumes ---- */
 
-/* Whether a word is the disk's id or path; a drive without a medium has no path. */
+/* Return whether a word is the disk's id or path; a drive without a medium has no path. */
 static bool is_disk(const struct definition_disk *d, const char *word)
 {
 	return !strcmp(word, d->id) || (d->nlayers && !strcmp(word, d->layers[0].path));

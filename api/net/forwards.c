@@ -142,7 +142,7 @@ static void sockets_hold(struct vm *vm, const int *fds, unsigned nfds)
 		sockets_close(f);
 }
 
-/* Whether the open sockets match the definition's forwards. After a redefinition they may differ. */
+/* Return whether the open sockets match the definition's forwards. After a redefinition they may differ. */
 static bool socket_fits(const struct forwards *f, const struct definition *d)
 {
 	const struct definition_forward *all[CHANNEL_FDS_MAX];
@@ -327,7 +327,7 @@ static void start_resume(void *opaque)
 	vm_start_resume(opaque);
 }
 
-/* Whether a cairn-slirp of a VM that has ended still runs and is not killed yet: its end may free a port. */
+/* Return whether a cairn-slirp of a VM that has ended still runs and is not killed yet: its end may free a port. */
 static bool process_ends_soon(const struct vm_host *host)
 {
 	for (const struct usernet *u = host->usernets; u; u = u->next)

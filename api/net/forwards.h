@@ -46,7 +46,7 @@ int forwards_check_others(const struct vm *vm, const struct definition *d, struc
  * moment. Ports that the daemon holds for the VM are free, and while a process of a VM ends, all count as free.
  * Returns 0; -errno. */
 int forwards_check_ports(const struct vm *vm, struct err *e);
-/* Whether an interface can have forwards: it is of type user or network, and its link is up. */
+/* Return whether an interface can have forwards: it is of type user or network, and its link is up. */
 bool forwards_may_lead_to(const struct definition_interface *i);
 /* Find an interface that can have forwards. id: NULL: the first of type user, else the first of type network.
  * Returns its index; -1. */
@@ -54,7 +54,7 @@ int forwards_interface_find(const struct definition *d, const char *id);
 /* Start the cairn-publish of interface `at`, of type network, of a running VM, if there is none. fds: sockets of the
  * interface's first n forwards; borrowed. Returns 0; -errno. */
 int forwards_publish(struct vm *vm, unsigned at, const int *fds, unsigned n, struct err *e);
-/* Whether the interface has a cairn-slirp or cairn-publish. */
+/* Return whether the interface has a cairn-slirp or cairn-publish. */
 bool forwards_has_process(const struct vm *vm, unsigned at);
 /* Make the tap or the cairn-slirp of an interface that is attached to the running VM.
  * only: a definition with this interface alone, without forwards. c: of `only`; gets the files.

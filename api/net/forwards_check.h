@@ -14,7 +14,7 @@ struct vm;
 
 /* List the forwards of all interfaces that can have some, in order; borrowed from d. Returns their number. */
 unsigned forwards_of(const struct definition *d, const struct definition_forward *ret[CHANNEL_FDS_MAX]);
-/* Whether the VM is saved, and a client of its forwards wakes it. */
+/* Return whether the VM is saved, and a client of its forwards wakes it. */
 bool forwards_sleeps_saved(const struct vm *vm);
 /* Check that no other VM has a forward of the definition that the VM starts with. Returns 0; -EBUSY. */
 int forwards_check_free(const struct vm *vm, struct err *e);

@@ -91,9 +91,9 @@ int network_folder_make(const struct network *n, char *path, struct err *e);
 /* Find the bridge for a VM's interface: that of the active network, if the author of the interface may use it.
  * opaque: struct vm_host. at: index of the interface. *ret_bridge: borrowed. Returns 0; -ENOENT; -EPERM. */
 int network_bridge_for(void *opaque, const struct definition *d, unsigned at, const char **ret_bridge, struct err *e);
-/* Whether the VM's start has to wait until one of its networks is active. */
+/* Return whether the VM's start has to wait until one of its networks is active. */
 bool network_start_waits(struct vm *vm);
-/* Whether the VM runs, or starts, with an interface of the network. */
+/* Return whether the VM runs, or starts, with an interface of the network. */
 bool network_is_used_by(const struct network *n, const struct vm *vm);
 /* Print the names of the VMs that run with an interface of the network, at most three: "web1, web2 and 3 others".
  * Returns their number. */

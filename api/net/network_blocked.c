@@ -21,7 +21,7 @@ struct asking {
 	void *opaque;
 };
 
-/* Whether the host may have rules that drop: few hosts have, so the others start no process. */
+/* Return whether the host may have rules that drop: few hosts have, so the others start no process. */
 static bool host_has_tables(void)
 {
 	static const char *const files[] = { "/proc/net/ip_tables_names", "/proc/net/ip6_tables_names" };

@@ -42,7 +42,7 @@ void network_ports_notify(const struct network *n);
  * part: a further member of the request, which gets the verb's name; NULL: none.
  * Returns as network_start(); -EBUSY: too many ask. */
 int network_query(struct network *n, const char *verb, struct json_object *part, network_done *done, void *opaque, struct err *e);
-/* Whether such a question is under way. */
+/* Return whether such a question is under way. */
 bool network_query_runs(const struct network *n, const char *verb);
 /* End the requests under way. why: the error for done(); NULL: done() is not called. */
 void network_queries_end(struct network *n, const struct err *why);

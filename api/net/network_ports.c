@@ -121,7 +121,7 @@ static const struct definition_user *forwards_of(const struct vm *vm, unsigned a
 	return at < vm_live(vm)->ninterfaces ? &vm_live(vm)->interfaces[at].user : &none;
 }
 
-/* Whether the guest's address has to be reserved, because a forward leads to it. */
+/* Return whether the guest's address has to be reserved, because a forward leads to it. */
 static bool needs_address(const struct vm *vm, unsigned at, const struct network_definition *d)
 {
 	const struct definition_user *u = forwards_of(vm, at);
@@ -132,7 +132,7 @@ static bool needs_address(const struct vm *vm, unsigned at, const struct network
 	return false;
 }
 
-/* Whether the interface's tap needs rules. */
+/* Return whether the interface's tap needs rules. */
 static bool needs_rules(const struct vm *vm, unsigned at, const struct network_definition *d)
 {
 	const struct definition_interface *i = &vm_live(vm)->interfaces[at];
@@ -173,7 +173,7 @@ bool network_ports_is_clone(const struct vm *vm, unsigned at)
 	return vm->ports && memcmp(vm->ports->guest_macs[at], no_mac, sizeof(no_mac));
 }
 
-/* Whether the text is an address that a guest can have in the network. */
+/* Return whether the text is an address that a guest can have in the network. */
 static bool is_guests(const struct network_subnet *s, const char *text)
 {
 	struct in_addr a;

@@ -45,9 +45,9 @@ void network_ports_list_reserved(const struct vm *vm, const char *network, struc
  * Returns 0; -EINVAL. */
 int network_ports_check(struct vm_host *host, const struct definition_interface *face, unsigned at, bool is_clone,
 	const struct definition_forward *list, unsigned n, struct err *e);
-/* Whether the guest of the VM's interface has the addresses of the source that the VM was cloned from. */
+/* Return whether the guest of the VM's interface has the addresses of the source that the VM was cloned from. */
 bool network_ports_is_clone(const struct vm *vm, unsigned at);
-/* Whether a VM that starts or runs has rules, or a reserved address, for a tap of that name on the network. */
+/* Return whether a VM that starts or runs has rules, or a reserved address, for a tap of that name on the network. */
 bool network_ports_has_tap(const struct vm_host *host, const char *network, const char *tap);
 /* Reserve an address for a running VM's interface of type network, unless it has one, and send it to the interface's
  * cairn-publish.

@@ -79,7 +79,7 @@ static const struct nlattr *attribute_find(const struct nlmsghdr *m, size_t head
 	return NULL;
 }
 
-/* Whether a link that has been deleted or set down is the bridge of an active network, or a veth of dnsmasq. */
+/* Return whether a link that has been deleted or set down is the bridge of an active network, or a veth of dnsmasq. */
 static bool is_lost_link(struct vm_host *host, const struct nlmsghdr *m)
 {
 	const struct ifinfomsg *i = NLMSG_DATA(m);

@@ -157,7 +157,7 @@ static int work_start(struct port_work *w, bool up, struct err *e)
 	return r ? r : network_process_start(host->loop, host->paths->net_program, request, TIMEOUT_NS, work_done, w, &w->process, e);
 }
 
-/* Whether the call would remove the rules of another VM's tap, which has the name of a removed tap. */
+/* Return whether the call would remove the rules of another VM's tap, which has the name of a removed tap. */
 static bool is_late(const struct port_call *c)
 {
 	return !c->up && network_ports_has_tap(c->all->host, c->network, js_get_str_or(c->port, "tap", ""));

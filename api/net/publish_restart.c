@@ -112,7 +112,7 @@ static void restart_later(struct restart *r, const char *why)
 	waits_end(STEAL_PTR(r->waits), false);
 }
 
-/* Whether the opened ports are those of the interface's forwards, which may have changed meanwhile. */
+/* Return whether the opened ports are those of the interface's forwards, which may have changed meanwhile. */
 static bool ports_fit(const struct restart *r, const struct definition_user *opened)
 {
 	const struct definition_user *u = &interface_of(r)->user;

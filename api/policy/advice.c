@@ -277,7 +277,7 @@ static void vcpus_rule(const struct advice_vm *vm, struct advice_list *ret)
 
 /* ---- resources that run out ---- */
 
-/* Whether the values grow by more than chance, and still do so in the second half of the time. */
+/* Return whether the values grow by more than chance, and still do so in the second half of the time. */
 static bool grows(const double *x, const double *y, size_t n, const struct line_fit *all)
 {
 	struct line_fit late;

@@ -17,7 +17,7 @@ void advice_lacks(struct advice_list *l, const char *rule, const char *fmt, ...)
 
 #define SIZE_TEXT 32
 const char *size_text(double bytes, char buf[SIZE_TEXT]);
-/* Whether a shell takes the text as one word. */
+/* Return whether a shell takes the text as one word. */
 bool word_is_plain(const char *s);
 
 /* Return the first point of the last `hours`. */

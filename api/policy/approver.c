@@ -452,7 +452,7 @@ bool approver_shows(const struct call *c, const struct approval_request *r)
 	return r->asker->uid == c->uid || role_of(c, r) >= schema_find(DIALECT_DAEMON, r->command)->role;
 }
 
-/* Whether the command takes a file, so that only its asker can run it. */
+/* Return whether the command takes a file, so that only its asker can run it. */
 static bool is_run_by_asker(const struct approval_request *r)
 {
 	return schema_find(DIALECT_DAEMON, r->command)->flags & COMMAND_TAKES_FD;

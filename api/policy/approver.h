@@ -26,7 +26,7 @@ int approver_new(struct vm_host *host, call_run_as *run_as, void *context, struc
 /* NULL allowed. */
 void approver_free(struct approver *a);
 
-/* Whether a checked call is an act that waits for approval. */
+/* Return whether a checked call is an act that waits for approval. */
 bool approver_binds(const struct call *c);
 /* Make a request of such a call.
  * Returns 0: the call was approved before, and may continue now, once; 1: the call is taken, and answered later;
@@ -44,7 +44,7 @@ void approver_set_rule(struct call *c, const struct approval_rule *rule);
 
 /* Return the table, for lists. */
 const struct approvals *approver_table(const struct approver *a);
-/* Whether the user of the call may see the request: the asker, and those who could approve it. */
+/* Return whether the user of the call may see the request: the asker, and those who could approve it. */
 bool approver_shows(const struct call *c, const struct approval_request *r);
 
 #endif

@@ -55,7 +55,7 @@ static double waits_of_all(const struct balance_cpu *v, size_t n)
 	return wanted > 0 ? waited / wanted : 0;
 }
 
-/* Whether the bounds let the VM's shares change so that its wait moves towards the mean. */
+/* Return whether the bounds let the VM's shares change so that its wait moves towards the mean. */
 static bool can_move(const struct balance_cpu *v, double mean)
 {
 	return is_busy(v) && (v->wait.part > mean ? v->shares < v->max : v->shares > v->min);

@@ -144,7 +144,7 @@ static void process_begin(struct vm *vm)
 		b->cpu.shares = vm_cgroup_shares_of(b->weight);
 }
 
-/* Whether cpu.weight still has the value that the balancer has written. */
+/* Return whether cpu.weight still has the value that the balancer has written. */
 static bool weight_is_own(struct vm *vm)
 {
 	struct vm_balance *b = vm->balance;

@@ -34,7 +34,7 @@ struct calendar {
 /* Parse an expression.
  * Returns 0; -EINVAL: the sentence says which part is wrong, and has an example. *ret is set on success only. */
 int calendar_parse(const char *text, struct calendar *ret, struct err *e);
-/* Whether it matches more than once in some minute. */
+/* Return whether it matches more than once in some minute. */
 bool calendar_is_frequent(const struct calendar *c);
 
 /* Find the first match after after_s. z: the zone of the expression; NULL: UTC. Returns false: there is none until the

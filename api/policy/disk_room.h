@@ -20,7 +20,7 @@ struct disk_room {
  * counts as having enough space: the start itself reports the fault.
  * done: called once, perhaps inside the call. low: borrowed for the call of done(); NULL: there is no such disk. */
 void disk_room_find(const struct vm *vm, void (*done)(void *opaque, const struct disk_room *low), void *opaque);
-/* Whether the path lies in the folder or in one below it. */
+/* Return whether the path lies in the folder or in one below it. */
 bool disk_room_lies_in(const char *path, const char *folder);
 
 #endif

@@ -210,7 +210,7 @@ static void delay_over(void *opaque)
 	vm_start_resume(vm);
 }
 
-/* Whether the start can begin anew: a state that is handed to it, and a job that runs it, cannot wait. */
+/* Return whether the start can begin anew: a state that is handed to it, and a job that runs it, cannot wait. */
 static bool can_wait(const struct vm *vm)
 {
 	const struct vm_start_opts *o = &vm->start.opts;

@@ -43,7 +43,7 @@ struct hook_delays {
  * Returns 0: there are no hooks; 1: they are asked; -errno. */
 int hook_ask(struct vm *vm, const char *event, bool reboot, void (*answered)(struct vm *vm, const struct hook_answer *a, void *opaque),
 	void *opaque, struct err *e);
-/* Whether the hooks of the event are being asked about the VM. */
+/* Return whether the hooks of the event are being asked about the VM. */
 bool hook_ask_is_under_way(const struct vm *vm, const char *event);
 /* End the hooks that are being asked. answered() follows with HOOK_CANCELLED. */
 void hook_ask_cancel(const struct vm *vm, const char *event);

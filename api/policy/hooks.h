@@ -33,7 +33,7 @@ void hooks_notify(struct hooks *h, struct json_object *event);
 
 /* Return an owned fd of a file that has the object as a line of JSON, and that nobody can change. Returns -errno. */
 int hooks_event_file(struct json_object *o);
-/* Whether an event has a folder of hooks. */
+/* Return whether an event has a folder of hooks. */
 bool hooks_exist(const struct hooks *h, const char *name);
 /* Start cairn-hook for an event, in addition to HOOKS_RUNNING_MAX. o: borrowed. out: its standard output; -1: none.
  * ended: called from the loop when it has ended; then the caller reaps it, closes the pidfd and frees the watch.

@@ -201,7 +201,7 @@ static void wait_begin(struct host_shutdown *s, const struct vm *vm, struct wait
 	*w = (struct wait){ WAITS_FOR_END, loop_now_ns() + (p.deadline_s + wait_s(s, vm)) * CLOCK_NS_PER_S, job_progress_of(vm) };
 }
 
-/* Whether the wait is over. A save that makes progress is awaited for as long as it lasts, unless such a
+/* Return whether the wait is over. A save that makes progress is awaited for as long as it lasts, unless such a
  * definer's VM makes it. */
 static bool wait_is_due(struct host_shutdown *s, struct vm *vm, struct wait *w)
 {
@@ -285,7 +285,7 @@ static struct staged_run *staged_run_of(struct vm_host *host, unsigned parallel,
 	return q;
 }
 
-/* Whether the shutdown cancels the VM's pending restart. A VM with the action `leave` keeps it. */
+/* Return whether the shutdown cancels the VM's pending restart. A VM with the action `leave` keeps it. */
 static bool is_called_off(const struct host_shutdown *s, const struct vm *vm)
 {
 	return restart_is_pending(vm) && vm->start.kind != VM_OP_START && action_of(s, vm) != DEFINITION_LEAVE;

@@ -27,9 +27,9 @@ int host_shutdown_all(struct vm_host *host, int action, bool then_end, struct ca
 struct json_object *host_shutdown_plan(struct vm_host *host, int action);
 /* Free the object. NULL allowed. */
 void host_shutdown_free(struct host_shutdown *s);
-/* Whether the shutdown awaits this VM's end. */
+/* Return whether the shutdown awaits this VM's end. */
 bool host_shutdown_waits_for(const struct vm *vm);
-/* Whether a shutdown is under way that leaves this VM as it is. */
+/* Return whether a shutdown is under way that leaves this VM as it is. */
 bool host_shutdown_leaves(const struct vm *vm);
 /* Report that a VM has ended or will not end. outcome: text for the answer. Does nothing if the shutdown does not await
  * the VM. */

@@ -31,7 +31,7 @@ struct idle {
 
 /* Start or stop counting the VM's idle time after a change of its state. */
 void idle_on_state_change(struct vm *vm);
-/* Whether the VM sleeps and must be woken before the request. */
+/* Return whether the VM sleeps and must be woken before the request. */
 bool idle_has_to_wake(const struct vm *vm, enum vm_trigger t);
 /* Wake the VM. done: called once, before the call returns or from the loop. */
 void idle_wake(struct vm *vm, void (*done)(void *opaque, int r, const struct err *e), void *opaque);

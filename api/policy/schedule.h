@@ -56,7 +56,7 @@ void schedule_print_every(const struct schedule_plan *p, char buf[SCHEDULE_TEXT_
 void schedule_print_keep(const struct schedule_plan *p, char buf[SCHEDULE_TEXT_MAX]);
 void schedule_print_min_free(const struct schedule_plan *p, char buf[SCHEDULE_TEXT_MAX]);
 
-/* Whether free_bytes of a file system of size_bytes is less than the plan's min_free. */
+/* Return whether free_bytes of a file system of size_bytes is less than the plan's min_free. */
 bool schedule_space_is_short(
 	const struct schedule_plan *p, uint64_t free_bytes, uint64_t size_bytes);
 
@@ -78,7 +78,7 @@ enum schedule_due schedule_due(const struct schedule_plan *p, int64_t last_s, in
 
 /* Print a snapshot's name: "auto-2026-11-20T10:00Z". again > 1 adds "-2", … for a name that is taken. */
 void schedule_name(int64_t now_s, unsigned again, char buf[SCHEDULE_NAME_MAX]);
-/* Whether the name has the form of schedule_name(). */
+/* Return whether the name has the form of schedule_name(). */
 bool schedule_is_name(const char *name);
 
 /* ---- retention: which snapshots to keep ---- */

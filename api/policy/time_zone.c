@@ -412,7 +412,7 @@ void time_zone_free(struct time_zone *z)
 
 /* ---- reading the file ---- */
 
-/* Whether the name leads to a file below the folder of tzdata. */
+/* Return whether the name leads to a file below the folder of tzdata. */
 static bool name_is_good(const char *name)
 {
 	size_t len = strlen(name);

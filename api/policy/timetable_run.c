@@ -7,7 +7,7 @@
 #include <string.h>
 #include <time.h>
 
-/* Whether the VM was started after the run began, and the daemon ended in that start: the guest has not run. */
+/* Return whether the VM was started after the run began, and the daemon ended in that start: the guest has not run. */
 static bool start_was_lost(const struct vm *vm, const struct timetable_entry *t)
 {
 	return vm->run != t->begun_run && !vm_state_is_active(vm->state) && !strcmp(vm->reason, "failed");

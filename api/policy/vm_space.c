@@ -330,7 +330,7 @@ static void space_answered(void *opaque, int r, const struct vm_answer *a, const
 		answer_take(vm, a->spaces);
 }
 
-/* Whether it is time to ask the process. bytes: that the guest has written since the last question. */
+/* Return whether it is time to ask the process. bytes: that the guest has written since the last question. */
 static bool is_due(const struct vm *vm, bool writes, uint64_t bytes, uint64_t ns)
 {
 	const struct vm_space *s = vm->space;

@@ -548,7 +548,7 @@ static bool room_make(struct web_hooks *h, const struct web_hook *w)
 	return d;
 }
 
-/* Whether the event tells that no VM has the UUID any more. It also comes when a VM gets another name; after a
+/* Return whether the event tells that no VM has the UUID any more. It also comes when a VM gets another name; after a
  * promotion, another VM may have the UUID. */
 static bool is_undefined(const struct web_hooks *h, struct json_object *event, const uint8_t *uuid)
 {

@@ -17,7 +17,7 @@
 #define QUERY_TIMEOUT_NS (1000000000ULL)
 #define REQUEST_TIMEOUT_NS (10 * 1000000000ULL)
 
-/* Whether the VM has a process that is not about to end; else fail the call. */
+/* Return whether the VM has a process that is not about to end; else fail the call. */
 static bool is_there(struct call *c)
 {
 	struct err e;

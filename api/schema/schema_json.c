@@ -54,7 +54,7 @@ static void add_enum(struct json_object *all, enum field_type t)
 	json_object_array_add(all, o);
 }
 
-/* Whether the command returns a string, a value of any type, or a list of such. */
+/* Return whether the command returns a string, a value of any type, or a list of such. */
 static bool returns_builtin(const struct command *c)
 {
 	return (c->flags & (COMMAND_RETURNS_STRING | COMMAND_RETURNS_ANY)) || (!c->returns && (c->flags & COMMAND_RETURNS_LIST));
@@ -80,7 +80,7 @@ static void put_doc(const struct schema_draft *s, struct json_object *o, const c
 		js_put_str(o, "doc", doc);
 }
 
-/* Whether two types are one. Without descriptions, types that only those distinguish are one, too. */
+/* Return whether two types are one. Without descriptions, types that only those distinguish are one, too. */
 static bool fields_equal(const struct schema_draft *s, const struct field *a, const struct field *b)
 {
 	for (; a->name && b->name; a++, b++)

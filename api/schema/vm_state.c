@@ -185,7 +185,7 @@ static void name_states(unsigned mask, char *buf, size_t size)
 	}
 }
 
-/* Whether the VM already is in the requested state. Then the error suggests no other command. */
+/* Return whether the VM already is in the requested state. Then the error suggests no other command. */
 static bool is_so(enum vm_state state, enum vm_trigger trigger)
 {
 	switch (trigger) {

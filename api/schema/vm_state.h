@@ -93,7 +93,7 @@ const char *vm_state_word(enum vm_state s);
 enum vm_state vm_state_from_word(const char *word);
 /* Return the name of the request's command, for errors: "start", "suspend", …; NULL for an observation. */
 const char *vm_trigger_name(enum vm_trigger t);
-/* Whether a VM in this state has a process. */
+/* Return whether a VM in this state has a process. */
 bool vm_state_is_active(enum vm_state s);
 /* Print the words of all states in which the trigger is legal, separated by commas, for the schema. */
 void vm_trigger_states(enum vm_trigger t, char *buf, unsigned size);

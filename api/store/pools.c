@@ -25,7 +25,7 @@ static bool name_is_good(const char *name)
 	return true;
 }
 
-/* Whether the path is absolute, has no control characters, and has no part that is empty, "." or "..". */
+/* Return whether the path is absolute, has no control characters, and has no part that is empty, "." or "..". */
 static bool target_is_good(const char *path)
 {
 	const char *part = path;

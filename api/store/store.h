@@ -69,14 +69,14 @@ void store_load(struct store *s, void (*found)(void *opaque, const char *name,
  * sentence: the reason and what to do. */
 void store_each_unread(struct store *s, void (*found)(void *opaque, const char *name, const char *sentence),
 	void *opaque);
-/* Whether there is such a VM. */
+/* Return whether there is such a VM. */
 bool store_has_unread(struct store *s);
 /* Check that a newer Cairn wrote no file of the VM. Returns 0; -ENOTSUP. */
 int store_check_vm(struct store *s, const char *name, struct err *e);
 /* Whether a newer Cairn wrote the file, which lies beside the VMs' folder and was loaded before. store_put() then does
  * not change the file, except with STORE_SOON, which does not check this. */
 bool store_is_newer(struct store *s, const char *file);
-/* Whether there is a file of this name beside the VMs' folder, readable or not, or the daemon cannot know it. */
+/* Return whether there is a file of this name beside the VMs' folder, readable or not, or the daemon cannot know it. */
 bool store_has_side_file(struct store *s, const char *file);
 /* Read a file beside the VMs' folder if a newer Cairn wrote the file. The caller owns the object, which is not
  * converted to this version. e: set with the object: why this Cairn does not change the file. Returns NULL if no newer
@@ -100,7 +100,7 @@ int store_keep_draft(struct store *s, const struct store_work *w, const char *na
 void store_drop_draft(struct store *s, const struct store_work *w);
 /* Sync a file of a VM, its folder and that folder's folder. A file that is gone is no failure. */
 void store_sync_file(struct store *s, struct store_work *w, const char *name, const char *file);
-/* Whether the done() of some work is still to be called. If so, the caller runs the loop and asks again. NULL
+/* Return whether the done() of some work is still to be called. If so, the caller runs the loop and asks again. NULL
  * allowed. */
 bool store_owes(const struct store *s);
 /* Write the definition of a VM. At return, the definition survives the daemon's end; it is on stable storage soon
@@ -170,7 +170,7 @@ int store_rename_file(struct store *s, const char *name, const char *from, const
 /* Call w->run() on the thread, after all work that was queued before, such as a renaming of the VM's folder.
  * path: gets the path of the file in the VM's folder. Returns 0; -errno: w stays the caller's. */
 int store_run(struct store *s, const char *name, const char *file, char *path, size_t size, struct store_work *w, struct err *e);
-/* Whether the VM's folder has the file. */
+/* Return whether the VM's folder has the file. */
 bool store_has_file(struct store *s, const char *name, const char *file);
 /* Complete w after all work that was queued before. */
 void store_after(struct store *s, struct store_work *w);

@@ -24,7 +24,7 @@
 #define SECTOR_BYTES 512
 #define LARGE_SECTORS 2048 /* 1 MiB, in the unit of st_blocks */
 
-/* Whether the ext4 on a device has a journal. */
+/* Return whether the ext4 on a device has a journal. */
 static bool has_journal(dev_t dev)
 {
 	char path[64], device[PATH_MAX], file[PATH_MAX + 32], task[32];

@@ -98,7 +98,7 @@ static int lock_try(int fd, struct owner *o)
 	}
 }
 
-/* Whether the path still leads to the open file. */
+/* Return whether the path still leads to the open file. */
 static bool is_current(int fd, const char *path)
 {
 	struct stat ours, there;

@@ -47,7 +47,7 @@ static int upper_sync(const char *path, struct err *e)
 	return up ? store_folder_sync_err(up, e) : err_set_errno(e, -ENOMEM, "%s", path);
 }
 
-/* Whether a sync of the file brings the names of the file and its folders to stable storage. */
+/* Return whether a sync of the file brings the names of the file and its folders to stable storage. */
 static bool names_are_ordered(const struct store_writer *w, const char *path)
 {
 	struct stat st;
@@ -145,7 +145,7 @@ static void pendings_free(struct pending *p)
 	}
 }
 
-/* Whether the operation frees the name of a VM's folder. */
+/* Return whether the operation frees the name of a VM's folder. */
 static bool is_leaving(enum pending_kind kind)
 {
 	return kind == PENDING_CLEAR || kind == PENDING_RENAME;
@@ -457,7 +457,7 @@ static bool has_path(const struct pending *p, const char *path)
 	return p != NULL;
 }
 
-/* Whether an operation on the path is queued or running. Called with the mutex held. */
+/* Return whether an operation on the path is queued or running. Called with the mutex held. */
 static bool is_queued(const struct store_writer *w, const char *path)
 {
 	return has_path(w->first, path) || has_path(w->writing, path);

@@ -106,7 +106,7 @@ static int call_read(const char *folder, struct thread_call *c)
 	return r;
 }
 
-/* Whether the call opens, describes, reads or closes files, and changes none. */
+/* Return whether the call opens, describes, reads or closes files, and changes none. */
 static bool call_only_reads(const struct thread_call *c)
 {
 	static const int calls[] = { SYS_close, SYS_close_range, SYS_read, SYS_readv, SYS_pread64, SYS_preadv, SYS_lseek, SYS_stat,

@@ -77,7 +77,7 @@ static bool values_are_equal(const struct trend_row *a, const struct trend_row *
 	return !memcmp(a->average, b->average, sizeof(a->average)) && !memcmp(a->maximum, b->maximum, sizeof(a->maximum));
 }
 
-/* Whether b continues a and has the same values, so that one row can stand for both. */
+/* Return whether b continues a and has the same values, so that one row can stand for both. */
 static bool trend_row_continues(const struct trend_row *a, const struct trend_row *b, uint32_t step_s)
 {
 	return a->span && a->time == b->time - b->span && a->covered == b->covered && a->span <= UINT32_MAX - b->span &&

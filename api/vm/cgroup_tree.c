@@ -250,7 +250,7 @@ static int scope_open(struct cgroup_tree *t, const struct daemon_paths *p, const
 
 /* ---- a subtree below the daemon's own group ---- */
 
-/* Whether the daemon is the only process of a group. */
+/* Return whether the daemon is the only process of a group. */
 static bool is_alone(const char *folder)
 {
 	CLEANUP_FREE char *text = NULL;

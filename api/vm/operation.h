@@ -90,10 +90,10 @@ void vm_operation_begin(struct vm *vm, const struct vm_operation *op);
 /* Remove the owner, if there is one. */
 void vm_operation_end(struct vm *vm);
 
-/* Whether a start is under way: from its request until the VM runs or the start has failed. */
+/* Return whether a start is under way: from its request until the VM runs or the start has failed. */
 bool vm_is_starting(const struct vm *vm);
 bool vm_is_stopping(const struct vm *vm);
-/* Whether the owner is a save: the process writes the state, or the store makes the file durable. */
+/* Return whether the owner is a save: the process writes the state, or the store makes the file durable. */
 bool vm_is_saving(const struct vm *vm);
 
 #endif

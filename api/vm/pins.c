@@ -457,7 +457,7 @@ static struct row *row_newest(const struct rows *l, const char *image)
 	return newest;
 }
 
-/* Whether the pin, which is due, waits for a further fork. */
+/* Return whether the pin, which is due, waits for a further fork. */
 static bool row_waits(const struct vm_host *host, const struct row *r)
 {
 	const struct row *used;

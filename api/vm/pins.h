@@ -85,9 +85,9 @@ bool pins_remove(struct vm_host *host, const char *overlay);
 /* Record that the image was removed, and with it its pins that are due for deletion. Returns whether the list has
  * changed. */
 bool pins_remove_image(struct vm_host *host, const char *image);
-/* Whether the file reads its backing file at a pin, so that the backing file may be written. */
+/* Return whether the file reads its backing file at a pin, so that the backing file may be written. */
 bool pins_has_overlay(const struct vm_host *host, const char *path);
-/* Whether there is such a file. */
+/* Return whether there is such a file. */
 bool pins_has_any(const struct vm_host *host);
 /* The number of overlays that read a pin, or may read it (pins_add_either()); 0: the pin is due for deletion. */
 struct pin_use {
@@ -108,7 +108,7 @@ void pins_idle_end(struct vm_host *host, const char *image);
 uint64_t pins_idle_until(const struct vm_host *host);
 /* Whether the list has a pin that is due for deletion, does not wait, and that no VM's process was asked to delete. */
 bool pins_are_due(const struct vm_host *host);
-/* Whether `by`'s process was asked to delete pins and has not answered. */
+/* Return whether `by`'s process was asked to delete pins and has not answered. */
 bool pins_are_asked(const struct vm_host *host, const struct vm *by);
 /* Get up to `max` ids of the image's pins that are due for deletion and do not wait, and note that `by`'s process is
  * asked to delete them: pins_answered() has to follow. Returns their number. */

@@ -49,7 +49,7 @@ int quota_check_new(const struct vm_host *host, const struct definition *def, co
 	struct err *e);
 /* Check that no quota of the VM's definer is exceeded when the VM takes `more` of an item. Returns 0; -EDQUOT. */
 int quota_check_more(const struct vm *vm, enum quota_item item, uint64_t more, struct err *e);
-/* Whether a quota that binds the definer of `def` limits the item. */
+/* Return whether a quota that binds the definer of `def` limits the item. */
 bool quota_limits(const struct vm_host *host, const struct definition *def, enum quota_item item);
 
 /* Check as quota_check_new() does, and claim the room, except that of runs. *ret: owned. Returns 0; -EDQUOT. */

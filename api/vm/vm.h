@@ -313,9 +313,9 @@ int vm_live_interface(const struct vm *vm, const char *which, struct err *e);
 void vm_live_drop(struct vm *vm);
 /* Note that the VM's process has changed to this definition, and store it. d: taken. */
 void vm_live_replace(struct vm *vm, struct definition *d);
-/* Whether the VM is suspended or saved because it was idle. */
+/* Return whether the VM is suspended or saved because it was idle. */
 bool vm_sleeps(const struct vm *vm);
-/* Whether the VM runs and its next start will use a different definition. */
+/* Return whether the VM runs and its next start will use a different definition. */
 bool vm_is_pending(const struct vm *vm);
 /* The same, except for keys that a command can change in the running VM: links, limits and egress rules of
  * interfaces, and disks. */

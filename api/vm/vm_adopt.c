@@ -20,7 +20,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Whether the end file records a later start than state.json. Then vm->run becomes the number of that start. */
+/* Return whether the end file records a later start than state.json. Then vm->run becomes the number of that start. */
 static bool run_missed(struct vm *vm, int end_fd)
 {
 	uint64_t run;

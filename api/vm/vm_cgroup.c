@@ -271,7 +271,7 @@ static bool has_process(const struct vm *vm)
 
 static void sweep_later(struct vm_host *host, uint64_t ns);
 
-/* Whether a VM with a process is in the group of this name in the daemon's tree. */
+/* Return whether a VM with a process is in the group of this name in the daemon's tree. */
 static bool is_used(const struct vm_host *host, const uint8_t uuid[16])
 {
 	for (size_t i = 0; i < host->nvms; i++)

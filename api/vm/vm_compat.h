@@ -12,7 +12,7 @@
 struct err;
 struct vm;
 
-/* Whether an older version of Cairn started the VM's process. */
+/* Return whether an older version of Cairn started the VM's process. */
 bool vm_compat_is_old(const struct vm *vm);
 /* Check that the VM has no process of an older version, for work that such a process cannot do.
  * Returns 0; -ENOTSUP with an error that names the VM and the remedy. */

@@ -766,7 +766,7 @@ static void adopt_again(struct vm_process *p)
 	busy_end(p);
 }
 
-/* Whether an error of adopt_connect() says nothing about the process. */
+/* Return whether an error of adopt_connect() says nothing about the process. */
 static bool adopt_may_wait(int r)
 {
 	return r == -EAGAIN || r == -EMFILE || r == -ENFILE || r == -ENOMEM || r == -ENOBUFS;

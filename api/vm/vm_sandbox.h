@@ -36,13 +36,13 @@ struct err;
 /* The name of a namespace in /proc/PID/ns. */
 const char *vm_sandbox_space_name(enum vm_sandbox_space space);
 
-/* Whether there is a namespace that processes can enter or make themselves. */
+/* Return whether there is a namespace that processes can enter or make themselves. */
 bool vm_sandbox_has_spaces(const struct vm_sandbox *s);
 
-/* Whether processes are created in pid namespaces of their own. */
+/* Return whether processes are created in pid namespaces of their own. */
 bool vm_sandbox_makes_pids(const struct vm_sandbox *s);
 
-/* Whether the daemon's VMs have a namespace if the host does not lack it. */
+/* Return whether the daemon's VMs have a namespace if the host does not lack it. */
 bool vm_sandbox_space_is_needed(enum vm_sandbox_space space);
 
 /* Why the host, or the daemon's rights, lack a namespace, or the user ids. NULL: they do not. */

@@ -19,12 +19,12 @@ struct vm_process_paths;
  * process of that VM runs.
  * *ret_fd: owned, close-on-exec. Returns 0; -errno. */
 int vm_socket_listen(int run_dir, const char *name, int *ret_fd, struct err *e);
-/* Whether the socket of VM `name` has been created, by this daemon or one that gave it the same name. */
+/* Return whether the socket of VM `name` has been created, by this daemon or one that gave it the same name. */
 bool vm_socket_exists(int run_dir, const char *name);
 /* Whether an older daemon gave the VM's socket a name that may be another VM's, too: of a long name it took a hash, and
  * another VM's name may be that hash. */
 bool vm_socket_old_name_is_hash(const char *name);
-/* Whether an older daemon gave the sockets of two VMs the same name. */
+/* Return whether an older daemon gave the sockets of two VMs the same name. */
 bool vm_socket_old_names_meet(const char *a, const char *b);
 /* Connect to the socket of VM `name`.
  * owns_hash: if it has no socket of today's name, connect to that of the old name, although this is a hash; false: only

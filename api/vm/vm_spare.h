@@ -45,7 +45,7 @@ void vm_spare_process_end(struct vm_host *host, struct vm_spare_process *p);
 /* End the spare with this UUID, if there is one. */
 void vm_spare_drop(struct vm_host *host, const uint8_t uuid[16]);
 
-/* Whether a spare has the user id; the UUID. */
+/* Return whether a spare has the user id; the UUID. */
 bool vm_spares_have_uid(const struct vm_host *host, uid_t uid);
 bool vm_spares_have(const struct vm_host *host, const uint8_t uuid[16]);
 /* End all spares, without waiting for them. */

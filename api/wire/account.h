@@ -53,7 +53,7 @@ struct account_call {
 struct accounts *accounts_new(void (*wake)(void *opaque), void *opaque);
 /* All members have left; calls may be open. NULL allowed. */
 void accounts_free(struct accounts *all);
-/* Whether no client, call or byte is counted any more. */
+/* Return whether no client, call or byte is counted any more. */
 bool accounts_are_empty(const struct accounts *all);
 
 /* Put a client into the account of its user, or into that of all strangers. A client that leaves another account for
@@ -65,14 +65,14 @@ const struct account_limits *account_limits(const struct account_member *m);
 
 /* Tell how many bytes the client has in input and in unread output now. */
 void account_set_bytes(struct account_member *m, size_t in_bytes, size_t out_bytes);
-/* Whether the account exceeds its limit. */
+/* Return whether the account exceeds its limit. */
 bool account_in_exceeded(const struct account_member *m);
 bool account_out_exceeded(const struct account_member *m);
 
 /* Let the client wait for its turn, behind the account's other clients. No effect if it waits already. */
 void account_wait(struct account_member *m);
 void account_wait_end(struct account_member *m);
-/* Whether accounts_next() would return a client. */
+/* Return whether accounts_next() would return a client. */
 bool accounts_wait(const struct accounts *all);
 /* Return the client whose turn it is, which waits no longer. NULL: none waits that may run. */
 struct account_member *accounts_next(struct accounts *all);

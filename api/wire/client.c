@@ -202,7 +202,7 @@ static int command_send(struct client *c, const char *command, struct json_objec
 	return client_send(c, o, fd, e);
 }
 
-/* Whether the daemon greets or refuses a new client within GREETING_TIMEOUT_S. */
+/* Return whether the daemon greets or refuses a new client within GREETING_TIMEOUT_S. */
 static bool daemon_works(const struct client *c)
 {
 	CLEANUP_CLOSE int fd = -1;

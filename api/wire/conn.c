@@ -126,7 +126,7 @@ static void conn_drop(struct conn *c)
 
 /* ---- sending to clients ---- */
 
-/* Whether there is room for an answer. Without room, the client's commands wait until it has read. */
+/* Return whether there is room for an answer. Without room, the client's commands wait until it has read. */
 static bool conn_has_room(const struct conn *c)
 {
 	return unsent_bytes(c) + ANSWER_BYTES <= account_limits(&c->member)->client_out_bytes && c->out.fds + c->held.fds < UNSENT_FDS_MAX;
@@ -138,7 +138,7 @@ static bool conn_may_read(const struct conn *c)
 		conn_has_room(c);
 }
 
-/* Whether all received data is handled. */
+/* Return whether all received data is handled. */
 static bool conn_is_done(const struct conn *c)
 {
 	return !c->call && !c->receiving && !c->files_wait && c->in_at == c->in_len;
@@ -493,7 +493,7 @@ static void conn_rank(struct conn *c)
 	c->wire.limits = &account_limits(&c->member)->text;
 }
 
-/* Whether the limits allow this client. Every local user may connect as soon as any permission entry exists, and
+/* Return whether the limits allow this client. Every local user may connect as soon as any permission entry exists, and
  * without limits one user could take all connections. */
 static bool has_place(const struct conn *c)
 {

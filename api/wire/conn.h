@@ -101,7 +101,7 @@ enum dialect conn_dialect(const struct conn *c);
 enum role conn_role(const struct conn *c);
 /* Return the client's role for one VM. uuid: NULL: for all VMs. */
 enum role conn_role_for(const struct conn *c, const uint8_t *uuid);
-/* Whether the client has a role for any VM. */
+/* Return whether the client has a role for any VM. */
 bool conn_known(const struct conn *c);
 /* Return the client's credentials. The array of groups is borrowed from c. */
 struct peer conn_peer(const struct conn *c);

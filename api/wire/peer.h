@@ -22,7 +22,7 @@ struct peer {
 	size_t ngroups;
 };
 
-/* Whether this is root or the daemon's own user, whom no role and no limit binds. */
+/* Return whether this is root or the daemon's own user, whom no role and no limit binds. */
 static inline bool uid_is_root_or_own(uid_t uid)
 {
 	return uid == 0 || uid == geteuid();

@@ -404,7 +404,7 @@ static void pflash_save(struct device *d, struct state_writer *w)
 	}
 }
 
-/* Whether the writes so far can have led here: buffer_put() trusts count and filled. */
+/* Return whether the writes so far can have led here: buffer_put() trusts count and filled. */
 static bool mode_ok(const struct pflash_mode *m, uint32_t bytes)
 {
 	static const uint8_t cycles[256] = { [CMD_PROGRAM] = 1, [CMD_PROGRAM_2] = 1, [CMD_ERASE] = 1, [CMD_LOCK] = 1,

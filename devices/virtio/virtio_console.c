@@ -147,7 +147,7 @@ static size_t port_write(struct port *p, const struct virtqueue_elem *el)
 	return cost;
 }
 
-/* Whether the console takes the request's data now. If not, port_input_ready() comes when it has more room. */
+/* Return whether the console takes the request's data now. If not, port_input_ready() comes when it has more room. */
 static bool port_has_room(struct port *p, const struct virtqueue_elem *el)
 {
 	size_t len = 0;

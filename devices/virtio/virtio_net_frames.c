@@ -34,7 +34,7 @@ static void frame_charge(unsigned *budget, uint64_t bytes)
 	*budget -= (unsigned)MIN(cost, (uint64_t)*budget);
 }
 
-/* Whether the direction's limit lets a frame pass. If not, the pair's queue is served again when it does. */
+/* Return whether the direction's limit lets a frame pass. If not, the pair's queue is served again when it does. */
 static bool frame_may_pass(struct net_pair *p, unsigned direction)
 {
 	struct net_limit *limit = &p->n->limits[direction];

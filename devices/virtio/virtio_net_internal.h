@@ -104,7 +104,7 @@ static inline uint64_t net_ring_features(const struct virtio_net *n)
 	return n->v.features & (VIRTIO_F_VERSION_1 | VIRTIO_F_EVENT_IDX | VIRTIO_F_INDIRECT_DESC | NET_F_MRG_RXBUF);
 }
 
-/* Whether the driver uses the pair. */
+/* Return whether the driver uses the pair. */
 static inline bool net_pair_is_used(const struct net_pair *p)
 {
 	return p->index < p->n->pairs_used;
@@ -142,9 +142,9 @@ void net_pair_done(struct net_pair *p);
 
 /* Begin to note them. Returns false without a file or memory. */
 bool net_flows_begin(struct virtio_net *n);
-/* Whether the frame that the pair holds may pass. If not, its sender has been answered. */
+/* Return whether the frame that the pair holds may pass. If not, its sender has been answered. */
 bool net_flow_receives(struct net_pair *p);
-/* Whether a frame of the guest may pass. */
+/* Return whether a frame of the guest may pass. */
 bool net_flow_sends(struct virtio_net *n, const struct iovec *iov, unsigned niov);
 /* Let the pair, which holds nothing, hold the next frame that is due to the guest. Returns false if there is none. */
 bool net_flow_answer_take(struct net_pair *p);
@@ -156,7 +156,7 @@ bool net_flow_answer_take(struct net_pair *p);
 int net_vhost_new(struct net_pair *p, int fd);
 /* The loop's thread has ended. */
 void net_vhost_free(struct net_pair *p);
-/* Whether vhost serves the pair; if it can, it begins to. On the loop. */
+/* Return whether vhost serves the pair; if it can, it begins to. On the loop. */
 bool net_vhost_serves(struct net_pair *p);
 bool net_vhost_is_on(const struct net_pair *p);
 /* Take the pair's queues, or those of all pairs, back from vhost. Afterwards the kernel uses no guest memory. The

@@ -52,7 +52,7 @@ struct vsock_credit {
 bool vsock_credit_receive(struct vsock_credit *c, uint32_t bytes, uint32_t alloc);
 /* Count data that left the receive buffer. */
 void vsock_credit_forward(struct vsock_credit *c, uint32_t bytes);
-/* Whether so much of the buffer has become free that the guest should get a credit update. */
+/* Return whether so much of the buffer has become free that the guest should get a credit update. */
 bool vsock_credit_is_due(const struct vsock_credit *c, uint32_t alloc);
 /* Return how many bytes the guest has room for. */
 uint32_t vsock_credit_room(const struct vsock_credit *c);

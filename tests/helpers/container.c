@@ -83,7 +83,7 @@ static bool has(struct json_object *list, const char *word)
 	return false;
 }
 
-/* Whether a rule counts on x86-64 for a process without capabilities. */
+/* Return whether a rule counts on x86-64 for a process without capabilities. */
 static bool rule_counts(struct json_object *rule)
 {
 	struct json_object *in = member(rule, "includes"), *ex = member(rule, "excludes");

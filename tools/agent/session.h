@@ -37,7 +37,7 @@ void session_watch(const struct session *s, struct pollfd p[SESSION_FDS]);
 void session_serve(struct session *s, const struct pollfd p[SESSION_FDS]);
 /* Look whether the program has exited, after SIGCHLD. */
 void session_child(struct session *s);
-/* Whether the session has neither a connection nor a process, so another one may begin. */
+/* Return whether the session has neither a connection nor a process, so another one may begin. */
 bool session_is_over(const struct session *s);
 
 /* Queue a frame; there is always room for one that is not output. */

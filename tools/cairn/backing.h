@@ -8,7 +8,7 @@
 struct err;
 struct json_object;
 
-/* Whether the file has a qcow2 header. This process reads it, because the daemon reads no image. */
+/* Return whether the file has a qcow2 header. This process reads it, because the daemon reads no image. */
 bool image_looks_like_qcow2(const char *path);
 
 /* Add the member "backing" to a disk.

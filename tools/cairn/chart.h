@@ -19,7 +19,7 @@ struct chart {
 
 /* Number of columns of the terminal; 80 without one. */
 unsigned chart_columns(void);
-/* Whether the locale's characters are UTF-8. */
+/* Return whether the locale's characters are UTF-8. */
 bool chart_is_utf8(void);
 /* Return how many points fit side by side. */
 size_t chart_points(unsigned columns, bool utf8);

@@ -106,7 +106,7 @@ bool option_flag(const struct cli *c, const char *name);
 const char *option_value(const struct cli *c, const char *name); /* NULL: not given */
 /* Collect all values of a repeatable option, at most max. Returns their number. */
 size_t option_values(const struct cli *c, const char *name, const char **values, size_t max);
-/* Whether the list of words, such as "a|b|c", has this word. between: the separator. */
+/* Return whether the list of words, such as "a|b|c", has this word. between: the separator. */
 bool words_have(const char *words, char between, const char *word);
 /* Write the list "a|b|c", whose separator is `between`, as "a, b or c". */
 void words_or(const char *words, char between, char *buf, size_t size);

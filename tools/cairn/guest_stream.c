@@ -13,7 +13,7 @@ void guest_stream_hide_controls(char *data, size_t len, struct utf8_stream *stre
 	utf8_stream_clean(stream ? stream : &(struct utf8_stream){ 0 }, data, len, "\n\t\r");
 }
 
-/* Whether a text is valid UTF-8 without control characters other than newlines and tabs. */
+/* Return whether a text is valid UTF-8 without control characters other than newlines and tabs. */
 static bool is_plain(const char *text)
 {
 	CLEANUP_FREE char *copy = must_alloc(strdup(text));

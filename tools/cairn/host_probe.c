@@ -441,7 +441,7 @@ static void tun_probe(struct host_check *c)
 		: "as root: modprobe tun; interfaces of type user need no tap");
 }
 
-/* Whether a line of the file contains the text. */
+/* Return whether a line of the file contains the text. */
 static bool file_has(const char *path, const char *text)
 {
 	FILE *f = fopen(path, "re");

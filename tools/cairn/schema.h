@@ -6,7 +6,7 @@
 
 /* Return the schema of the daemon that was built with this program, as query-qmp-schema answers. The caller owns it. */
 struct json_object *schema_load(void);
-/* Whether a command changes something. */
+/* Return whether a command changes something. */
 bool schema_mutates(const char *command);
 /* Find a command, an event or a type by name. Borrowed; NULL: none. */
 struct json_object *schema_entry(struct json_object *schema, const char *name);

@@ -13,7 +13,7 @@ struct json_object;
 
 /* Write an image. files: object of texts. force: replace an existing file. Returns 0; -EEXIST; -errno. */
 int seed_image_write(struct json_object *files, const char *path, bool force, struct err *e);
-/* Whether the file is an image with cloud-init's label. */
+/* Return whether the file is an image with cloud-init's label. */
 bool seed_image_is(const char *path);
 /* Read an image. The caller owns *ret_files. Returns 0; -EIO: cairn-seed could not read it; -errno. */
 int seed_image_read(const char *path, struct json_object **ret_files, struct err *e);

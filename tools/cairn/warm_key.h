@@ -21,12 +21,12 @@ struct warm_key;
 struct warm_key *warm_key_new(const struct config *c, const char *root, const char *program, const char **ret_why);
 void warm_key_free(struct warm_key *k);
 
-/* Whether the key with these bytes has the identity of a file. */
+/* Return whether the key with these bytes has the identity of a file. */
 bool warm_key_has_file(const uint8_t *key, size_t len, const struct stat *file);
 const uint8_t *warm_key_bytes(const struct warm_key *k, size_t *ret_len);
 /* A name for a file, which may be that of another key, too. */
 const char *warm_key_name(const struct warm_key *k);
-/* Whether the files that were read after warm_key_new() are those of the key. */
+/* Return whether the files that were read after warm_key_new() are those of the key. */
 bool warm_key_holds(const struct warm_key *k);
 
 #endif

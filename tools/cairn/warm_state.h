@@ -36,7 +36,7 @@ struct warm_state_info {
 
 /* List the states. Returns their number, and *ret, which the caller frees. */
 size_t warm_states_list(struct warm_state_info **ret);
-/* Whether a file is one of those that the guest of a state was made of. */
+/* Return whether a file is one of those that the guest of a state was made of. */
 bool warm_state_has_file(const char *name, const struct stat *file);
 void warm_state_remove(const char *name);
 

@@ -111,7 +111,7 @@ static void link_begin(const char *daemon, const pthread_attr_t *attr, const str
 	free(w);
 }
 
-/* Whether this process is the user's in every respect. */
+/* Return whether this process is the user's in every respect. */
 static bool is_user(const char *text)
 {
 	char mine[16];

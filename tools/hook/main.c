@@ -66,7 +66,7 @@ struct who {
 
 /* ---- which files are hooks ---- */
 
-/* Whether the file is one that only root or this user can change. path: for the log. */
+/* Return whether the file is one that only root or this user can change. path: for the log. */
 static bool is_trusted(const struct stat *st, const char *path)
 {
 	if (st->st_uid != 0 && st->st_uid != geteuid())
@@ -298,7 +298,7 @@ static int hook_watch(pid_t pid, int pipe_fd, unsigned seconds, struct output *o
 	return status;
 }
 
-/* Whether a hook that decides requests a delay. */
+/* Return whether a hook that decides requests a delay. */
 static bool is_later(const struct who *who, int status)
 {
 	return who->decide && status != -1 && WIFEXITED(status) && WEXITSTATUS(status) == EX_TEMPFAIL;

@@ -226,7 +226,7 @@ int img_replacement_open(const char *tmp, int old);
 
 /* Get the format from its name; "file" and "host_device" mean raw, as in QEMU's headers. Returns 0; -EINVAL or -ENOTSUP
  * with a sentence. */
-/* Whether QEMU has this format and Cairn does not. */
+/* Return whether QEMU has this format and Cairn does not. */
 bool img_format_is_qemus(const char *name);
 int img_format_parse(const char *name, enum block_format *ret, struct err *e);
 

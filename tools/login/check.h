@@ -29,7 +29,7 @@ struct check_result {
  * ret_fd: the process writes a struct check_result to it; owned, does not block.
  * Returns 0; -errno. */
 int check_start(const struct login_ask *a, bool allow_root, pid_t *ret_pid, int *ret_fd);
-/* Whether the bytes read are a valid result. */
+/* Return whether the bytes read are a valid result. */
 bool check_result_is_valid(const struct check_result *r, size_t bytes);
 
 #endif

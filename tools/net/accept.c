@@ -93,7 +93,7 @@ static bool is_foreign(const char *family, const char *table)
 	return (!strcmp(family, "ip") || !strcmp(family, "ip6") || !strcmp(family, "inet")) && strncmp(table, "cairn_", 6) != 0;
 }
 
-/* Whether the table has Docker's chain for rules of users. */
+/* Return whether the table has Docker's chain for rules of users. */
 static bool table_has_docker(struct json_object *list, const char *family, const char *table)
 {
 	for (size_t i = 0; i < json_object_array_length(list); i++) {

@@ -23,11 +23,11 @@ size_t address_len(const struct address *a);
 /* Compare as numbers; both of one family. */
 int address_compare(const struct address *a, const struct address *b);
 bool address_equal(const struct address *a, const struct address *b);
-/* Whether the first `prefix` bits are equal; false for different families. */
+/* Return whether the first `prefix` bits are equal; false for different families. */
 bool address_shares_prefix(const struct address *a, const struct address *b, unsigned prefix);
-/* Whether it is 127.0.0.0/8, ::1 or unspecified. */
+/* Return whether it is 127.0.0.0/8, ::1 or unspecified. */
 bool address_is_loopback(const struct address *a);
-/* Whether hosts may have it: no multicast, broadcast, loopback, unspecified address. */
+/* Return whether hosts may have it: no multicast, broadcast, loopback, unspecified address. */
 bool address_is_unicast(const struct address *a);
 /* The first address of the network: all bits after the prefix are 0. */
 struct address address_network(const struct address *a, unsigned prefix);
@@ -35,7 +35,7 @@ struct address address_network(const struct address *a, unsigned prefix);
 struct address address_last(const struct address *a, unsigned prefix);
 /* Return the next (by = 1) or previous (by = -1) address. */
 struct address address_step(const struct address *a, int by);
-/* Whether the address is the first or (IPv4) the last of its network, which no host has. */
+/* Return whether the address is the first or (IPv4) the last of its network, which no host has. */
 bool address_is_edge(const struct address *a, unsigned prefix);
 
 #define MAC_BYTES 6

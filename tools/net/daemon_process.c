@@ -45,7 +45,7 @@ int request_text_write(const struct request *req, const char *name, const char *
 	return 1;
 }
 
-/* Whether an argument of the process has the network's mark. */
+/* Return whether an argument of the process has the network's mark. */
 static bool process_is_ours(const struct daemon_process *p, const struct request *req, pid_t pid)
 {
 	char path[64], text[256] = "";

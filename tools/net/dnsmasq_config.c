@@ -13,7 +13,7 @@
 
 /* ---- name servers of the host ---- */
 
-/* Whether the file names a server that is not on loopback. */
+/* Return whether the file names a server that is not on loopback. */
 static bool resolv_is_reachable(const char *path)
 {
 	CLEANUP_FREE char *text = NULL;

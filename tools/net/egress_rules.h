@@ -17,7 +17,7 @@ struct service;
 /* Print the chains `egress`, for packets to others, and `input`, for those to the host, with their sets, if the
  * network has rules. A packet that may pass returns from `egress`. */
 void egress_rules_print(FILE *f, const struct network *n, const struct service *s);
-/* Whether it is the name of a set with open addresses of a name that the network's rules have. */
+/* Return whether it is the name of a set with open addresses of a name that the network's rules have. */
 bool egress_has_set(const struct network *n, const char *name);
 /* Print the rules of the chain prerouting of the table of the family bridge: only dnsmasq's link has its address. */
 void egress_bridge_print(FILE *f, const struct network *n);

@@ -38,7 +38,7 @@ int forks_read(struct operation *o, struct err *e);
 /* If the source of the port's fork is a fork itself, take the addresses that the source's guest has at present: it
  * may have started again. Behind forks_read(). Returns 0; -errno with a sentence. */
 int fork_source_read(struct operation *o, struct port *p, struct err *e);
-/* Whether a fixed host of the definition has the MAC address of a fork or the address. a: NULL allowed. */
+/* Return whether a fixed host of the definition has the MAC address of a fork or the address. a: NULL allowed. */
 bool fork_is_host(const struct dhcp_host *h, const uint8_t mac[MAC_BYTES], const struct address *a);
 /* Check that no fixed host of the definition has the address of a fork with another MAC address: dnsmasq would lease it
  * a second time. Returns 0; -EEXIST with a sentence. */

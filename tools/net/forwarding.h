@@ -30,7 +30,7 @@ int forwarding_plan(struct nft *nft, const struct network *n, const struct uplin
 int forwarding_enable(const struct network *n, const struct forwarding *f, struct err *e);
 /* Switch off the settings that no other network has in its sets. */
 int forwarding_disable(struct nft *nft, const struct network *n, struct err *e);
-/* Whether packets pass between the bridge and these uplinks. */
+/* Return whether packets pass between the bridge and these uplinks. */
 bool forwarding_is_complete(const struct network *n, const struct uplinks *up);
 
 /* Write a number to /proc/sys/net/FAMILY/conf/LINK/KEY. Returns 0; -errno with a sentence. */

@@ -120,7 +120,7 @@ static void rule_read_ipv6(const struct ip6t_entry *e, struct rule *ret)
 			(ip->flags & ~IP6T_F_GOTO) || (ip->invflags & ~(IP6T_INV_VIA_IN | IP6T_INV_VIA_OUT)) };
 }
 
-/* Whether a part of so many bytes lies within a limit, where a structure may begin. */
+/* Return whether a part of so many bytes lies within a limit, where a structure may begin. */
 static bool part_fits(size_t at, size_t bytes, size_t limit)
 {
 	return at % _Alignof(struct xt_entry_target) == 0 && at <= limit && limit - at >= bytes;

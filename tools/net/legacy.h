@@ -14,7 +14,7 @@ struct legacy_table {
 	bool ipv6;
 };
 
-/* Whether the calling network namespace has a filter table, in which packets of guests may be dropped. */
+/* Return whether the calling network namespace has a filter table, in which packets of guests may be dropped. */
 bool legacy_table_exists(bool ipv6);
 /* Read the table, which must exist: asking for another one would create it.
  * ret: the caller frees it with legacy_table_done(). Returns 0; -EPERM without CAP_NET_RAW; -errno. */

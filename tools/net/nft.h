@@ -40,7 +40,7 @@ struct nft_element {
  * none. Returns 0; -errno with a sentence. */
 int nft_bridge_elements(struct nft *n, const char *table, const char *set, struct nft_element **ret, size_t *ret_n, struct err *e);
 
-/* Whether a name of a table or chain that somebody else chose can stand in a command. */
+/* Return whether a name of a table or chain that somebody else chose can stand in a command. */
 bool nft_name_is_plain(const char *name);
 
 #endif

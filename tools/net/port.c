@@ -218,7 +218,7 @@ static int addresses_collect(struct change *c, struct err *e)
 
 /* ---- forks and reserved addresses ---- */
 
-/* Whether the request gives the port an address. */
+/* Return whether the request gives the port an address. */
 static bool wants_address(const struct request *req, const struct port *p)
 {
 	return req->verb != VERB_PORT_DOWN && (p->fork.given || p->reserve);
@@ -388,7 +388,7 @@ static bool mac_stays(const struct change *c, const uint8_t mac[MAC_BYTES])
 	return false;
 }
 
-/* Whether an earlier row has the same tap. */
+/* Return whether an earlier row has the same tap. */
 static bool is_second(const struct change *c, size_t at)
 {
 	for (size_t i = 0; i < at; i++)

@@ -40,7 +40,7 @@ int reading_member(const struct reading *r, const char *key, struct json_object 
 int reading_text_at(const struct reading *r, const char *key, struct json_object *array, size_t at, const char **ret,
 	struct err *e);
 
-/* Whether the text is a name as DNS has it. */
+/* Return whether the text is a name as DNS has it. */
 bool host_name_is_valid(const char *name);
 
 #endif

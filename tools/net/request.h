@@ -175,17 +175,17 @@ int request_parse(const char *text, size_t len, struct request *ret, struct err 
 void request_done(struct request *r);
 
 /* Whether the network has a dnsmasq: DHCP, DNS or router advertisements. */
-/* Whether it has macvtap links in place of a bridge. */
+/* Return whether it has macvtap links in place of a bridge. */
 bool network_is_direct(const struct network *n);
 bool network_has_dnsmasq(const struct network *n);
-/* Whether the egress rules have names, so that cairn-dns answers the guests. */
+/* Return whether the egress rules have names, so that cairn-dns answers the guests. */
 bool network_has_names(const struct network *n);
-/* Whether the guests reach each other only, and not the host: an isolated network without addresses. */
+/* Return whether the guests reach each other only, and not the host: an isolated network without addresses. */
 bool network_is_apart(const struct network *n);
-/* Whether the host passes on packets between the network and others. */
+/* Return whether the host passes on packets between the network and others. */
 bool network_is_forwarded(const struct network *n);
 bool port_has_guest_mac(const struct port *p);
-/* Whether the text may be the name of a link, and can stand in a rule of nft. */
+/* Return whether the text may be the name of a link, and can stand in a rule of nft. */
 bool link_name_is_valid(const char *name);
 
 #endif

@@ -7,7 +7,7 @@
 
 /* Read and check the object `key`; absent: ret->given is false. Returns 0; -EINVAL. */
 int subnet_read(const struct reading *up, const char *key, int family, struct subnet *ret, struct err *e);
-/* Whether the address may be dnsmasq's: inside the network, no edge, not the bridge's and no host's. */
+/* Return whether the address may be dnsmasq's: inside the network, no edge, not the bridge's and no host's. */
 bool subnet_service_is_valid(const struct subnet *s, const struct address *a);
 /* Choose dnsmasq's address. Returns 0; -ENOSPC with a sentence: the network is full of hosts. */
 int subnet_service_choose(const struct subnet *s, struct address *ret, struct err *e);

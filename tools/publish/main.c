@@ -128,7 +128,7 @@ static struct sockaddr_in guest_of(const struct publisher *p, unsigned at)
 	return (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = k->to, .sin_addr = k->guest.s_addr ? k->guest : p->address };
 }
 
-/* Whether the forward has an address to lead to, and room for a client. */
+/* Return whether the forward has an address to lead to, and room for a client. */
 static bool published_serves(const struct publisher *p, unsigned at)
 {
 	return !p->control.holds && p->tap.name[0] && guest_of(p, at).sin_addr.s_addr && (p->list[at].udp || p->relays.n < RELAYS_MAX);

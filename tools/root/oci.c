@@ -107,7 +107,7 @@ static bool has_tag(struct json_object *descriptor, const char *tag)
 	return name && !strcmp(name, tag);
 }
 
-/* Whether a manifest is for this host. Without a platform, its configuration tells. */
+/* Return whether a manifest is for this host. Without a platform, its configuration tells. */
 static bool is_for_host(struct json_object *descriptor)
 {
 	struct json_object *platform = js_get(descriptor, "platform");

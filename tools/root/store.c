@@ -83,7 +83,7 @@ static struct member *member_add(struct store *s, const char *name)
 
 /* ---- archive ---- */
 
-/* Whether an archive of a layout may have a file of this name. Docker adds its own description. */
+/* Return whether an archive of a layout may have a file of this name. Docker adds its own description. */
 static bool is_member(const char *name)
 {
 	return !strncmp(name, "blobs", 5) || !strcmp(name, "oci-layout") || !strcmp(name, "index.json") || !strcmp(name, "manifest.json") ||

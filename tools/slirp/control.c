@@ -274,7 +274,7 @@ static void daemon_receive(struct control *c)
 	}
 }
 
-/* Whether fd is a bound socket of this address, "tcp:127.0.0.1:8022". */
+/* Return whether fd is a bound socket of this address, "tcp:127.0.0.1:8022". */
 static bool socket_is(int fd, const char *text)
 {
 	struct sockaddr_in6 own = { 0 }; /* an IPv4 one has its port at the same place */

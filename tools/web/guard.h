@@ -50,7 +50,7 @@ bool guard_host_fits(const struct guard *g, const char *host);
 /* Does the request come from a page of this server? host: its checked header Host. A NULL origin does not fit. */
 bool guard_origin_fits(const struct guard *g, const char *origin, const char *host);
 
-/* Whether the token fits; if it does, make a new one. */
+/* Return whether the token fits; if it does, make a new one. */
 bool guard_token_take(struct guard *g, const char *token);
 /* Returns the id of a session that may begin later. */
 int guard_session_id(struct guard *g);

@@ -217,7 +217,7 @@ static int options_set(CURL *c, struct delivery *d, struct curl_slist *headers, 
 	return bad ? -EINVAL : 0;
 }
 
-/* Whether a failed transfer may work later. */
+/* Return whether a failed transfer may work later. */
 static bool is_passing(CURLcode r)
 {
 	return r != CURLE_UNSUPPORTED_PROTOCOL && r != CURLE_URL_MALFORMAT && r != CURLE_OUT_OF_MEMORY && r != CURLE_BAD_FUNCTION_ARGUMENT;

@@ -28,7 +28,7 @@ int machine_plug(struct machine *m, const struct vm_config *c, int *fds, bool ru
 int machine_set_medium(struct machine *m, const struct vm_config *c, int *fds, struct err *e);
 /* Ask the guest to release a disk or an interface. Returns 0; -ENOENT; -ENOTSUP. */
 int machine_ask_release(struct machine *m, const char *id, struct err *e);
-/* Whether a disk goes without the guest's help, since only a target of the SCSI controller goes with it. */
+/* Return whether a disk goes without the guest's help, since only a target of the SCSI controller goes with it. */
 bool machine_goes_at_once(const struct machine *m, const char *id);
 /* Hold the requests of such a disk, for machine_unplug(). Returns 0; -EBUSY: its image does not answer. */
 int machine_hold_target(struct machine *m, const char *id, struct err *e);

@@ -19,7 +19,7 @@ int machine_display_open(struct machine *m, int *fds, struct err *e);
 /* Take an input_event_ok() event: a key; or of the pointer, at the pixel that it names. It goes to the tablet, if the
  * guest has a driver for it, or to the PS/2 mouse. */
 void machine_input(struct machine *m, const struct input_event *ev);
-/* Whether the guest has a driver for a tablet. */
+/* Return whether the guest has a driver for a tablet. */
 bool machine_has_tablet(struct machine *m);
 /* Move the pointer: x, y: below VM_INPUT_AXIS; with a tablet, -1 is a coordinate that stays. */
 void machine_point(struct machine *m, int32_t x, int32_t y);

@@ -72,7 +72,7 @@ struct saved_machine {
 	bool disks_absent[VM_DISKS_MAX]; /* of those at a SCSI controller that both machines have */
 };
 
-/* Whether the guest can release a device that it booted with. */
+/* Return whether the guest can release a device that it booted with. */
 static bool may_be_ejected(const struct device *d)
 {
 	return !strcmp(d->ops->type, "virtio-blk") || !strcmp(d->ops->type, "virtio-net");

@@ -90,12 +90,12 @@ void fork_disks_commit(struct fork_disks *d);
 /* Make all copies and overlays, so that clones can start; their processes wait until the pins are in the images. The
  * guest may run again. Returns 0 or -errno. */
 int fork_disks_make(struct fork_disks *d, struct machine *m, struct err *e);
-/* Whether each disk for which the daemon asks for a pin has one. */
+/* Return whether each disk for which the daemon asks for a pin has one. */
 bool fork_disks_are_as_asked(const struct fork_disks *d);
 /* Flush the copies and overlays to stable storage, and wait until the pins are there, too. The guest may run again.
  * Returns 0 or -errno. */
 int fork_disks_sync(struct fork_disks *d, struct err *e);
-/* Whether fork_disks_finish() has nothing to wait for: all overlays read an earlier pin. */
+/* Return whether fork_disks_finish() has nothing to wait for: all overlays read an earlier pin. */
 bool fork_disks_are_finished(const struct fork_disks *d);
 /* Wait until the commits of the pins have cleared up, and delete the hidden snapshots; after an error, delete the pins,
  * too, unless clones already use them. The guest may run again. Call in every case, also after

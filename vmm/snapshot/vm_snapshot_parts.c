@@ -119,7 +119,7 @@ int vmsnap_part_complete(struct machine_disk *d, struct tree_node *part, const s
 
 /* ---- deleting from all disks ---- */
 
-/* Whether no snapshot has a higher serial. A snapshot with serial 0 is not current, even if all have 0. */
+/* Return whether no snapshot has a higher serial. A snapshot with serial 0 is not current, even if all have 0. */
 static bool is_newest(const struct tree *t, const struct tree_node *n)
 {
 	return n->data.serial && n->data.serial + 1 == tree_next_serial(t);

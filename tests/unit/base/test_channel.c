@@ -282,7 +282,7 @@ static void credentials_on(struct pair *p)
 	assert_int_equal(setsockopt(p->b, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)), 0);
 }
 
-/* Whether nobody has the other end of the pipe. */
+/* Return whether nobody has the other end of the pipe. */
 static bool is_closed(int fd)
 {
 	char byte;

@@ -71,7 +71,7 @@ static struct cpuid *made(const char *text, const struct cpuid *host)
 	return c;
 }
 
-/* Whether the list of features has the name. */
+/* Return whether the list of features has the name. */
 static bool has(const struct cpuid *c, const char *name)
 {
 	struct cpuid_feature f;

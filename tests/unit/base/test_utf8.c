@@ -88,7 +88,7 @@ static void test_streams_are_sanitized(void **state)
 	stream_check(text, "a\t\n\xc3\xa4 \xf0\x9f\x98\x80 \xe2\x9b\x84|?? ? ??? ??? ??? ????", 0);
 }
 
-/* Whether the text has a control character, or a byte from 0x80 to 0x9f that continues nothing. */
+/* Return whether the text has a control character, or a byte from 0x80 to 0x9f that continues nothing. */
 static bool is_obeyed(const char *text)
 {
 	unsigned char before = 0;

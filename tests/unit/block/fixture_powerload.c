@@ -563,7 +563,7 @@ static void random_size(struct recorder *r)
 	load_resize(r, fixture_random(r->f) % 2 ? MAX(ROUND_DOWN(bytes, 64 * KIB), 64 * KIB) : bytes);
 }
 
-/* Whether there are snapshots, and this one is no pin. */
+/* Return whether there are snapshots, and this one is no pin. */
 static bool is_own(const struct recorder *r, uint64_t which)
 {
 	return r->disk->nsnapshots && !r->disk->snapshots[which % r->disk->nsnapshots].pin;
@@ -612,7 +612,7 @@ static void fork_last(struct recorder *r)
 		snapshot_make(r, -1, true, true);
 }
 
-/* Whether the next image of the chain is an overlay on the pin. */
+/* Return whether the next image of the chain is an overlay on the pin. */
 static bool pin_is_read(struct recorder *r, const struct record_pin *pin)
 {
 	struct qcow2_header h;

@@ -201,7 +201,7 @@ static int server_start(const struct backup *b, struct json_object *disk, const 
 	return r;
 }
 
-/* Whether the process is the server of that socket: its number may belong to another one by now. */
+/* Return whether the process is the server of that socket: its number may belong to another one by now. */
 static bool is_server(pid_t pid, const char *socket)
 {
 	char path[64], text[4 * PATH_MAX];

@@ -93,7 +93,7 @@ static int copy_edit_back(struct cli *c, struct json_object *definition, void *o
 	return 0;
 }
 
-/* Whether the daemon or the VM's process has refused the pivot. After another error, the copy may be in use. */
+/* Return whether the daemon or the VM's process has refused the pivot. After another error, the copy may be in use. */
 static bool is_refusal(const struct err *e)
 {
 	return e->cls == ERR_INVALID || e->cls == ERR_BUSY || e->cls == ERR_NOT_FOUND || e->cls == ERR_UNSUPPORTED || e->cls == ERR_IO;
@@ -155,7 +155,7 @@ int pivot_abort(struct cli *c, struct err *e)
 	return cli_execute(c, "vm-blockjob-abort", args, &answer, NULL, e);
 }
 
-/* Whether the daemon says that the VM does not use the file. */
+/* Return whether the daemon says that the VM does not use the file. */
 static bool copy_is_unused(struct cli *c, struct copy *x)
 {
 	struct err e;

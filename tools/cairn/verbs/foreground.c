@@ -29,7 +29,7 @@ struct foreground {
 	bool ready;	/* the service manager knows that the VM runs */
 };
 
-/* Whether the VM is off, and no start of it is under way or due. */
+/* Return whether the VM is off, and no start of it is under way or due. */
 static bool is_off(struct json_object *info)
 {
 	const char *word = js_get_str_or(info, "word", "");

@@ -127,7 +127,7 @@ static bool text_is_same(struct json_object *a, struct json_object *b, const cha
 	return x && y && !strcasecmp(x, y);
 }
 
-/* Whether two egress rules have the same members: a port may be a number or a text. */
+/* Return whether two egress rules have the same members: a port may be a number or a text. */
 static bool rule_is_same(struct json_object *a, struct json_object *b)
 {
 	static const char *const keys[][2] = { { "allow", "" }, { "deny", "" }, { "protocol", "any" }, { "ports", "" } };
@@ -141,7 +141,7 @@ static bool rule_is_same(struct json_object *a, struct json_object *b)
 	return same;
 }
 
-/* Whether the entry of the definition is the one that the change means. */
+/* Return whether the entry of the definition is the one that the change means. */
 static bool is_meant(const struct change *x, struct json_object *o)
 {
 	if (is_id(x->section))

@@ -204,7 +204,7 @@ static int config_make(struct cli *c, const struct run_definition *d, const char
 	return 0;
 }
 
-/* Whether the VM may write a file that stays: an overlay of an ephemeral disk has no name. */
+/* Return whether the VM may write a file that stays: an overlay of an ephemeral disk has no name. */
 static bool has_writable_disk(const struct config *config)
 {
 	struct stat st;

@@ -302,7 +302,7 @@ static int guest_freeze(struct cli *c, bool freeze, struct err *e)
 	return guest_agent_call(c, c->pos[0], freeze ? "guest-fsfreeze-freeze" : "guest-fsfreeze-thaw", NULL, false, FREEZE_TIMEOUT_S, &v, e);
 }
 
-/* Whether the daemon or the VM's process has refused the change, so that the disks are as before. */
+/* Return whether the daemon or the VM's process has refused the change, so that the disks are as before. */
 static bool is_refusal(int r, const struct err *e)
 {
 	return r == -EREMOTEIO && (e->cls == ERR_INVALID || e->cls == ERR_BUSY || e->cls == ERR_NOT_FOUND || e->cls == ERR_UNSUPPORTED ||

@@ -8,7 +8,7 @@
 struct cli;
 struct err;
 
-/* Whether the options of snapshot-create-as ask for one. */
+/* Return whether the options of snapshot-create-as ask for one. */
 bool snapshot_is_external(const struct cli *c);
 /* Make it. name: NULL: none was given. Returns the exit code. */
 int snapshot_external(struct cli *c, const char *name);

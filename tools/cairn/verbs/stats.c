@@ -284,7 +284,7 @@ static const struct group {
 } groups[] = { { "state", state_add }, { "cpu-total", cpu_add }, { "balloon", balloon_add },
 	{ "vcpu", vcpu_add }, { "interface", net_add }, { "block", block_add }, { "dirtyrate", dirty_rate_add } };
 
-/* Whether the daemon has asked the VM's process for the space of the images. */
+/* Return whether the daemon has asked the VM's process for the space of the images. */
 static bool space_is_known(struct json_object *disks)
 {
 	bool known = json_object_array_length(disks) == 0;
@@ -374,7 +374,7 @@ static int named_add(struct cli *c, struct json_object *all)
 	return code;
 }
 
-/* Whether a filter such as --list-running is given. */
+/* Return whether a filter such as --list-running is given. */
 static bool filter_is_given(const struct cli *c)
 {
 	static const char *const filters[] = { "list-active", "list-inactive", "list-running", "list-paused", "list-shutoff", "list-other" };

@@ -26,7 +26,7 @@ bool vcpu_is_absent(struct json_object *info, size_t vcpu)
 
 /* ---- vcpuinfo ---- */
 
-/* Whether a list such as "0-3,8" has the processor. */
+/* Return whether a list such as "0-3,8" has the processor. */
 static bool list_has(const char *list, long cpu)
 {
 	while (*list) {

@@ -7,7 +7,7 @@
 
 struct json_object;
 
-/* Whether the guest lacks the vCPU, which is in the lists nevertheless. */
+/* Return whether the guest lacks the vCPU, which is in the lists nevertheless. */
 bool vcpu_is_absent(struct json_object *info, size_t vcpu);
 
 #endif

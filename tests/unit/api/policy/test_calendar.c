@@ -412,7 +412,7 @@ static void expression_print(FILE *f)
 	}
 }
 
-/* Whether the zone's offset changes within a day of the time from a to b. */
+/* Return whether the zone's offset changes within a day of the time from a to b. */
 static bool changes_near(const struct time_zone *z, int64_t a, int64_t b)
 {
 	return time_zone_at(z, a - DAY).end_s <= b + DAY;

@@ -170,7 +170,7 @@ static unsigned kernel_takes(void)
 	return n;
 }
 
-/* Whether the frame that the guest sends leaves by the loop. */
+/* Return whether the frame that the guest sends leaves by the loop. */
 static bool loop_takes(struct net_test *t)
 {
 	uint8_t packet[256];

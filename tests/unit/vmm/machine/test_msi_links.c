@@ -57,7 +57,7 @@ static void end(struct msi_test *t)
 	close(t->sys);
 }
 
-/* Whether the processor has got the vector. */
+/* Return whether the processor has got the vector. */
 static bool has(struct msi_test *t, unsigned vector)
 {
 	struct kvm_lapic_state lapic;
