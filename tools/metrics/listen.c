@@ -2,10 +2,13 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -62,6 +65,23 @@ static bool where_split(const char *where, char address[64], const char **ret_po
 	return true;
 }
 
+/* End connections whose client's host has vanished, after two minutes without an answer. Accepted sockets inherit
+ * this. */
+static void keepalive_set(int fd)
+{
+	static const struct {
+		int level, name, value;
+	} options[] = {
+		{ SOL_SOCKET, SO_KEEPALIVE, 1 },
+		{ IPPROTO_TCP, TCP_KEEPIDLE, 60 }, /* seconds */
+		{ IPPROTO_TCP, TCP_KEEPINTVL, 15 },
+		{ IPPROTO_TCP, TCP_KEEPCNT, 4 },
+	};
+
+	for (size_t i = 0; i < ARRAY_SIZE(options); i++)
+		setsockopt(fd, options[i].level, options[i].name, &options[i].value, sizeof(options[i].value));
+}
+
 static int listen_at(const char *where, const struct addrinfo *a, int *ret_fd, struct err *e)
 {
 	CLEANUP_CLOSE int fd = socket(a->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -70,6 +90,7 @@ static int listen_at(const char *where, const struct addrinfo *a, int *ret_fd, s
 	if (fd < 0)
 		return err_set_errno(e, -errno, "cannot make a socket");
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
+	keepalive_set(fd);
 	if (bind(fd, a->ai_addr, a->ai_addrlen) < 0 || listen(fd, BACKLOG) < 0)
 		return err_set(e, -errno, ERR_BUSY, "cannot listen on %s: %s%s", where, strerror(errno),
 			errno == EADDRINUSE ? "; another program has this port: find it with ss -ltnp, or give another port" : "");

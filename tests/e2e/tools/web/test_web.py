@@ -65,6 +65,17 @@ def test_session_needs_cookie_and_key(web):
     assert web.ask("POST", "/api", request)[0].status == 401
 
 
+def test_quiet_stream_ends_when_the_browsers_host_has_vanished(web):
+    """The kernel asks after a minute of silence: its timer 02, in the columns of /proc/net/tcp."""
+    web.login()
+    stream = web.send("GET", "/events")
+    with open("/proc/net/tcp", encoding="ascii") as f:
+        rows = [line.split() for line in f.readlines()[1:]]
+    timers = [row[5].split(":") for row in rows if row[1] == f"0100007F:{web.port:04X}" and row[3] == "01"]
+    assert timers and all(kind == "02" and int(ticks, 16) <= 60 * 100 for kind, ticks in timers), timers
+    stream.close()
+
+
 def test_logout_ends_streams(web):
     web.login()
     streams = [web.send("GET", "/events") for _ in range(2)]
