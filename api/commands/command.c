@@ -418,11 +418,16 @@ static int check_role_again(const struct call *c, enum role role, const struct v
 {
 	const struct server *s = c->host->server;
 	bool same = vm && c->concerns && !memcmp(vm->def->uuid, c->uuid, sizeof(c->uuid));
+	const char *name;
 
 	if (server_role(s, &c->who, same ? c->uuid : NULL) >= role)
 		return 0;
+	name = vm ? role_name_of_vm(role) : role_name(role);
+	if (role > c->command->role)
+		return err_set(e, -EPERM, ERR_PERMISSION, "%s with these arguments requires the role %s; an admin can change your role with "
+			"cairn grant", c->command->name, name);
 	return err_set(e, -EPERM, ERR_PERMISSION, "%s requires the role %s, and you lost it, or the VM was replaced, while "
-		"the command was under way", c->command->name, vm ? role_name_of_vm(role) : role_name(role));
+		"the command was under way", c->command->name, name);
 }
 
 static int take_file(struct call *c, struct err *e)

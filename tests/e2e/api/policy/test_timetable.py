@@ -398,7 +398,8 @@ def test_export_has_the_rights_of_its_maker(host):
     """An owner's export opens no folder that only root may write to; an operator's is refused at once."""
     (host.tmp / "to").mkdir(mode=0o700)
     ask = {"action": "export", "on": far(), "missed": "once", "folder": str(host.tmp / "to")}
-    assert "requires the role admin" in add_as_nobody(host, **ask)["error"]["desc"]
+    assert add_as_nobody(host, **ask)["error"]["desc"] == ("schedule-add with these arguments requires the role owner; an admin can change your "
+                                                           "role with cairn grant")
     host.cairn("grant", "owner", "mine", "--user", "nobody")
     assert "return" in add_as_nobody(host, **ask)
     host.stop()
