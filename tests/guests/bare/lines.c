@@ -11,6 +11,7 @@ static const char *const names[] = {"edge", "level", "coalesced", "sequential", 
 
 static volatile enum line_case now;
 static volatile uint64_t begin;
+static volatile uint64_t lowered; /* how often the handler has set the line low; the interrupt is counted before that */
 
 static void line_set(unsigned gsi, bool up)
 {
@@ -31,16 +32,18 @@ static void line_interrupt(unsigned gsi)
 		return;
 	if (now == COALESCED && n == 1)
 		line_pulse(GSI), line_set(GSI, true);
-	if (now != RETRIGGERED || n == 2)
-		line_set(GSI, false);
+	if (now == RETRIGGERED && n != 2)
+		return;
+	line_set(GSI, false);
+	lowered++;
 }
 
-/* Wait until there were n interrupts of a GSI since its count was `from`. */
-static bool line_wait(unsigned gsi, uint64_t from, uint64_t n)
+/* Wait until a count has grown by n since it was `from`. */
+static bool line_wait(const volatile uint64_t *count, uint64_t from, uint64_t n)
 {
 	uint64_t start = rdtsc();
 
-	while (irq_count[VECTOR_GSI(gsi)] - from < n)
+	while (*count - from < n)
 		if (rdtsc() - start > WAIT_CYCLES)
 			return false;
 	return true;
@@ -48,7 +51,7 @@ static bool line_wait(unsigned gsi, uint64_t from, uint64_t n)
 
 static const char *line_run(uint64_t cpu)
 {
-	uint64_t after = irq_count[VECTOR_GSI(GSI_AFTER)];
+	uint64_t after = irq_count[VECTOR_GSI(GSI_AFTER)], low = lowered;
 	bool came;
 
 	line_handler = line_interrupt;
@@ -58,14 +61,15 @@ static const char *line_run(uint64_t cpu)
 	line_set(GSI, true);
 	if (now == EDGE)
 		line_set(GSI, false);
-	came = line_wait(GSI, begin, now == RETRIGGERED ? 2 : 1);
+	came = line_wait(&irq_count[VECTOR_GSI(GSI)], begin, now == RETRIGGERED ? 2 : 1);
 	if (came && now == SEQUENTIAL) {
+		came = line_wait(&lowered, low, 1);
 		line_set(GSI, true);
-		came = line_wait(GSI, begin, 2);
+		came = came && line_wait(&irq_count[VECTOR_GSI(GSI)], begin, 2);
 	}
 	/* One interrupt too many would come before this one. */
 	line_pulse(GSI_AFTER);
-	return came && line_wait(GSI_AFTER, after, 1) ? NULL : "no interrupt";
+	return came && line_wait(&irq_count[VECTOR_GSI(GSI_AFTER)], after, 1) ? NULL : "no interrupt";
 }
 
 static const char *cmd_line(const struct args *a)
