@@ -128,7 +128,7 @@ static int parse_domain(struct parse *p, struct json_object *v, void *into)
 	return domain_parse(p, v, NETWORK_DOMAIN_MAX, into);
 }
 
-/* Return whether dnsmasq takes the name for the duration of a lease, or for a command. */
+/* Return whether dnsmasq would read the name as the duration of a lease, or as one of its own words. */
 static bool is_dnsmasqs_word(const char *s)
 {
 	size_t digits = strspn(s, "0123456789");
