@@ -437,6 +437,8 @@ def test_failed_fork_ends_clones_whose_files_hang(hostile):
     f.hang(Op.OPEN, after=1)  # the first one is the source's image, for the fork
     job = q.run("vm-fork", vm="mine", name="copy")["job"]
     until(lambda: Op.OPEN in f.hanging())
+    # The daemon has the files opened before the start, while the source's process still works.
+    until(lambda: d.info("copy").get("starting"))
     os.kill(d.info("mine")["pid"], signal.SIGKILL)
     q.event("VM_STATE_CHANGE", vm="mine", state="crashed")
     f.release()
