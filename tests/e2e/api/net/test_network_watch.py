@@ -11,7 +11,8 @@ import pytest
 
 from conftest import BUILD, until
 from hostnetlib import Host, Namespace, as_root, legacy_tables_work, veth
-from test_cairn_net import FIREWALLD, talk
+from portlib import talk
+from test_cairn_net import FIREWALLD
 from test_network import NetDaemon, asks, host, lan  # noqa: F401
 
 

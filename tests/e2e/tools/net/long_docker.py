@@ -12,7 +12,7 @@ import pytest
 from conftest import until
 from hostnetlib import IPV6, UUID, Namespace, network
 from overlaylib import Machine, packages_fetched, reaches
-from test_cairn_net import talk
+from portlib import talk
 from test_published_ports import Publisher, define
 
 OUTSIDE, OUTSIDE6 = "10.9.0.1", "fd00:9::1"

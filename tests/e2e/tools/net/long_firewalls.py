@@ -6,7 +6,7 @@ import pytest
 from conftest import until
 from hostnetlib import network
 from overlaylib import Machine, packages_fetched, reaches
-from test_cairn_net import talk
+from portlib import talk
 
 PACKAGES = ("ufw", "firewalld")
 # Debian's maintainer scripts would do this.
