@@ -9,6 +9,7 @@
 #include <string.h>
 
 #define LEASES_MAX 65536
+#define DNS_QUESTIONS_MAX 8192 /* without an answer yet; one guest has at most 6000 (port_rules.c) */
 #define RESOLV_MAX_BYTES (64 * KIB)
 
 /* ---- name servers of the host ---- */
@@ -136,6 +137,7 @@ static void servers_print(FILE *f, const struct network *n, const char *resolv)
 {
 	char text[ADDRESS_TEXT_MAX];
 
+	fprintf(f, "dns-forward-max=%d\n", DNS_QUESTIONS_MAX);
 	if (n->nforwarders || !resolv || !network_is_forwarded(n))
 		fputs("no-resolv\n", f);
 	else

@@ -12,6 +12,10 @@
 #define DHCP_YIADDR "@th,192,32"
 #define DHCP_CHADDR "@th,288,48"
 #define DHCP_IS_ACK "@th,1984,24 0x350105"
+/* Packets of one port to dnsmasq, so that no guest keeps it from the others. It writes all leases when one changes.
+ * A question without an answer stays for 10 s, so DNS_QUESTIONS_MAX (dnsmasq_config.c) is more than one port's. */
+#define DHCP_RATE "limit rate over 20/second burst 60 packets"
+#define DNS_RATE "limit rate over 500/second burst 1000 packets"
 /* MAC addresses beside its own for which a guest may have leases at a time. */
 #define ASKS_MAX 8
 /* Offset of the target in a neighbour advertisement (RFC 4861, section 4.4). */
@@ -106,6 +110,8 @@ static void sets_print(const struct port_text *t)
 		{ "known6", "type ipv6_addr;" },
 		{ "targets", "typeof " ND_TARGET ";" },
 		{ "leased", "typeof " DHCP_YIADDR "; size 65536; flags dynamic,timeout;" },
+		{ "dhcp_rates", "type ifname; size 65536; flags dynamic,timeout;" },
+		{ "dns_rates", "type ifname; size 65536; flags dynamic,timeout;" },
 		{ "host_macs", "type ether_addr;" },
 		{ "host_clients", "typeof " DHCP_CHADDR ";" },
 		{ "reserved", "type ipv4_addr;" },
@@ -117,7 +123,7 @@ static void sets_print(const struct port_text *t)
 	fprintf(t->f, "add table bridge %s\nadd map bridge %s ports_in { type ifname : verdict; }\n", t->table, t->table);
 	for (size_t i = 0; i < ARRAY_SIZE(sets); i++)
 		fprintf(t->f, "add set bridge %s %s { %s }\n", t->table, sets[i][0], sets[i][1]);
-	for (size_t i = 6; i < ARRAY_SIZE(sets); i++)
+	for (size_t i = 8; i < ARRAY_SIZE(sets); i++)
 		fprintf(t->f, "flush set bridge %s %s\n", t->table, sets[i][0]);
 }
 
@@ -230,9 +236,30 @@ static void basic_print(const struct port_text *t)
 	rule(t, "basic", "meta protocol ip igmp type membership-query drop");
 }
 
+/* Questions to dnsmasq, or to the gateway, whose address leads there. */
+static void dns_limit_print(const struct port_text *t, const struct address *a)
+{
+	char text[ADDRESS_TEXT_MAX];
+
+	if (a->family)
+		rule(t, "limits", "%s daddr %s meta l4proto { tcp, udp } th dport 53 update @dns_rates { iifname timeout 1m " DNS_RATE " } drop",
+			a->family == AF_INET ? "ip" : "ip6", address_print(a, text));
+}
+
+static void limits_print(const struct port_text *t)
+{
+	const struct network *n = &t->req->net;
+	struct address own = link_local(n->veth_mac);
+	const struct address *servers[] = { &n->ipv4.address, &n->ipv6.address, &t->service->ipv4, &t->service->ipv6, &own };
+
+	rule(t, "limits", "udp dport { 67, 547 } update @dhcp_rates { iifname timeout 1m " DHCP_RATE " } drop");
+	for (size_t i = 0; i < ARRAY_SIZE(servers); i++)
+		dns_limit_print(t, servers[i]);
+}
+
 void port_table_print(const struct port_text *t)
 {
-	static const char *const chains[] = { "basic", "foreign_mac", "foreign_arp", "foreign_client", "foreign_target", "reserve", "others", "learn" };
+	static const char *const chains[] = { "limits", "basic", "foreign_mac", "foreign_arp", "foreign_client", "foreign_target", "reserve", "others", "learn" };
 
 	sets_print(t);
 	network_print(t);
@@ -242,6 +269,7 @@ void port_table_print(const struct port_text *t)
 	for (size_t i = 0; i < ARRAY_SIZE(chains) - 1; i++) /* port_learn_reset() is for the last one */
 		fprintf(t->f, "flush chain bridge %s %s\n", t->table, chains[i]);
 	fprintf(t->f, "flush chain bridge %s prerouting\n", t->table);
+	limits_print(t);
 	basic_print(t);
 	rule(t, "foreign_mac", "ether saddr @macs drop");
 	rule(t, "foreign_mac", "ether saddr @host_macs drop");
@@ -423,6 +451,7 @@ static void filter_print(const struct port_text *t, const char *chain)
 
 	rule(t, chain, "jump basic");
 	macs_print(t, chain, strict);
+	rule(t, chain, "jump limits"); /* only what the rules above let pass counts */
 	rule(t, chain, "jump reserve");
 	rule(t, chain, "arp saddr ip @fixed_%s accept", tap);
 	rule(t, chain, "ip saddr @fixed_%s accept", tap);
@@ -468,12 +497,15 @@ void port_print(const struct port_text *t)
 	chain_print(t, in, "");
 	chain_print(t, ack, "");
 	chain_print(t, asks, "");
+	chain_print(t, "limits", ""); /* a table of an earlier version has none */
 	port_sets_print(t);
 	if (p->isolated)
 		isolation_print(t, in);
 	if (p->filter == FILTER_NO_SPOOFING)
 		asks_print(t, asks);
-	if (p->filter != FILTER_NONE) {
+	if (p->filter == FILTER_NONE) {
+		rule(t, in, "jump limits");
+	} else {
 		filter_print(t, in);
 		learning_print(t, ack);
 		port_learn_print(t, p->tap);
