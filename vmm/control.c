@@ -47,6 +47,7 @@ static void peer_drop(struct control *c)
 	send_queue_clear(&c->waiting);
 	c->looks.n = 0;
 	control_keys_abandon(c);
+	control_changes_drop(c);
 }
 
 /* Handle the loss of the peer. Nobody else uses a process for images, and the next daemon may want
@@ -114,6 +115,11 @@ void control_event(void *opaque, const struct vm_event *ev)
 	 * daemon that connects queries the VM. */
 	if (!c->awaits_go)
 		control_send(c, VM_MSG_EVENT, 0, ev, sizeof(*ev));
+}
+
+void control_disks_free(void *opaque)
+{
+	control_changes_run(opaque, 0);
 }
 
 void control_configured(struct control *c, int r, const struct err *e)
@@ -258,6 +264,8 @@ static int handover_request(struct control *c, struct channel_msg *m, struct err
 	m->nfds = 0; /* taken */
 	r = vm_handover(c->vm, c->worker, m->fds[0], m->fds[1], c->listen_fd, handover_failed, c, e);
 	c->handing_over = !r;
+	if (!r)
+		control_changes_run(c, UINT64_MAX); /* refuses them: the other process would not get them */
 	return r;
 }
 
@@ -644,9 +652,9 @@ static const struct {
 	[VM_MSG_WATCHDOG] = { watchdog_request, false },
 	[VM_MSG_INTERFACE_SET] = { interface_set_request, false },
 	[VM_MSG_DISK_SET] = { disk_set_request, false },
-	[VM_MSG_PLUG] = { control_plug, false },
-	[VM_MSG_UNPLUG] = { control_unplug, false },
-	[VM_MSG_MEDIUM_SET] = { control_medium_set, false },
+	[VM_MSG_PLUG] = { control_change, false },
+	[VM_MSG_UNPLUG] = { control_change, false },
+	[VM_MSG_MEDIUM_SET] = { control_change, false },
 	[VM_MSG_RECLAIM] = { reclaim_request, true },
 	[VM_MSG_BALLOON_SET] = { balloon_set_request, false },
 	[VM_MSG_PCI] = { control_pci, false },
@@ -864,6 +872,7 @@ void control_free(struct control *c)
 		return;
 	clone_disks_free(c->clones);
 	control_keys_free(c);
+	loop_timer_free(c->changes_timer);
 	send_queue_finish(&c->waiting, c->peer_fd);
 	peer_drop(c);
 	loop_unwatch(c->listen_watch);

@@ -42,5 +42,7 @@ void control_set_worker(struct control *c, struct worker *w);
 int control_prepare_clones(struct control *c, unsigned copiers, struct err *e);
 /* Send an event to the peer; the event() of a vm_sink. */
 void control_event(void *opaque, const struct vm_event *ev);
+/* Carry out requests that waited for jobs on the disks; the disks_free() of a vm_sink. */
+void control_disks_free(void *opaque);
 
 #endif

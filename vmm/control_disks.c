@@ -1,9 +1,9 @@
 /* Messages about disks and interfaces that come and go while the VM runs, and about copies of disks. */
 #include "vmm/control_impl.h"
 #include "base/err.h"
+#include "base/loop.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/vm.h"
-#include "vmm/machine/worker.h"
 #include "vmm/snapshot/disk_commit.h"
 #include "vmm/snapshot/disk_copy.h"
 #include "vmm/snapshot/disk_layers.h"
@@ -11,9 +11,11 @@
 #include "vmm/snapshot/vm_pins.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
-#define DISKS_WAIT_NS 1000000000ULL
+/* How long a change of a device waits for other jobs. The daemon waits 30 s for the answer. */
+#define CHANGE_WAIT_NS 25000000000ULL
 
 /* Check the part of a configuration that a message has. */
 static int part_check(struct channel_msg *m, struct err *e)
@@ -28,36 +30,126 @@ static int part_check(struct channel_msg *m, struct err *e)
 	return r ? r : vm_config_check(what, m->nfds, e);
 }
 
-/* Let jobs end that use the disks. Long jobs are work of the VM, which refuses the request. So does a job whose file
- * system does not answer, because the main thread must not wait for it. */
-static void disks_drain(struct control *c)
+/* ---- devices that come and go, which wait for short jobs on the disks ---- */
+
+struct change {
+	struct change *next;
+	struct channel_msg m;
+	uint64_t end_ns;
+	_Alignas(16) uint8_t body[]; /* of m */
+};
+
+static bool is_disk(const struct machine *m, const char *id)
 {
-	if (!vm_works(c->vm))
-		worker_drain(c->worker, DISKS_WAIT_NS);
+	unsigned i = 0;
+
+	while (i < m->ndisks && strcmp(m->disks[i].id, id) != 0)
+		i++;
+	return i < m->ndisks;
 }
 
-int control_plug(struct control *c, struct channel_msg *m, struct err *e)
+static int change_check(struct control *c, struct channel_msg *m, struct err *e)
 {
-	int r = part_check(m, e);
-
-	if (r < 0)
-		return r;
-	disks_drain(c);
-	return vm_plug(c->vm, m->body, m->fds, e); /* fds that it takes become -1 */
-}
-
-int control_medium_set(struct control *c, struct channel_msg *m, struct err *e)
-{
+	struct vm_unplug *unplug = m->body;
 	const struct vm_config *what = m->body;
-	int r = part_check(m, e);
+	int r;
 
-	if (!r && what->ndisks != 1)
+	if (m->head.type == VM_MSG_UNPLUG) {
+		TERMINATE(unplug->id);
+		/* An idle pin would stay in the image of the disk, because only this process deletes it. */
+		if (!vm_works(c->vm) && is_disk(vm_machine(c->vm), unplug->id))
+			vm_pins_begin_delete_idle(c->vm, c->worker);
+		return 0;
+	}
+	r = part_check(m, e);
+	if (!r && m->head.type == VM_MSG_MEDIUM_SET && what->ndisks != 1)
 		r = err_set(e, -EINVAL, ERR_INVALID, "a medium belongs to one drive");
+	return r;
+}
+
+/* fds that the VM takes become -1. */
+static int change_apply(struct control *c, struct channel_msg *m, struct err *e)
+{
+	const struct vm_unplug *unplug = m->body;
+
+	if (m->head.type == VM_MSG_PLUG)
+		return vm_plug(c->vm, m->body, m->fds, e);
+	if (m->head.type == VM_MSG_MEDIUM_SET)
+		return vm_set_medium(c->vm, m->body, m->fds, e);
+	return vm_unplug(c->vm, unplug->id, unplug->force, e);
+}
+
+static struct change *change_take(struct control *c)
+{
+	struct change *x = c->changes;
+
+	c->changes = x->next;
+	return x;
+}
+
+static void change_free(struct change *x)
+{
+	channel_msg_close_fds(&x->m);
+	free(x);
+}
+
+/* Apply the changes that have waited long enough: vm_plug() and others say what they waited for. */
+static void changes_late(void *opaque)
+{
+	control_changes_run(opaque, loop_now_ns());
+}
+
+static int change_hold(struct control *c, struct channel_msg *m, struct err *e)
+{
+	size_t len = m->head.type == VM_MSG_UNPLUG ? m->head.body_bytes : sizeof(struct vm_config);
+	struct change *x = c->changes_timer || !loop_timer_new(c->loop, changes_late, c, &c->changes_timer) ?
+		malloc(sizeof(*x) + len) : NULL;
+	struct change **last = &c->changes;
+
+	if (!x)
+		return err_set_errno(e, -ENOMEM, "change of a device");
+	*x = (struct change){ .m = *m, .end_ns = loop_now_ns() + CHANGE_WAIT_NS };
+	x->m.body = memcpy(x->body, m->body, len);
+	m->nfds = 0; /* taken */
+	while (*last)
+		last = &(*last)->next;
+	*last = x;
+	loop_timer_arm(c->changes_timer, c->changes->end_ns);
+	return LATER;
+}
+
+int control_change(struct control *c, struct channel_msg *m, struct err *e)
+{
+	int r = change_check(c, m, e);
+
 	if (r < 0)
 		return r;
-	disks_drain(c);
-	return vm_set_medium(c->vm, what, m->fds, e); /* fds that it takes become -1 */
+	return c->changes || vm_plug_must_wait(c->vm) ? change_hold(c, m, e) : change_apply(c, m, e);
 }
+
+void control_changes_run(void *opaque, uint64_t expired_ns)
+{
+	struct control *c = opaque;
+
+	while (c->changes && (c->changes->end_ns <= expired_ns || vm_plug_is_free(c->vm))) {
+		struct change *x = change_take(c);
+		struct err e = { 0 };
+		int r = change_apply(c, &x->m, &e);
+
+		control_reply(c, x->m.head.seq, r, &e);
+		change_free(x);
+	}
+	if (c->changes)
+		loop_timer_arm(c->changes_timer, c->changes->end_ns);
+}
+
+void control_changes_drop(struct control *c)
+{
+	while (c->changes)
+		change_free(change_take(c));
+}
+
+/* ---- copies of disks, and their layers ---- */
 
 int control_disk_copy(struct control *c, struct channel_msg *m, struct err *e)
 {
@@ -125,25 +217,4 @@ int control_disk_resize(struct control *c, struct channel_msg *m, struct err *e)
 
 	TERMINATE(what->id);
 	return vm_disk_resize(c->vm, c->worker, what, control_work_done, c, e);
-}
-
-static bool is_disk(const struct machine *m, const char *id)
-{
-	unsigned i = 0;
-
-	while (i < m->ndisks && strcmp(m->disks[i].id, id) != 0)
-		i++;
-	return i < m->ndisks;
-}
-
-int control_unplug(struct control *c, struct channel_msg *m, struct err *e)
-{
-	struct vm_unplug *what = m->body;
-
-	TERMINATE(what->id);
-	/* An idle pin would stay in the image of the disk, because only this process deletes it. */
-	if (!vm_works(c->vm) && is_disk(vm_machine(c->vm), what->id))
-		vm_pins_begin_delete_idle(c->vm, c->worker);
-	disks_drain(c);
-	return vm_unplug(c->vm, what->id, what->force, e);
 }

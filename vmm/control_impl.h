@@ -11,6 +11,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+struct change;
 struct channel_msg;
 struct clone_disks;
 struct err;
@@ -48,6 +49,8 @@ struct control {
 		unsigned n;
 		bool under_way;
 	} looks;
+	struct change *changes; /* devices to attach or detach, in order, which wait for jobs on the disks (control_disks.c) */
+	struct loop_timer *changes_timer;
 	struct key_request *keys; /* the first is in progress (control_screen.c) */
 	struct loop_timer *keys_timer;
 	/* The members below are not zeroed, because most VMs never touch their pages. */
@@ -76,10 +79,16 @@ int control_agent(struct control *c, struct channel_msg *m, struct err *e);
 int control_addresses(struct control *c, struct channel_msg *m, struct err *e);
 int control_agent_command(struct control *c, struct channel_msg *m, struct err *e);
 
-/* Handlers of requests about disks and interfaces (control_disks.c). Each returns 0 or -errno. */
-int control_plug(struct control *c, struct channel_msg *m, struct err *e);
-int control_unplug(struct control *c, struct channel_msg *m, struct err *e);
-int control_medium_set(struct control *c, struct channel_msg *m, struct err *e);
+/* Handler of VM_MSG_PLUG, VM_MSG_UNPLUG and VM_MSG_MEDIUM_SET (control_disks.c). While short jobs use the disks, the
+ * request waits, for 25 s at most. Returns LATER, 0 or -errno. */
+int control_change(struct control *c, struct channel_msg *m, struct err *e);
+/* Carry out and answer the requests that wait if nothing uses the disks, or if their time has expired at that moment.
+ * opaque: the struct control. */
+void control_changes_run(void *opaque, uint64_t expired_ns);
+/* Drop the requests that wait: the peer has gone. */
+void control_changes_drop(struct control *c);
+
+/* Handlers of requests about disks (control_disks.c). Each returns 0 or -errno. */
 int control_disk_copy(struct control *c, struct channel_msg *m, struct err *e);
 int control_disk_pivot(struct control *c, struct channel_msg *m, struct err *e);
 int control_disk_copy_end(struct control *c, struct channel_msg *m, struct err *e);

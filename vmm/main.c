@@ -161,7 +161,7 @@ static int process_enter(struct process *p, struct err *e)
 
 static int process_build(struct process *p, struct err *e)
 {
-	struct vm_sink sink = { .event = control_event, .opaque = p->control };
+	struct vm_sink sink = { .event = control_event, .disks_free = control_disks_free, .opaque = p->control };
 	int r;
 
 	p->host.peer_fd = control_peer_fd(p->control);

@@ -298,15 +298,38 @@ static void change_queried(void *opaque, int r, const struct vm_answer *a, const
 	change_free(w);
 }
 
-/* The answer is lost, or comes late. The process handles its requests in order, so its answer to a query tells whether
- * it has the disk. */
-static void change_query(struct disk_change *w, const struct err *e)
+static void change_fence(struct disk_change *w);
+
+static void fence_passed(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
+	struct disk_change *w = opaque;
 	struct vm *vm = run_find(w);
 
-	call_answer(w, -EIO, e);
-	if (vm)
+	(void)a;
+	(void)e;
+	if (vm && r == -ETIMEDOUT)
+		change_fence(w);
+	else if (vm)
 		vm_process_request(vm->proc, VM_MSG_QUERY, NULL, 0, -1, VM_PROCESS_NO_TIMEOUT, change_queried, w);
+	else
+		change_free(w);
+}
+
+/* Ask for the removal of no device, which the process refuses once it has handled the change: it answers VM_MSG_QUERY
+ * also while a change waits for other jobs, but keeps changes in order. */
+static void change_fence(struct disk_change *w)
+{
+	static const struct vm_unplug none = { .force = true };
+
+	vm_process_request(run_find(w)->proc, VM_MSG_UNPLUG, &none, sizeof(none), -1, CHANGE_TIMEOUT_NS, fence_passed, w);
+}
+
+/* The answer is lost, or comes late. Query whether the process has the disk. */
+static void change_query(struct disk_change *w, const struct err *e)
+{
+	call_answer(w, -EIO, e);
+	if (run_find(w))
+		change_fence(w);
 	else
 		change_free(w);
 }

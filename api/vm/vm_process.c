@@ -88,7 +88,8 @@ static void requests_expire(void *opaque)
 			send_error_set(p, r->send_error, &e);
 		else
 			err_set(&e, -ETIMEDOUT, ERR_TIMEOUT,
-				"the VM's process (pid %d) did not answer in time", (int)p->pid);
+				"the VM's process (pid %d) did not answer in time%s", (int)p->pid,
+				vm_request_may_repeat(r->type) ? "" : "; it may still do what was requested, so look before you repeat it");
 		vm_request_finish(p, r, r->send_error ? r->send_error : -ETIMEDOUT, NULL, &e);
 		next = p->freed ? NULL : p->first; /* begin again, because the callback may have changed the list */
 	}

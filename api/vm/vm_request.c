@@ -119,8 +119,7 @@ static struct vm_request *request_add(struct vm_process *p, enum vm_msg_type typ
 	return r;
 }
 
-/* Requests that change nothing, or the same each time, so that the process or its successor may get them again. */
-static bool request_may_repeat(enum vm_msg_type type)
+bool vm_request_may_repeat(enum vm_msg_type type)
 {
 	return type == VM_MSG_QUERY || type == VM_MSG_SNAPSHOT_LIST || type == VM_MSG_SNAPSHOT_SIZE || type == VM_MSG_SPACE ||
 		type == VM_MSG_ADDRESSES || type == VM_MSG_CONSOLE_END || type == VM_MSG_QUIT ||
@@ -193,7 +192,7 @@ static bool request_must_wait(const struct vm_request *r)
 
 	while (q != r && !q->file)
 		q = q->next;
-	return q != r && !request_may_repeat(r->type);
+	return q != r && !vm_request_may_repeat(r->type);
 }
 
 static void body_keep(struct vm_request *r, const void *body, size_t len)
@@ -247,7 +246,7 @@ void vm_process_request_with(struct vm_process *p, enum vm_msg_type type, const 
 	struct vm_request *r = request_add(p, type, timeout_ns, done, opaque);
 
 	r->file = file;
-	if (request_may_repeat(type))
+	if (vm_request_may_repeat(type))
 		body_keep(r, body, len);
 	request_begin(r, body, len, fds, nfds);
 }
@@ -275,7 +274,7 @@ void vm_process_pass_requests(struct vm_process *from, struct vm_process *p)
 
 	for (struct vm_request *r = from->first; r; r = next) {
 		next = r->next;
-		if (!request_may_repeat(r->type))
+		if (!vm_request_may_repeat(r->type))
 			continue;
 		request_remove(from, r);
 		request_repeat(p, r);
@@ -297,7 +296,7 @@ static void request_lose(struct vm_process *p, struct vm_request *r)
 /* Work has no time limit, and its end is its answer. */
 static bool request_is_work(const struct vm_request *r)
 {
-	return r->deadline_ns == UINT64_MAX && !request_may_repeat(r->type);
+	return r->deadline_ns == UINT64_MAX && !vm_request_may_repeat(r->type);
 }
 
 static void work_cancelled(void *opaque, int r, const struct vm_answer *a, const struct err *e)
@@ -326,7 +325,7 @@ void vm_requests_resume(struct vm_process *p)
 		next = r->next;
 		if (r->seq > p->lost_seq || r->send_error)
 			continue;
-		if (request_may_repeat(r->type)) {
+		if (vm_request_may_repeat(r->type)) {
 			request_remove(p, r);
 			request_repeat(p, r);
 		} else if (request_is_work(r) && !r->unsent) {

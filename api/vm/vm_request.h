@@ -93,6 +93,9 @@ struct vm_process {
 	struct vm_process_end end;
 };
 
+/* Return whether requests of this type change nothing, or the same each time, so that the process or its successor may
+ * get them again. */
+bool vm_request_may_repeat(enum vm_msg_type type);
 /* NULL allowed. */
 void vm_shown_free(struct vm_shown *s);
 /* Keep the vCPUs' CPU times from going back: /proc's time of a running thread is some milliseconds old, and the

@@ -22,6 +22,7 @@ struct vm;
 /* Receives every event, in order. */
 struct vm_sink {
 	void (*event)(void *opaque, const struct vm_event *ev);
+	void (*disks_free)(void *opaque); /* a job that used the disks has ended: see vm_plug_is_free(); NULL allowed */
 	void *opaque;
 };
 
@@ -63,7 +64,11 @@ int vm_set_medium(struct vm *vm, const struct vm_config *c, int *fds, struct err
 int vm_unplug(struct vm *vm, const char *id, bool force, struct err *e);
 /* Remove the disks and interfaces that a snapshot lacks, to which the VM is being reverted. The VM is paused. */
 void vm_unplug_absent(struct vm *vm, const struct machine_absent *absent);
-/* Remove the devices that the guest released while work was in progress. */
+/* Return whether short jobs, such as the deletion of a pin, make vm_plug(), vm_unplug() and vm_set_medium() fail. */
+bool vm_plug_must_wait(const struct vm *vm);
+/* Return whether neither work nor short jobs make these functions fail. */
+bool vm_plug_is_free(const struct vm *vm);
+/* A job that used the disks has ended: remove the devices that the guest released meanwhile, and call disks_free(). */
 void vm_plug_remove_released(struct vm *vm);
 /* End the VM: phase ENDED, loop_stop(). */
 void vm_end(struct vm *vm, enum vm_reason reason, int64_t value, const char *detail);

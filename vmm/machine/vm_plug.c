@@ -17,12 +17,20 @@
 /* How long a device that the guest has released waits for the end of the load of memory, before another look. */
 #define LOADS_NS 100000000ULL
 
-/* The worker's short jobs hold pointers to disks, too. */
-static int readers_check(const struct vm *vm, struct err *e)
+/* Short jobs hold pointers to disks, too. */
+static bool has_readers(const struct vm *vm)
 {
-	if (!vm->m->disk_readers && !vm->m->worker_readers)
-		return 0;
-	return err_set(e, -EBUSY, ERR_BUSY, "the process looks at the VM's disks; try again in a moment");
+	return vm->m->disk_readers || vm->m->worker_readers;
+}
+
+bool vm_plug_must_wait(const struct vm *vm)
+{
+	return !vm->work && has_readers(vm);
+}
+
+bool vm_plug_is_free(const struct vm *vm)
+{
+	return !vm->work && !has_readers(vm);
 }
 
 /* Work holds pointers to disks, and a saved state has to fit the machine. */
@@ -36,7 +44,10 @@ static int busy_check(const struct vm *vm, const char *what, struct err *e)
 		return err_set(e, -EBUSY, ERR_BUSY, "a %s of this VM is under way; try again after it", vm->work);
 	if (machine_copy_check(vm->m, e) < 0)
 		return -EBUSY;
-	return readers_check(vm, e);
+	if (has_readers(vm))
+		return err_set(e, -EBUSY, ERR_BUSY, "the VM's process still works on snapshots of its disks in the background, for instance "
+			"deletes one; try again later, or look for a slow file system below the disks");
+	return 0;
 }
 
 int vm_plug(struct vm *vm, const struct vm_config *c, int *fds, struct err *e)
@@ -138,6 +149,8 @@ void vm_plug_remove_released(struct vm *vm)
 	vm->released |= left;
 	if (left)
 		loop_timer_arm(vm->released_timer, loop_now_ns() + LOADS_NS);
+	if (vm->sink.disks_free)
+		vm->sink.disks_free(vm->sink.opaque);
 }
 
 void vm_plug_remove_released_later(void *opaque)

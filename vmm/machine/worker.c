@@ -1,5 +1,4 @@
 #include "vmm/machine/worker.h"
-#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "vmm/kvm/thread_filter.h"
@@ -7,7 +6,6 @@
 #include <pthread.h>
 #include <signal.h>
 #include <stdlib.h>
-#include <time.h>
 
 #define WORKER_STACK_BYTES (256 * 1024)
 
@@ -15,8 +13,8 @@ struct worker {
 	const struct kvm *kvm;
 	pthread_t thread;
 	pthread_mutex_t lock;
-	pthread_cond_t cond, idle;
-	bool has_thread, working;
+	pthread_cond_t cond;
+	bool has_thread;
 	struct work *head, **tail;
 	bool stop;
 };
@@ -33,12 +31,8 @@ static struct work *work_take(struct worker *w, bool *ret_stop)
 	struct work *work;
 
 	pthread_mutex_lock(&w->lock);
-	w->working = false;
-	if (!w->head)
-		pthread_cond_broadcast(&w->idle);
 	while (!w->head && !w->stop)
 		pthread_cond_wait(&w->cond, &w->lock);
-	w->working = w->head != NULL;
 	work = w->head;
 	if (work) {
 		w->head = work->next;
@@ -71,7 +65,6 @@ static void *worker_thread(void *opaque)
 struct worker *worker_new(const struct kvm *k)
 {
 	struct worker *w = calloc(1, sizeof(*w));
-	pthread_condattr_t monotonic;
 
 	if (!w)
 		return NULL;
@@ -79,9 +72,6 @@ struct worker *worker_new(const struct kvm *k)
 	w->tail = &w->head;
 	pthread_mutex_init(&w->lock, NULL);
 	pthread_cond_init(&w->cond, NULL);
-	pthread_condattr_init(&monotonic);
-	pthread_condattr_setclock(&monotonic, CLOCK_MONOTONIC);
-	pthread_cond_init(&w->idle, &monotonic);
 	return w;
 }
 
@@ -116,16 +106,6 @@ void worker_submit(struct worker *w, struct loop *home, struct work *work)
 	pthread_cond_signal(&w->cond);
 }
 
-void worker_drain(struct worker *w, uint64_t ns)
-{
-	uint64_t end = loop_now_ns() + ns;
-	struct timespec until = { .tv_sec = (time_t)(end / 1000000000), .tv_nsec = (long)(end % 1000000000) };
-
-	LOCK_GUARD(&w->lock);
-	while ((w->head || w->working) && !pthread_cond_timedwait(&w->idle, &w->lock, &until))
-		;
-}
-
 void worker_free(struct worker *w)
 {
 	if (!w)
@@ -138,6 +118,5 @@ void worker_free(struct worker *w)
 		pthread_join(w->thread, NULL);
 	pthread_mutex_destroy(&w->lock);
 	pthread_cond_destroy(&w->cond);
-	pthread_cond_destroy(&w->idle);
 	free(w);
 }

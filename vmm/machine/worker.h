@@ -28,8 +28,6 @@ struct worker *worker_new(const struct kvm *k);
 int worker_start(struct worker *w, struct err *e);
 /* Queue work; the worker runs one after the other, in order. */
 void worker_submit(struct worker *w, struct loop *home, struct work *work);
-/* Wait until the worker has nothing to run, at most that long. */
-void worker_drain(struct worker *w, uint64_t ns);
 /* Wait for running and queued work, then end the thread. For work that was still queued, done() is not called. NULL
  * allowed. */
 void worker_free(struct worker *w);

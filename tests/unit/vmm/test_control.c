@@ -262,6 +262,58 @@ static void test_next_daemon_ends_the_work_for_the_earlier_one(void **state)
 	free(m);
 }
 
+/* ---- changes of devices ---- */
+
+/* Receive the answer to a request, and return its error. */
+static int answer_take(int fd, void *buf, uint64_t seq)
+{
+	struct channel_msg m;
+
+	assert_int_equal(channel_recv(fd, VM_MSG_VERSION, vm_msg_from_vm, VM_MSG_TYPE_COUNT, buf, &m), 1);
+	assert_int_equal(m.head.type, VM_MSG_REPLY);
+	assert_int_equal(m.head.seq, seq);
+	return ((struct vm_reply *)m.body)->error;
+}
+
+static void unplug_send(struct control *c, int daemon, uint64_t seq)
+{
+	const struct vm_unplug what = { .id = "vdb", .force = true };
+
+	assert_int_equal(channel_send(daemon, VM_MSG_VERSION, VM_MSG_UNPLUG, seq, &what, sizeof(what), NULL, 0), 0);
+	peer_ready(c, POLLIN);
+	control_changes_run(c, loop_now_ns());
+	assert_int_equal(recv(daemon, c->buf, 1, MSG_PEEK), -1); /* no answer */
+}
+
+/* The first request waits until its time has expired; the others are answered, in order, when the job on the disks
+ * ends. */
+static void test_change_waits_in_order_and_no_longer_than_its_time(void **state)
+{
+	struct machine *m = calloc(1, sizeof(*m));
+	struct vm vm = { .m = m, .phase = VM_PHASE_PAUSED };
+	struct control *c;
+	int daemon;
+
+	(void)state;
+	assert_non_null(m);
+	c = control_begin(&daemon);
+	c->vm = &vm;
+	vm.sink = (struct vm_sink){ .disks_free = control_disks_free, .opaque = c };
+	m->worker_readers = 1;
+	unplug_send(c, daemon, 1);
+	control_changes_run(c, UINT64_MAX);
+	assert_int_equal(answer_take(daemon, c->buf, 1), -EBUSY);
+	unplug_send(c, daemon, 2);
+	unplug_send(c, daemon, 3);
+	m->worker_readers = 0;
+	vm_plug_remove_released(&vm);
+	for (uint64_t seq = 2; seq <= 3; seq++)
+		assert_int_equal(answer_take(daemon, c->buf, seq), -ENOENT); /* the machine has no such device */
+	close(daemon);
+	control_end(c);
+	free(m);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -273,6 +325,7 @@ int main(void)
 		cmocka_unit_test(test_process_ends_when_its_last_messages_are_sent),
 		cmocka_unit_test(test_process_ends_without_its_daemon),
 		cmocka_unit_test(test_next_daemon_ends_the_work_for_the_earlier_one),
+		cmocka_unit_test(test_change_waits_in_order_and_no_longer_than_its_time),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

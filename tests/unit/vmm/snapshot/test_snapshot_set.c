@@ -80,7 +80,7 @@ static void process_event(void *opaque, const struct vm_event *ev)
 static void process_open(struct process *p)
 {
 	struct vm_config *cfg = calloc(1, sizeof(*cfg));
-	struct vm_sink sink = { process_event, p };
+	struct vm_sink sink = { .event = process_event, .opaque = p };
 	struct err e = { 0 };
 	int fds[DISKS];
 
