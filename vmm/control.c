@@ -50,6 +50,14 @@ static void peer_drop(struct control *c)
 	control_changes_drop(c);
 }
 
+/* Resume the VM that a dump has left paused for a daemon which is gone: the next one does not know of the dump. */
+static void resume_after_dump(struct control *c)
+{
+	if (c->awaits_cont)
+		vm_cont(c->vm, VM_REASON_USER, NULL);
+	c->awaits_cont = false;
+}
+
 /* Handle the loss of the peer. Nobody else uses a process for images, and the next daemon may want
  * to open them itself, so end such a process. */
 static void peer_lost(struct control *c)
@@ -59,6 +67,7 @@ static void peer_lost(struct control *c)
 	if (c->awaits_go)
 		_exit(VM_EXIT_FAILURE);
 	peer_drop(c);
+	resume_after_dump(c);
 	if (c->vm)
 		vm_pins_set_idle(c->vm, NULL, NULL); /* overlays may be added to the next daemon's list */
 	if (c->for_daemon)
@@ -117,11 +126,6 @@ void control_event(void *opaque, const struct vm_event *ev)
 		control_send(c, VM_MSG_EVENT, 0, ev, sizeof(*ev));
 }
 
-void control_disks_free(void *opaque)
-{
-	control_changes_run(opaque, 0);
-}
-
 void control_configured(struct control *c, int r, const struct err *e)
 {
 	struct vm_reply body = { 0 };
@@ -140,6 +144,7 @@ void control_configured(struct control *c, int r, const struct err *e)
 static int cont_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	(void)m;
+	c->awaits_cont = false;
 	return vm_cont(c->vm, VM_REASON_USER, e);
 }
 
@@ -560,25 +565,6 @@ static int watchdog_request(struct control *c, struct channel_msg *m, struct err
 	return 0;
 }
 
-static int interface_set_request(struct control *c, struct channel_msg *m, struct err *e)
-{
-	struct vm_interface_set *want = m->body;
-
-	TERMINATE(want->id);
-	if (want->link_down > 1)
-		return err_set(e, -EINVAL, ERR_INVALID, "unknown state of a link");
-	return machine_set_interface(vm_machine(c->vm), want, e);
-}
-
-static int disk_set_request(struct control *c, struct channel_msg *m, struct err *e)
-{
-	struct vm_disk_set want = { 0 };
-
-	memcpy(&want, m->body, MIN(m->head.body_bytes, sizeof(want)));
-	TERMINATE(want.id);
-	return machine_set_disk(vm_machine(c->vm), &want, e);
-}
-
 static int reclaim_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	(void)m;
@@ -600,17 +586,30 @@ static int vcpus_request(struct control *c, struct channel_msg *m, struct err *e
 	return vm_vcpus(c->vm, m->body, e);
 }
 
+static void dump_done(void *opaque, const struct vm_snapshot_done *d)
+{
+	struct control *c = opaque;
+
+	c->awaits_cont = c->dump_stays && !d->error;
+	create_done(c, d);
+	if (c->peer_fd < 0)
+		resume_after_dump(c);
+}
+
 static int dump_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	const struct vm_dump *how = m->body;
+	bool stays = how->stay && vm_phase(c->vm) == VM_PHASE_RUNNING;
 	unsigned n = m->nfds;
 	int r;
 
 	m->nfds = 0; /* vm_dump() takes the fd */
-	r = n ? vm_dump(c->vm, c->worker, how, m->fds[0], create_done, c, e) :
+	r = n ? vm_dump(c->vm, c->worker, how, m->fds[0], dump_done, c, e) :
 		err_set(e, -EINVAL, ERR_INVALID, "a dump needs a file");
-	if (!r)
-		c->work_then = m->head.body_bytes > offsetof(struct vm_dump, then) ? how->then : 0; /* an older daemon sends none */
+	if (r < 0)
+		return r;
+	c->dump_stays = stays;
+	c->work_then = m->head.body_bytes > offsetof(struct vm_dump, then) ? how->then : 0; /* an older daemon sends none */
 	return r;
 }
 
@@ -650,8 +649,8 @@ static const struct {
 	[VM_MSG_ADDRESSES] = { control_addresses, false },
 	[VM_MSG_AGENT_COMMAND] = { control_agent_command, false },
 	[VM_MSG_WATCHDOG] = { watchdog_request, false },
-	[VM_MSG_INTERFACE_SET] = { interface_set_request, false },
-	[VM_MSG_DISK_SET] = { disk_set_request, false },
+	[VM_MSG_INTERFACE_SET] = { control_interface_set, false },
+	[VM_MSG_DISK_SET] = { control_disk_set, false },
 	[VM_MSG_PLUG] = { control_change, false },
 	[VM_MSG_UNPLUG] = { control_change, false },
 	[VM_MSG_MEDIUM_SET] = { control_change, false },

@@ -2,6 +2,7 @@
 #include "vmm/control_impl.h"
 #include "base/err.h"
 #include "base/loop.h"
+#include "base/util.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/vm.h"
 #include "vmm/snapshot/disk_commit.h"
@@ -143,10 +144,36 @@ void control_changes_run(void *opaque, uint64_t expired_ns)
 		loop_timer_arm(c->changes_timer, c->changes->end_ns);
 }
 
+void control_disks_free(void *opaque)
+{
+	control_changes_run(opaque, 0);
+}
+
 void control_changes_drop(struct control *c)
 {
 	while (c->changes)
 		change_free(change_take(c));
+}
+
+/* ---- settings ---- */
+
+int control_interface_set(struct control *c, struct channel_msg *m, struct err *e)
+{
+	struct vm_interface_set *want = m->body;
+
+	TERMINATE(want->id);
+	if (want->link_down > 1)
+		return err_set(e, -EINVAL, ERR_INVALID, "unknown state of a link");
+	return machine_set_interface(vm_machine(c->vm), want, e);
+}
+
+int control_disk_set(struct control *c, struct channel_msg *m, struct err *e)
+{
+	struct vm_disk_set want = { 0 };
+
+	memcpy(&want, m->body, MIN(m->head.body_bytes, sizeof(want)));
+	TERMINATE(want.id);
+	return machine_set_disk(vm_machine(c->vm), &want, e);
 }
 
 /* ---- copies of disks, and their layers ---- */

@@ -36,6 +36,8 @@ struct control {
 	uint64_t config_seq, work_seq;
 	uint8_t work_type; /* vm_info.work, while vm_works() */
 	uint8_t work_then; /* of a dump: vm_info.work_then */
+	bool dump_stays; /* the dump in progress leaves the VM paused */
+	bool awaits_cont; /* a dump has left the VM paused, and the daemon still has to say what follows */
 	bool handing_over; /* vm_handover() is in progress */
 	struct memory *memory; /* from VM_MSG_MEMORY; NULL: none */
 	bool awaits_go; /* another process hands its VM over and has not sent VM_MSG_GO yet */
@@ -88,7 +90,9 @@ void control_changes_run(void *opaque, uint64_t expired_ns);
 /* Drop the requests that wait: the peer has gone. */
 void control_changes_drop(struct control *c);
 
-/* Handlers of requests about disks (control_disks.c). Each returns 0 or -errno. */
+/* Handlers of requests about disks and interfaces (control_disks.c). Each returns 0 or -errno. */
+int control_interface_set(struct control *c, struct channel_msg *m, struct err *e);
+int control_disk_set(struct control *c, struct channel_msg *m, struct err *e);
 int control_disk_copy(struct control *c, struct channel_msg *m, struct err *e);
 int control_disk_pivot(struct control *c, struct channel_msg *m, struct err *e);
 int control_disk_copy_end(struct control *c, struct channel_msg *m, struct err *e);

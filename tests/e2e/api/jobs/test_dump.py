@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from conftest import BUILD, Console, Qmp, QmpError, has_ended, until
+from conftest import BUILD, Console, Qmp, QmpError, has_ended, open_files, until
 from fuselib import Op, fuse
 from guestlib import SANITIZED
 
@@ -373,6 +373,25 @@ def test_crash_without_daemon_is_dumped_by_next_daemon(daemon, guest, kvm):
     daemon.wait("vm1", "crashed")
     until(lambda: state(daemon) == "crashed (triple fault)" and has_ended(pid))
     assert len(cores(daemon)) == 1 and cores(daemon)[0].endswith(".core")
+
+
+@pytest.mark.parametrize("then", ["--reset", "--crash"])
+def test_vm_runs_if_its_dump_ends_without_a_daemon(daemon, guest, kvm, tmp_path, then):
+    """The dump has left the VM paused, and no daemon knows what is to follow."""
+    begin(daemon, guest).close()
+    with fuse(tmp_path / "fuse") as f:
+        f.hang(Op.FSYNC)
+        core, pid = f["core"], daemon.info("vm1")["pid"]
+        with subprocess.Popen([os.path.join(BUILD, "cairn"), "dump", "vm1", core, then], env=daemon.env) as p:
+            until(lambda: Op.FSYNC in f.hanging())
+            assert daemon.info("vm1")["state"] == "paused"
+            daemon.stop(signal.SIGKILL)
+            assert p.wait() != 0
+        f.release()
+        until(lambda: not any(path.startswith(core) for path in open_files(pid)))
+        daemon.start()
+        assert daemon.info("vm1")["state"] == "running"
+        daemon.cairn("destroy", "vm1")
 
 
 def test_failed_dump_does_not_block_on_crash_action(fake):

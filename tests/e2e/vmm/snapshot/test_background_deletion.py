@@ -79,7 +79,7 @@ def test_user_is_told_that_a_late_change_may_still_come(deleting):
     said = vm.daemon.cairn("snapshot-tag", "vm1", "s1", "late", ok=False).stderr
     assert "did not answer in time; it may still do what was requested, so look before you repeat it" in said
     f.release()
-    assert "Tags:           late\n" in vm.daemon.cairn("snapshot-info", "vm1", "s1").stdout
+    until(lambda: "Tags:           late\n" in vm.daemon.cairn("snapshot-info", "vm1", "s1").stdout)
     vm.daemon.cairn("snapshot-revert", "vm1", "s1")
     check(vm)
 
