@@ -31,6 +31,14 @@ def ipv6_add(where, address, link):
         time.sleep(0.01)
 
 
+def keepalive_asks(port, seconds):
+    """Return whether the kernel asks the clients of this host's port after this time of silence: its timer 02."""
+    with open("/proc/net/tcp", encoding="ascii") as f:
+        rows = [line.split() for line in f.readlines()[1:]]
+    timers = [row[5].split(":") for row in rows if row[1] == f"0100007F:{port:04X}" and row[3] == "01"]
+    return timers and all(kind == "02" and int(ticks, 16) <= seconds * 100 for kind, ticks in timers)
+
+
 class Lan:
     """A network namespace with a bridge; it ends with the process that holds it."""
 

@@ -2,13 +2,11 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
-#include "base/util.h"
+#include "base/keepalive.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <netdb.h>
-#include <netinet/in.h>
-#include <netinet/tcp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,23 +61,6 @@ static bool where_split(const char *where, char address[64], const char **ret_po
 	address[n] = 0;
 	*ret_port = colon + 1;
 	return true;
-}
-
-/* End connections whose client's host has vanished, after two minutes without an answer. Accepted sockets inherit
- * this. */
-static void keepalive_set(int fd)
-{
-	static const struct {
-		int level, name, value;
-	} options[] = {
-		{ SOL_SOCKET, SO_KEEPALIVE, 1 },
-		{ IPPROTO_TCP, TCP_KEEPIDLE, 60 }, /* seconds */
-		{ IPPROTO_TCP, TCP_KEEPINTVL, 15 },
-		{ IPPROTO_TCP, TCP_KEEPCNT, 4 },
-	};
-
-	for (size_t i = 0; i < ARRAY_SIZE(options); i++)
-		setsockopt(fd, options[i].level, options[i].name, &options[i].value, sizeof(options[i].value));
 }
 
 static int listen_at(const char *where, const struct addrinfo *a, int *ret_fd, struct err *e)

@@ -139,6 +139,7 @@ static uint8_t forward_of(const struct stack *s, int fd)
 static void on_register(int fd, void *opaque)
 {
 	struct stack *s = opaque;
+	int on = 1;
 
 	if (fd < 0 || fd >= FDS_MAX)
 		return;
@@ -146,6 +147,9 @@ static void on_register(int fd, void *opaque)
 	s->fds[fd].open = true;
 	ended[fd] = 0;
 	s->fds[fd].forward = forward_of(s, fd);
+	/* End a client whose host has vanished after the kernel's two hours, as sshd does: a laptop may sleep. */
+	if (s->fds[fd].forward)
+		setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 }
 
 static void on_unregister(int fd, void *opaque)

@@ -1,6 +1,7 @@
 #include "tools/vnc/server.h"
 #include "base/display.h"
 #include "base/err.h"
+#include "base/keepalive.h"
 #include "base/key_codes.h"
 #include "base/log.h"
 #include "base/loop.h"
@@ -348,6 +349,7 @@ void server_accept(struct server *s, int fd)
 	}
 	if (evicted)
 		rfbCloseClient(evicted);
+	keepalive_set(fd);
 	client_joins = true;
 	client = rfbNewClient(s->rfb, fd);
 	client_joins = false;

@@ -19,6 +19,7 @@ import pytest
 
 import guestlib
 from conftest import BUILD, Qmp, QmpError, free_port, status_confined, until
+from netlib import keepalive_asks
 from test_fork import image, vm  # noqa: F401 (vm is a fixture)
 from test_screen import RED, draw, read_keys, read_ppm
 
@@ -265,6 +266,12 @@ def test_half_a_message_before_the_password_holds_nobody(vm, daemon, tmp_path, h
         is_served(port)
         s.sendall(rest)
         assert received(s, answer)[:2] == b"\1\2"
+
+
+def test_client_ends_when_its_host_has_vanished(vm, daemon, tmp_path):
+    port = tcp_begin(vm, daemon, tmp_path)
+    with connected(port):
+        until(lambda: keepalive_asks(port, 60))
 
 
 def test_challenge_is_not_a_function_of_the_time(vm, daemon, tmp_path):

@@ -16,6 +16,7 @@ import pytest
 
 import slirplib
 from conftest import inject_call, until
+from netlib import keepalive_asks
 from slirplib import (
     ACK, ARP, FIN, ICMP, IPV4, IPV6, PSH, RST, SYN, TCP, TUN_F_CSUM, TUN_F_TSO4, UDP, Guest, datagrams, ethernet, ipv4, listener,
     readable, unfinished, without_sum)
@@ -65,6 +66,12 @@ def test_tcp_forward_carries_both_directions():
         g.until(lambda: c.ended)
         c.close()
         assert client.recv(1) == b""
+
+
+def test_connection_ends_when_the_clients_host_has_vanished():
+    with listener() as s, Guest(("tcp", s, "-", 80)) as g, socket.create_connection(s.getsockname()):
+        g.accepted()
+        until(lambda: keepalive_asks(s.getsockname()[1], 7200))
 
 
 @pytest.mark.parametrize("last", [b"", b"the end"])
