@@ -28,6 +28,7 @@ WARN += -Wno-gnu-variable-sized-type-not-at-end
 else
 WARN += -Wmaybe-uninitialized -Wno-format-truncation
 endif
+comma   := ,
 SAN     ?=
 HARDEN  := -fstack-protector-strong
 # Some compilers define it by themselves, and CFLAGS may, too.
@@ -165,10 +166,12 @@ $(BUILD)/cairn-metrics: $(call prog_objs,tools/metrics) $(call lib,api) $(call l
 $(BUILD)/cairn-web: $(call prog_objs,tools/web) $(BUILD)/tools/metrics/listen.o $(BUILD)/tools/delegate/link.o $(BUILD)/tools/login/message.o $(call lib,api) $(call lib,base)
 	$(call say,LINK,$@)
 	$(call link,-pie,-lmicrohttpd -lgnutls -ljson-c -luring)
-# PAM is in this program alone, with root's rights and without a web server.
+# PAM is in this program alone, with root's rights and without a web server. A sanitizer's crypt() calls address 0 if
+# libcrypt is loaded only later, by a module of PAM.
+SAN_CRYPT = $(if $(SAN),-Wl$(comma)--no-as-needed -lcrypt)
 $(BUILD)/cairn-login: $(call prog_objs,tools/login) $(call lib,base)
 	$(call say,LINK,$@)
-	$(call link,-pie,-lpam -luring)
+	$(call link,-pie,-lpam -luring $(SAN_CRYPT))
 $(BUILD)/cairn-delegate: $(call prog_objs,tools/delegate) $(DAEMON_LIBS)
 	$(call say,LINK,$@)
 	$(call link,-pie,$(DAEMON_SYSLIBS))

@@ -10,5 +10,8 @@ __attribute__((visibility("default"))) const char *__tsan_default_suppressions(v
 		 * table for the same file. */
 		"race:file_thread_main\n"
 		/* The guest's memory is read while its writers wait in userfaultfd. */
-		"race:ram_view_read\n";
+		"race:ram_view_read\n"
+		/* Two devices write to the same memory of a guest that uses one after the other. */
+		"race:iov_copy\n"
+		"race:virtqueue_fill\n";
 }

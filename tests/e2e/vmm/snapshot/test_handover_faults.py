@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+import guestlib
 from conftest import BUILD, Daemon, has_ended, is_vm, open_files, until
 from relaylib import Relay
 from test_fork import AT, FILL, MIB, check, disk_holds, disk_write, image, vm  # noqa: F401 (vm is a fixture)
@@ -160,6 +161,10 @@ def test_late_message(vm, daemon, relay, tmp_path, step, n):  # noqa: F811
     source_holds(vm)
 
 
+without_memory = pytest.mark.skipif(guestlib.SANITIZED, reason="a sanitizer's runtime ends the process when it gets no memory")
+
+
+@without_memory
 def test_successor_without_memory(vm, daemon, relay, tmp_path):  # noqa: F811
     source(vm, tmp_path)
     cloned(vm, "c")
@@ -181,6 +186,7 @@ def address_space_limit(pid, limit):
     subprocess.run(["prlimit", "--pid", str(pid), f"--as={limit}:unlimited"], check=True, timeout=60, **user)
 
 
+@without_memory
 def test_process_without_memory_for_copy(vm, daemon, tmp_path):  # noqa: F811
     source(vm, tmp_path)
     cloned(vm, "c")
