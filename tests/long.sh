@@ -30,6 +30,7 @@
 #   before each call of cairn run
 # - copy-kills: LONG_COPIES kills during an export, an import, a clone or an undefine (200)
 # - forks: LONG_FORKS steps with clones (1000)
+# - races: LONG_RACES rounds of commands at random moments of others (2000)
 # - fork-growth: LONG_GROWTH forks whose clones are removed at once (500)
 # - promotions: LONG_PROMOTIONS promotions of a live clone while a client connects (1000)
 # - images: LONG_IMAGES operations of cairn-img and QEMU's tools on images (100000), and an image with 65,536 snapshots
@@ -72,6 +73,7 @@ daemon_kills=${LONG_DAEMON_KILLS:-500}
 copies=${LONG_COPIES:-200}
 forks=${LONG_FORKS:-1000}
 growth=${LONG_GROWTH:-500}
+races=${LONG_RACES:-2000}
 promotions=${LONG_PROMOTIONS:-1000}
 images=${LONG_IMAGES:-100000}
 policies=${LONG_POLICIES:-300}
@@ -180,6 +182,7 @@ e2e daemon-kills api/vm/test_killed.py CAIRN_KILLS="$daemon_kills" CAIRN_KILLS_S
 e2e kill-points "api/jobs/test_kill_points.py tests/e2e/api/policy/test_timetable_kills.py tests/e2e/tools/cairn/test_run_command.py::test_kill_before_any_call_leaves_nothing" CAIRN_KILL_STEP=1 CAIRN_KILL_SEED="$seed"
 e2e copy-kills api/jobs/test_killed_copies.py CAIRN_COPY_ROUNDS="$copies" CAIRN_COPY_SEED="$seed"
 e2e forks vmm/snapshot/test_fork_random.py CAIRN_FORK_STEPS="$forks" CAIRN_FORK_SEED="$seed"
+e2e races api/vm/test_races.py CAIRN_RACES="$races" CAIRN_RACES_SEED="$seed"
 e2e fork-growth vmm/snapshot/test_fork_growth.py CAIRN_GROWTH_ROUNDS="$growth"
 e2e promotions "api/jobs/test_promote.py -k rounds_refuse" CAIRN_PROMOTE_ROUNDS="$promotions"
 e2e images "tools/img/test_img_random.py tests/e2e/tools/img/test_img_many.py" CAIRN_IMG_STEPS="$images" CAIRN_IMG_SEED="$seed"
