@@ -57,7 +57,7 @@ static bool names_first(const struct cli *c, const char *name, size_t len)
 static const struct {
 	const char *name, *word;
 } virsh_names[] = { { "device", "DISK" }, { "path", "DISK" }, { "cmd", "COMMAND" }, { "keycode", "KEY..." }, { "newname", "NAME" },
-	{ "command", "ACTION" }, { "command", "VERB" }, { "xml", "ENTRY" }, { "network", "UUID" }, { "name", "POOL" } };
+	{ "command", "ACTION" }, { "command", "VERB..." }, { "xml", "ENTRY" }, { "network", "UUID" }, { "name", "POOL" } };
 
 static bool is_name_of(const char *name, size_t len, const char *word)
 {

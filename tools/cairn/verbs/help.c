@@ -1,4 +1,4 @@
-/* help: list all verbs, or show the options and daemon commands of one verb. */
+/* help: list all verbs, or show the options and daemon commands of some. */
 #include "tools/cairn/cli.h"
 #include "api/schema/schema.h"
 #include "api/wire/json.h"
@@ -162,30 +162,35 @@ static struct json_object *verb_to_json(struct json_object *schema, const struct
 	return one;
 }
 
-/* Print the description of a verb for programs. only: NULL: all verbs. */
-static void json_print(const struct cli *c, struct json_object *schema, const struct verb *only)
+/* Print the descriptions of the verbs that are asked for, or of all, for programs. */
+static void json_print(const struct cli *c, struct json_object *schema)
 {
 	CLEANUP_JS struct json_object *list = json_object_new_array();
 
-	for (const struct verb *v = verbs; v->name; v++)
-		if (!only || v == only)
-			json_object_array_add(list, verb_to_json(schema, v));
+	for (const struct verb *v = verbs; v->name && !c->npos; v++)
+		json_object_array_add(list, verb_to_json(schema, v));
+	for (size_t i = 0; i < c->npos; i++)
+		json_object_array_add(list, verb_to_json(schema, verb_find(c->pos[i])));
 	output_print(stdout, c->format, list);
 }
 
 int verb_help(struct cli *c)
 {
-	const struct verb *v = c->npos ? verb_find(c->pos[0]) : NULL;
 	CLEANUP_JS struct json_object *schema = NULL;
 
-	if (c->npos && !v)
-		return verb_missing(c->pos[0]);
+	for (size_t i = 0; i < c->npos; i++)
+		if (!verb_find(c->pos[i]))
+			return verb_missing(c->pos[i]);
 	schema = schema_load();
-	if (c->format != CLI_TABLE)
-		json_print(c, schema, v);
-	else if (v)
-		one_print(schema, v);
-	else
+	if (c->format != CLI_TABLE) {
+		json_print(c, schema);
+		return CLI_OK;
+	}
+	if (!c->npos)
 		all_print(schema);
+	for (size_t i = 0; i < c->npos; i++) {
+		printf("%s", i ? "\n" : "");
+		one_print(schema, verb_find(c->pos[i]));
+	}
 	return CLI_OK;
 }

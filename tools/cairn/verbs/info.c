@@ -1,12 +1,14 @@
 /* dominfo, domid, domuuid, domname, domstate and domblkerror: print a VM's members of vm-info. qmp-path: print the
  * path of its QMP socket. version: print the versions of cairn and of the daemon. */
 #include "tools/cairn/cli.h"
+#include "api/store/paths.h"
 #include "api/wire/json.h"
 #include "base/util.h"
 #include "tools/cairn/output.h"
 #include "tools/cairn/pool.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -365,12 +367,18 @@ int verb_version(struct cli *c)
 {
 	CLEANUP_JS struct json_object *shown = json_object_new_object();
 	CLEANUP_JS struct json_object *o = NULL;
+	char socket[PATH_MAX];
 	struct err e;
-	int r = cli_execute(c, "query-version", NULL, &o, NULL, &e);
+	int r = paths_client_socket(c->socket, socket, sizeof(socket), &e);
+	bool known = r == 0;
 
+	if (known)
+		r = cli_execute(c, "query-version", NULL, &o, NULL, &e);
 	js_put_str(shown, "cairn", CAIRN_VERSION);
 	if (r == 0)
 		js_put_str(shown, "cairnd", js_get_str_or(o, "cairn", "-"));
+	if (known)
+		js_put_str(shown, "socket", socket);
 	if (c->format != CLI_TABLE) {
 		output_print(stdout, c->format, shown);
 		return r < 0 && option_flag(c, "daemon") ? cli_exit_code(e.cls) : CLI_OK;
@@ -380,5 +388,7 @@ int verb_version(struct cli *c)
 		printf("cairnd %s\n", js_get_str_or(o, "cairn", "-"));
 	else
 		printf("cairnd: %s\n", e.msg);
+	if (known)
+		printf("socket %s\n", socket);
 	return r < 0 && option_flag(c, "daemon") ? cli_exit_code(e.cls) : CLI_OK;
 }

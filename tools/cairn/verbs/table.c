@@ -827,12 +827,12 @@ const struct verb verbs[] = {
 		verb_doctor },
 	{ "cpu-models", "Administration", "[ARCH]", "list the processor models that a VM can have, and which of them this host offers",
 		NULL, 0, 1, true, NULL, NULL, verb_cpu_models },
-	{ "version", "Help", "", "print the versions of cairn and of the daemon", version_options, 0, 0, true, NULL, "query-version",
+	{ "version", "Help", "", "print the versions of cairn and of the daemon, and the daemon's socket", version_options, 0, 0, true, NULL, "query-version",
 		verb_version },
 	{ "shell", "Help", "", "read verbs line by line, on a terminal with history and completion", NULL, 0, 0, false, NULL, NULL, verb_shell },
 	{ "complete", "Help", "[WORD...]", "print the words that can replace the last WORD, for the completion of shells", NULL, 0, MANY,
 		false, NULL, "vm-list snapshot-list vm-dump-definition query-schedules query-thresholds query-pools query-requests net-list query-jobs", verb_complete },
-	{ "help", "Help", "[VERB]", "list all verbs, or show the options of a verb", NULL, 0, 1, true, NULL, NULL, verb_help },
+	{ "help", "Help", "[VERB...]", "list all verbs, or show the options of verbs", NULL, 0, MANY, true, NULL, NULL, verb_help },
 	{ NULL, NULL, NULL, NULL, NULL, 0, 0, false, NULL, NULL, NULL },
 };
 

@@ -213,7 +213,8 @@ def test_output_formats_are_valid(fake):
     assert json.loads(fake.cairn("domstate", "vm1", "--format", "json").stdout) == {
         "state": "shutoff", "reason": "defined"}
     assert json.loads(fake.cairn("dumpjson", "vm1").stdout)["memory"] == "32M"
-    assert "cairnd" in json.loads(fake.cairn("version", "--format", "json").stdout)
+    version = json.loads(fake.cairn("version", "--format", "json").stdout)
+    assert set(version) == {"cairn", "cairnd", "socket"} and version["socket"] == fake.socket
     assert fake.cairn("list", "--format", "xml", ok=2).stderr.startswith("error: --format must be table")
 
 
@@ -530,7 +531,7 @@ def test_missing_daemon_is_reported(tmp_path):
                         f"error: no daemon listens on {tmp_path}/none.sock; start one with: "
                         "cairnd & (see cairnd --help)\n")
     r = cairn("-c", str(tmp_path / "none.sock"), "version")
-    assert r.returncode == 0 and "no daemon listens" in r.stdout
+    assert r.returncode == 0 and "no daemon listens" in r.stdout and f"\nsocket {tmp_path}/none.sock\n" in r.stdout
     assert cairn("-c", str(tmp_path / "none.sock"), "version", "--daemon").returncode == 7
     assert cairn("-c").stderr.startswith("error: -c needs a socket\n")
 

@@ -79,6 +79,14 @@ def test_every_verb_and_option_has_help():
             "help", v["name"]).stdout.replace(" [OPTIONS]", "")
 
 
+def test_help_shows_several_verbs_in_the_order_given():
+    r = cairn("help", "undefine", "start")
+    assert r.returncode == 0 and r.stdout == cairn("help", "undefine").stdout + "\n" + cairn("help", "start").stdout
+    assert [v["name"] for v in json.loads(cairn("help", "undefine", "start", "--format", "json").stdout)] == ["undefine", "start"]
+    r = cairn("help", "start", "strat")
+    assert r.returncode == 2 and r.stdout == "" and r.stderr.startswith('error: unknown verb "strat"; did you mean start?\n')
+
+
 def test_help_places_options_before_the_end_of_options():
     assert cairn("help", "run").stdout.startswith("cairn run [OPTIONS] [FILE] [-- COMMAND [ARGUMENT...]]: ")
     assert cairn("help", "start").stdout.startswith("cairn start {VM...|--all} [OPTIONS]: ")
@@ -581,7 +589,7 @@ def test_misspelled_words_get_suggestions(args, hint):
     ("ps", "list"), ("stop", "shutdown"), ("kill", "destroy"), ("rm", "undefine"), ("logs", "log"),
     ("launch", "new"), ("fork", "clone"), ("migrate", "export"), ("loadvm", "snapshot-revert"), ("users", "permissions"),
     ("schedinfo", "edit"), ("vcpupin", "vcpuinfo"), ("pool-start", "pool-undefine"), ("vol-upload", "vol-path"), ("metadata", "desc"),
-    ("pool-create", "pool-define-as"), ("nwfilter-binding-list", "domif-egress"), ("hostname", "nodeinfo"), ("restart", "reboot"),
+    ("pool-create", "pool-define-as"), ("nwfilter-binding-list", "domif-egress"), ("hostname", "nodeinfo"), ("uri", "version"), ("restart", "reboot"),
     ("load", "run"), ("iface-bridge", "net-list"), ("migrate-setspeed", "export"), ("net-port-list", "net-dhcp-leases"), ("approvals", "requests")])
 def test_words_of_other_tools_name_the_verb(word, verb):
     r = cairn(word, "vm1")
