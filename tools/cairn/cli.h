@@ -62,6 +62,7 @@ struct cli {
 	} given[CLI_GIVEN_MAX]; /* options with a value, in the order given: an option may be repeated */
 	size_t ngiven;
 	struct json_object *vms; /* list of VMs, to resolve ids to names */
+	bool interrupted; /* Ctrl-C cancelled a job of the verb */
 	int64_t when_s; /* the time of --at or --in; seconds since the epoch; 0: not parsed yet */
 	const struct field *row_members; /* of the rows that cli_fetch_all() has read last, or of cli_rows_of(); NULL: not known */
 };

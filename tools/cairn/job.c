@@ -99,7 +99,7 @@ static bool event_take(struct job_wait *w, struct json_object *ev)
 /* Handle Ctrl-C: cancel the job and wait for its result. On a second Ctrl-C, leave the job running. */
 static int wait_interrupted(struct job_wait *w, struct err *e)
 {
-	struct signalfd_siginfo si;
+	struct signalfd_siginfo si = { 0 };
 	struct json_object *args;
 	struct err why;
 
@@ -110,6 +110,7 @@ static int wait_interrupted(struct job_wait *w, struct err *e)
 	if (w->cancelled)
 		return err_set(e, -EINTR, ERR_CANCELLED, "job %s continues; see cairn jobs", w->id);
 	w->cancelled = true;
+	w->c->interrupted = si.ssi_signo == SIGINT;
 	args = json_object_new_object();
 	js_put_str(args, "id", w->id);
 	bar_end(w);

@@ -6,6 +6,7 @@
 #include "api/wire/client.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "base/signals.h"
 #include "base/utf8.h"
 #include "base/util.h"
 #include "tools/cairn/output.h"
@@ -446,5 +447,8 @@ int main(int argc, char **argv)
 		r = verb_run_by_name(&c, argc - at, argv + at);
 	client_free(c.client);
 	json_object_put(c.vms);
-	return output_finish(r);
+	r = output_finish(r);
+	if (r && c.interrupted)
+		signals_end_process(SIGINT);
+	return r;
 }

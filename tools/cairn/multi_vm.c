@@ -432,6 +432,7 @@ int multi_vm_run(struct cli *c, struct multi_vm *f, const struct multi_vm_act *a
 	}
 	while (n)
 		pthread_join(threads[--n], NULL);
+	c->interrupted = is_interrupted(&w);
 	if (c->format != CLI_TABLE)
 		multi_vm_json_print(c, f);
 	else if (!lines)

@@ -74,10 +74,13 @@ void img_format_size(uint64_t bytes, char *buf, size_t cap);
 
 /* Catch SIGINT, SIGTERM and SIGHUP; the operation then ends cleanly. */
 void img_signals_catch(void);
-/* Let these signals end the process at once, with the message "interrupted" and exit status 1. For steps of the engine
- * that survive a crash at any point, and a process without temporary files. Until img_signals_catch(). */
+/* Let these signals end the process at once, with the message "interrupted", by SIGINT or with exit status 1. For steps
+ * of the engine that survive a crash at any point, and a process without temporary files. Until img_signals_catch(). */
 void img_signals_end(void);
 bool img_interrupted(void);
+/* Write out standard output. If SIGINT has interrupted a verb that failed, end the process by SIGINT.
+ * status: of the verb. Returns it, or 1 if it is 0 and the output was not written. */
+int img_exit(int status);
 /* Returns an fd that is readable once a signal has come, for poll(); -1 without img_signals_catch(). Borrowed. */
 int img_interrupt_fd(void);
 /* Returns 0; -EINTR with a sentence after a signal. */

@@ -370,7 +370,7 @@ static int help_print(const char *verb)
 	return 0;
 }
 
-int main(int argc, char **argv)
+static int command_run(int argc, char **argv)
 {
 	const char *verb = argc > 1 ? argv[1] : NULL;
 	const struct img_verb *v;
@@ -397,4 +397,9 @@ int main(int argc, char **argv)
 		return help_print(verb);
 	opterr = 0; /* errors are printed as one sentence */
 	return v->run(argc - 1, argv + 1);
+}
+
+int main(int argc, char **argv)
+{
+	return img_exit(command_run(argc, argv));
 }

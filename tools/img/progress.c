@@ -1,5 +1,6 @@
 #include "img.h"
 
+#include "base/signals.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -16,15 +17,14 @@
 /* Minimum interval of progress lines in JSON. */
 #define JSON_STEP_NS 200000000ULL
 
-static atomic_bool interrupted; /* read by several threads */
+static atomic_int interrupted; /* the signal, or 0; read by several threads */
 static int interrupt_fd = -1;
 
 static void on_signal(int sig)
 {
 	int error = errno;
 
-	(void)sig;
-	atomic_store(&interrupted, true);
+	atomic_store(&interrupted, sig);
 	if (interrupt_fd >= 0)
 		(void)!eventfd_write(interrupt_fd, 1);
 	errno = error;
@@ -36,9 +36,10 @@ static void on_signal_end(int sig)
 	static const char words[] = ": interrupted\n";
 	const char *name = program_invocation_short_name;
 
-	(void)sig;
 	(void)!write(STDERR_FILENO, name, strlen(name));
 	(void)!write(STDERR_FILENO, words, sizeof(words) - 1);
+	if (sig == SIGINT)
+		signals_end_process(sig);
 	_exit(1);
 }
 
@@ -62,12 +63,25 @@ void img_signals_end(void)
 {
 	signals_handle(on_signal_end);
 	if (img_interrupted()) /* between the last look and here */
-		on_signal_end(0);
+		on_signal_end(atomic_load(&interrupted));
 }
 
 bool img_interrupted(void)
 {
 	return atomic_load(&interrupted);
+}
+
+int img_exit(int status)
+{
+	if (fflush(stdout) != 0 || ferror(stdout)) {
+		fprintf(stderr, "cairn-img: cannot write the output: %m\n");
+		status = status ? status : 1;
+	}
+	if (status && atomic_load(&interrupted) == SIGINT) {
+		fflush(NULL);
+		signals_end_process(SIGINT);
+	}
+	return status;
 }
 
 int img_interrupt_fd(void)

@@ -206,6 +206,8 @@ static void network_allow(struct call_filter *f)
 
 static void rules_add(struct call_filter *f)
 {
+	const struct call_filter_argument interrupt_self[] = { CALL_FILTER_IS(0, getpid()), CALL_FILTER_IS(2, SIGINT) };
+
 	call_filter_init(f);
 	lockdown_allow_ioctls(f, ioctls, ARRAY_SIZE(ioctls));
 	lockdown_allow_threads(f);
@@ -215,6 +217,7 @@ static void rules_add(struct call_filter *f)
 		network_allow(f);
 	call_filter_value(f, SYS_rt_sigaction, SECCOMP_RET_TRAP, 0, SIGSYS);
 	call_filter_rule(f, SYS_rt_sigaction, SECCOMP_RET_ALLOW, NULL, 0);
+	call_filter_rule(f, SYS_tgkill, SECCOMP_RET_ALLOW, interrupt_self, ARRAY_SIZE(interrupt_self)); /* signals_end_process() */
 	call_filter_value(f, SYS_prctl, SECCOMP_RET_ALLOW, 0, PR_SET_NO_NEW_PRIVS);
 	call_filter_calls(f, SECCOMP_RET_ALLOW, allowed, ARRAY_SIZE(allowed));
 	lockdown_allow_loops(f, loop_kinds());

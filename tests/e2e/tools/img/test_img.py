@@ -259,6 +259,14 @@ def make_big(box):
     return ["big"]
 
 
+@pytest.mark.parametrize("args", [("info", "a"), ("map", "--output=json", "a"), ("help",), ("--version",)])
+def test_unwritable_output_is_an_error(box, args):
+    box.img("create", "-q", "-f", "qcow2", "a", "1M")
+    with open("/dev/full", "w") as full:
+        r = subprocess.run([IMG, *args], cwd=box.path, stdout=full, stderr=subprocess.PIPE, text=True, timeout=TIMEOUT)
+    assert (r.returncode, r.stderr) == (1, "cairn-img: cannot write the output: No space left on device\n")
+
+
 def check_interrupted(box, *args):
     """Interrupt a conversion that its rate limit makes last for a minute: it leaves nothing."""
     (box.path / "src").write_bytes(os.urandom(64 * MIB))
@@ -267,7 +275,7 @@ def check_interrupted(box, *args):
     until(lambda: p.poll() is not None or list(box.path.glob("a.part-*")))
     p.send_signal(signal.SIGINT)
     _, err = p.communicate(timeout=TIMEOUT)
-    assert p.returncode == 1 and "interrupted" in err
+    assert p.returncode == -signal.SIGINT and "interrupted" in err
     assert [f.name for f in box.path.iterdir()] == ["src"]
 
 
