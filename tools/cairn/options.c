@@ -20,6 +20,8 @@ static int format_set(struct cli *c, const char *value)
 		return cli_usage(c, "--format must be table, json, yaml or csv, not \"%s\"",
 			value ? value : "");
 	c->format = (enum cli_format)f;
+	if (c->format != CLI_TABLE)
+		output_quiet(); /* a program reads the output, so it has no sentences */
 	return 0;
 }
 

@@ -306,6 +306,6 @@ int verb_approval_rule(struct cli *c)
 	}
 	if (cli_execute(c, "approval-rule-set", args, NULL, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to %s the rule", removes ? "remove" : "set");
-	printf(removes ? "Rule removed\n" : "Rule set\n");
+	say(removes ? "Rule removed\n" : "Rule set\n");
 	return CLI_OK;
 }

@@ -132,7 +132,7 @@ int verb_managedsave(struct cli *c)
 
 	if (option_flag(c, "running") && option_flag(c, "paused"))
 		return cli_usage(c, "--running and --paused exclude each other");
-	if (multi_vm_is_meant(c, false))
+	if (multi_vm_is_meant(c, false) || (c->format != CLI_TABLE && !option_flag(c, "no-wait")))
 		return managedsave_many(c);
 	args = cli_vm_args(c->pos[0]);
 	managedsave_add(c, args);
@@ -163,9 +163,15 @@ int verb_managedsave_remove(struct cli *c)
 		return managedsave_remove_many(c);
 	r = cli_vm_info(c, c->pos[0], &info, &e);
 	if (!r && !js_get_bool(info, "managed-save", false)) {
+		CLEANUP_JS struct json_object *none = json_object_new_array();
+
+		if (c->format != CLI_TABLE)
+			output_print(stdout, c->format, none);
 		say("Domain '%s' has no manage save image; removal skipped\n", c->pos[0]);
 		return CLI_OK;
 	}
+	if (c->format != CLI_TABLE)
+		return managedsave_remove_many(c);
 	if (!r)
 		r = cli_execute(c, "vm-managed-save-remove", cli_vm_args(c->pos[0]), NULL, NULL, &e);
 	if (r < 0)

@@ -254,8 +254,10 @@ int verb_daemon_stop(struct cli *c)
 	vms = js_get_array(o, "vms");
 	if (c->format != CLI_TABLE)
 		output_print(stdout, c->format, vms);
-	else if (vms)
+	else if (vms && json_object_array_length(vms))
 		outcomes_print(vms);
+	else
+		say("No VM runs\n");
 	if (c->format == CLI_TABLE && option_flag(c, "dry-run"))
 		printf("The daemon would %s\n", option_flag(c, "vms-only") ? "keep running" : "stop then");
 	return CLI_OK;

@@ -746,7 +746,7 @@ def test_save_shows_progress_and_ctrl_c_cancels(fake):
     read_until(fd, b"%")
     os.write(fd, b"\x03")
     assert b"error: the job was cancelled" in read_until(fd, b"was cancelled")
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGINT
     os.close(fd)
     assert fake.cairn("domstate", "vm1").stdout == "running\n"
 
@@ -763,6 +763,16 @@ def test_file_gets_its_name_although_the_terminal_is_gone(fake, tmp_path, verb):
     assert p.wait(50 * guestlib.SLOW) == 0 and os.listdir(folder) == ["file"]
 
 
+def test_managed_save_of_one_vm_prints_json(fake):
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    for verb in ("managedsave", "managedsave-remove"):
+        out, = json.loads(fake.cairn(verb, "vm1", "--format", "json").stdout)
+        assert (out["name"], out["outcome"]) == ("vm1", "done")
+    assert json.loads(fake.cairn("managedsave-remove", "vm1", "--format", "json").stdout) == []
+    assert fake.cairn("managedsave", "nope", "--format", "json", ok=3).stdout.startswith("[")
+
+
 @pytest.mark.parametrize("verb", ["save", "dump"])
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
 def test_file_is_removed_when_a_signal_ends_the_verb(fake, tmp_path, verb, sig):
@@ -774,7 +784,7 @@ def test_file_is_removed_when_a_signal_ends_the_verb(fake, tmp_path, verb, sig):
                          stderr=subprocess.PIPE, text=True)
     until(lambda: os.listdir(folder))
     p.send_signal(sig)  # also before the job has begun
-    assert "the job was cancelled" in p.communicate(timeout=50 * guestlib.SLOW)[1] and p.returncode == 1
+    assert "the job was cancelled" in p.communicate(timeout=50 * guestlib.SLOW)[1] and p.returncode == (1 if sig == signal.SIGTERM else -sig)
     assert not os.listdir(folder) and fake.cairn("domstate", "vm1").stdout == "running\n"
 
 

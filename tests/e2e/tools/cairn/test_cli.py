@@ -218,6 +218,21 @@ def test_output_formats_are_valid(fake):
     assert fake.cairn("list", "--format", "xml", ok=2).stderr.startswith("error: --format must be table")
 
 
+@pytest.mark.parametrize("args", [["snapshot-schedule", "vm1", "--every", "1h", "--keep", "24h:all"], ["approval-rule", "vm1", "--acts", "undefine"],
+                                  ["quota", "--user", "nobody", "--vms", "9"]])
+def test_setting_prints_no_sentence_beside_json(fake, args):
+    fake.define("vm1")
+    if os.getuid() and args[0] != "snapshot-schedule":
+        pytest.skip("only root sets rules and quotas")
+    assert fake.cairn(*args, "--format", "json").stdout == ""
+    assert " set\n" in fake.cairn(*args).stdout
+
+
+def test_daemon_stop_without_vms_prints_no_empty_table(fake):
+    fake.define("vm1")
+    assert fake.cairn("daemon-stop", "--vms-only").stdout == "No VM runs\n"
+
+
 def test_dominfo_shows_definition_and_state(fake):
     fake.define("vm1", cmdline="idle", vcpus=2)
     assert fake.cairn("dominfo", "vm1").stdout == (
