@@ -2,6 +2,7 @@
 #include "api/access/fork_as.h"
 #include "base/channel.h"
 #include "base/err.h"
+#include "base/lockdown.h"
 #include "base/loop.h"
 #include "base/relay.h"
 #include "base/util.h"
@@ -13,7 +14,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#define STACK_BYTES (512 * 1024) /* relay_serve() and file_thread_main() have messages of 96 KiB on it */
+/* The work of a thread has two messages of 96 KiB on it. The thread sanitizer needs 800 KiB for the same frames. */
+#define STACK_BYTES ((LOCKDOWN_SANITIZED ? 2048 : 512) * 1024)
 #define IDLE_MAX 4
 #define VERSION 1
 #define JOB 1 /* type of the messages to the threads: a pointer to the job, its relay and its input */
