@@ -128,27 +128,29 @@ static struct sockaddr_in guest_of(const struct publisher *p, unsigned at)
 	return (struct sockaddr_in){ .sin_family = AF_INET, .sin_port = k->to, .sin_addr = k->guest.s_addr ? k->guest : p->address };
 }
 
-/* Return whether the forward has an address to lead to, and room for a client. */
-static bool published_serves(const struct publisher *p, unsigned at)
+/* Return whether the forward has an address to lead to, and room for a client. room: of TCP. */
+static bool published_serves(const struct publisher *p, unsigned at, bool room)
 {
-	return !p->control.holds && p->tap.name[0] && guest_of(p, at).sin_addr.s_addr && (p->list[at].udp || p->relays.n < RELAYS_MAX);
+	return !p->control.holds && p->tap.name[0] && guest_of(p, at).sin_addr.s_addr && (p->list[at].udp || room);
 }
 
 static void clients_take(struct publisher *p, unsigned at, uint64_t now_ns)
 {
 	struct sockaddr_in guest = guest_of(p, at);
+	struct sockaddr_storage from;
 
 	control_report(&p->control, at, now_ns);
 	if (p->list[at].udp) {
 		datagrams_receive(&p->datagrams, p->list[at].fd, at, &guest, now_ns);
 		return;
 	}
-	while (p->relays.n < RELAYS_MAX) {
-		int fd = accept4(p->list[at].fd, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+	while (relays_room_ns(&p->relays) <= now_ns) {
+		socklen_t size = sizeof(from);
+		int fd = accept4(p->list[at].fd, (struct sockaddr *)&from, &size, SOCK_CLOEXEC | SOCK_NONBLOCK);
 
 		if (fd < 0)
 			return;
-		relay_add(&p->relays, fd, &guest, at);
+		relay_add(&p->relays, fd, &from, &guest, at);
 	}
 }
 
@@ -213,7 +215,7 @@ static int port_of(const void *opaque, unsigned at)
 /* Returns 1: continue; 0: the VM has ended; -errno. */
 static int round_run(struct publisher *p)
 {
-	uint64_t now_ns = loop_now_ns(), control_ns = control_run(&p->control, now_ns);
+	uint64_t now_ns = loop_now_ns(), control_ns = control_run(&p->control, now_ns), room_ns = relays_room_ns(&p->relays), next_ns;
 	unsigned n = 1, ncontrol, ports, nports = p->n, relays, nrelays, clients, nclients;
 	int r;
 
@@ -221,12 +223,13 @@ static int round_run(struct publisher *p)
 	n += ncontrol = control_poll_add(&p->control, p->fds + n);
 	ports = n;
 	for (unsigned i = 0; i < nports; i++)
-		p->fds[n++] = (struct pollfd){ .fd = published_serves(p, i) ? p->list[i].fd : -1, .events = POLLIN };
+		p->fds[n++] = (struct pollfd){ .fd = published_serves(p, i, room_ns <= now_ns) ? p->list[i].fd : -1, .events = POLLIN };
 	relays = n;
 	n += nrelays = relays_poll_add(&p->relays, p->fds + n);
 	clients = n;
 	n += nclients = datagrams_poll_add(&p->datagrams, p->fds + n);
-	r = poll(p->fds, n, control_ns == UINT64_MAX ? -1 : (int)((control_ns - MIN(now_ns, control_ns)) / NS_PER_MS + 1));
+	next_ns = room_ns > now_ns ? MIN(control_ns, room_ns) : control_ns;
+	r = poll(p->fds, n, next_ns == UINT64_MAX ? -1 : (int)((next_ns - MIN(now_ns, next_ns)) / NS_PER_MS + 1));
 	if (r < 0 && errno != EINTR)
 		return -errno;
 	if (r < 0)

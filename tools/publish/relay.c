@@ -1,10 +1,11 @@
 #include "tools/publish/relay.h"
+#include "base/loop.h"
 #include "base/util.h"
 
 #include <errno.h>
 #include <netinet/tcp.h>
-#include <stdint.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -23,6 +24,8 @@ struct relay {
 	int fds[2];		 /* the client's, the guest's */
 	bool connecting;
 	unsigned at;		 /* the forward; NO_FORWARD: it is removed */
+	uint64_t source;	 /* the client's IPv4 address, or the first 64 bits of its IPv6 address */
+	uint64_t active_ns;	 /* its beginning, or when data last moved */
 	struct way ways[2];	 /* ways[i]: from fds[i] to fds[!i] */
 };
 
@@ -48,20 +51,63 @@ static void socket_set_up(int fd)
 	setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 }
 
-void relay_add(struct relays *r, int client, const struct sockaddr_in *guest, unsigned at)
+static uint64_t source_of(const struct sockaddr_storage *from)
+{
+	uint64_t network;
+
+	if (from->ss_family == AF_INET)
+		return ((const struct sockaddr_in *)from)->sin_addr.s_addr;
+	memcpy(&network, &((const struct sockaddr_in6 *)from)->sin6_addr, sizeof(network));
+	return network;
+}
+
+/* Find the connection to end for a further client. r->n is not 0. */
+static unsigned relays_idlest(const struct relays *r)
+{
+	uint64_t sources[RELAYS_MAX];
+	unsigned best = 0, most = 0;
+
+	for (unsigned k = 0; k < r->n; k++)
+		sources[k] = r->list[k]->source;
+	for (unsigned k = 0; k < r->n; k++) {
+		unsigned n = 0;
+
+		for (unsigned i = 0; i < r->n; i++)
+			n += sources[i] == sources[k];
+		if (n > most || (n == most && r->list[k]->active_ns < r->list[best]->active_ns)) {
+			best = k;
+			most = n;
+		}
+	}
+	return best;
+}
+
+uint64_t relays_room_ns(const struct relays *r)
+{
+	return r->n < RELAYS_MAX ? 0 : r->list[relays_idlest(r)]->active_ns + RELAY_IDLE_NS;
+}
+
+void relay_add(struct relays *r, int client, const struct sockaddr_storage *from, const struct sockaddr_in *guest, unsigned at)
 {
 	struct relay *l = calloc(1, sizeof(*l));
+	unsigned k;
 
 	if (!l) {
 		close(client);
 		return;
 	}
+	if (r->n == RELAYS_MAX) {
+		k = relays_idlest(r);
+		relay_end(r->list[k], true);
+		r->list[k] = r->list[--r->n];
+	}
 	l->at = at;
+	l->source = source_of(from);
+	l->active_ns = loop_now_ns();
 	l->connecting = true;
 	l->fds[0] = client;
 	l->fds[1] = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
-	if (l->fds[1] < 0 || r->n == RELAYS_MAX ||
-		(connect(l->fds[1], (const struct sockaddr *)guest, sizeof(*guest)) < 0 && errno != EINPROGRESS)) {
+	if (l->fds[1] < 0 || (connect(l->fds[1], (const struct sockaddr *)guest, sizeof(*guest)) < 0 && errno != EINPROGRESS)) {
 		relay_end(l, true);
 		return;
 	}
@@ -102,6 +148,8 @@ static int way_fill(struct relay *l, unsigned i)
 		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
 	w->ended = !got;
 	w->to += (size_t)got;
+	if (got > 0)
+		l->active_ns = loop_now_ns();
 	return got > 0;
 }
 
@@ -113,6 +161,8 @@ static int way_drain(struct relay *l, unsigned i)
 	if (put < 0)
 		return errno == EAGAIN || errno == EINTR ? 0 : -errno;
 	w->from += (size_t)put;
+	if (put > 0)
+		l->active_ns = loop_now_ns();
 	if (w->from == w->to)
 		w->from = w->to = 0;
 	if (w->ended && !w->to && !w->told) {

@@ -6,18 +6,25 @@
 #include <netinet/in.h>
 #include <poll.h>
 #include <stdbool.h>
+#include <stdint.h>
 
-#define RELAYS_MAX 448 /* further clients wait in the kernel's queue */
+#define RELAYS_MAX 448
+#define RELAY_IDLE_NS 10000000000ULL /* a connection without data for so long may be ended for a new client */
 
 struct relay;
+struct sockaddr_storage;
 
 struct relays {
 	struct relay *list[RELAYS_MAX];
 	unsigned n;
 };
 
-/* Connect to the guest for a client. client: a socket that does not block; taken. at: of the forward. */
-void relay_add(struct relays *r, int client, const struct sockaddr_in *guest, unsigned at);
+/* Returns the time from which there is room for a further client: 0 with fewer than RELAYS_MAX connections. */
+uint64_t relays_room_ns(const struct relays *r);
+/* Connect to the guest for a client. If there are RELAYS_MAX connections, first end the one that has had no data for
+ * the longest time, of the address with the most connections. client: a socket that does not block; taken. from: its
+ * address. at: of the forward. */
+void relay_add(struct relays *r, int client, const struct sockaddr_storage *from, const struct sockaddr_in *guest, unsigned at);
 /* Add two entries for each connection. Returns their number. */
 unsigned relays_poll_add(const struct relays *r, struct pollfd *fds);
 /* Handle the events. came: called for each connection with data; client: it is from the client of forward `at`, else

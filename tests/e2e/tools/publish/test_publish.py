@@ -100,8 +100,9 @@ def guest_of(p, kind="tcp", port=0, address=GUEST):
     return s
 
 
-def client_of(p, at=0):
+def client_of(p, at=0, address="127.0.0.1"):
     s = p.open()
+    s.bind((address, 0))
     s.connect(("127.0.0.1", p.ports[at]))
     return s
 
@@ -286,6 +287,30 @@ def test_clients_that_reset_make_room_for_others(begin):
         with client_of(p) as c, guest.accept()[0] as server:
             c.sendall(b"question")
             assert server.recv(100) == b"question"
+
+
+def test_idle_clients_of_one_address_do_not_keep_others_out(begin):
+    """One address has all connections but one, and sends nothing. A new client gets the place of the one that has been
+    idle longest, and another address's connection, which is older, stays."""
+    p = begin(("tcp", 22))
+    p.lead()
+    with guest_of(p, port=22) as guest:
+        guest.settimeout(60)
+        pairs = []
+        for i in range(RELAYS_MAX):
+            c = client_of(p, address="127.0.0.1" if i else "127.0.0.2")
+            pairs.append((c, guest.accept()[0]))
+        with client_of(p, address="127.0.0.3") as c, guest.accept()[0] as server:
+            c.sendall(b"question")
+            assert server.recv(100) == b"question"
+        with pytest.raises(ConnectionResetError):
+            pairs[1][0].recv(1)
+        for c, server in pairs[0], pairs[2], pairs[-1]:
+            c.sendall(b"goes on")
+            assert server.recv(100) == b"goes on"
+        for pair in pairs:
+            for s in pair:
+                s.close()
 
 
 def test_daemon_adds_and_removes_forwards(begin):
