@@ -10,11 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-static void alias_make(const struct network *n, char alias[LINK_ALIAS_MAX])
-{
-	snprintf(alias, LINK_ALIAS_MAX, "cairn %s", n->uuid);
-}
-
 static unsigned macvlan_mode(enum network_mode mode)
 {
 	switch (mode) {
@@ -67,7 +62,6 @@ static int macvtap_failed(const struct network *n, const char *dev, int error, s
 static int macvtap_make(struct operation *o, const char *name, const struct link *dev, const uint8_t *mac, struct link *ret, struct err *e)
 {
 	const struct network *n = &o->req->net;
-	char alias[LINK_ALIAS_MAX];
 	struct err own;
 	int r;
 
@@ -77,8 +71,7 @@ static int macvtap_make(struct operation *o, const char *name, const struct link
 	r = link_find(o->links, name, ret, e);
 	if (r < 0)
 		return r;
-	alias_make(n, alias);
-	r = link_set_alias(o->links, ret->index, alias, e);
+	r = link_set_alias(o->links, ret->index, n->alias, e);
 	if (r < 0)
 		link_delete(o->links, ret->index, &own);
 	return r;
@@ -116,10 +109,7 @@ int direct_up(struct operation *o, struct err *e)
 
 int direct_down(struct operation *o, struct err *e)
 {
-	char alias[LINK_ALIAS_MAX];
-
-	alias_make(&o->req->net, alias);
-	return links_delete_alias(o->links, alias, operation_note, o, e);
+	return links_delete_alias(o->links, o->req->net.alias, operation_note, o, e);
 }
 
 int direct_check(struct operation *o, struct err *e)
@@ -199,10 +189,8 @@ static int guests_compare(const void *a, const void *b)
 static int candidates_make(struct operation *o, struct candidate list[DEVS_MAX], size_t *ret_n, struct err *e)
 {
 	const struct network *n = &o->req->net;
-	char alias[LINK_ALIAS_MAX];
 	int r = 0;
 
-	alias_make(n, alias);
 	*ret_n = 0;
 	for (size_t i = 0; i < n->ndevs && !r; i++) {
 		struct candidate *c = &list[*ret_n];
@@ -213,7 +201,7 @@ static int candidates_make(struct operation *o, struct candidate list[DEVS_MAX],
 			continue;
 		}
 		if (!r)
-			r = links_count_alias(o->links, alias, c->dev.index, &c->guests, e);
+			r = links_count_alias(o->links, n->alias, c->dev.index, &c->guests, e);
 		*ret_n += !r;
 	}
 	qsort(list, *ret_n, sizeof(*list), guests_compare);

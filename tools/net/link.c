@@ -124,6 +124,8 @@ static int link_read(const struct nlmsghdr *n, void *arg)
 			ret->mtu = mnl_attr_get_u32(a);
 		else if (mnl_attr_get_type(a) == IFLA_ADDRESS && mnl_attr_get_payload_len(a) == MAC_BYTES)
 			memcpy(ret->mac, mnl_attr_get_payload(a), MAC_BYTES);
+		else if (mnl_attr_get_type(a) == IFLA_IFALIAS)
+			attribute_text(a, ret->alias, sizeof(ret->alias));
 		else if (mnl_attr_get_type(a) == IFLA_LINKINFO)
 			mnl_attr_for_each_nested(inner, a)
 				if (mnl_attr_get_type(inner) == IFLA_INFO_KIND)
@@ -301,6 +303,39 @@ int links_count_alias(struct links *l, const char *alias, int dev, unsigned *ret
 
 	*ret = 0;
 	r = request_run(l, link_request(l, RTM_GETLINK, NLM_F_DUMP, 0), aliased_read, &all);
+	return r < 0 ? err_set_errno(e, r, "cannot list the links") : 0;
+}
+
+struct other_alias {
+	const char *alias;
+	size_t len;
+	char *name;
+};
+
+static int other_alias_read(const struct nlmsghdr *n, void *arg)
+{
+	const struct other_alias *other = arg;
+	char alias[LINK_ALIAS_MAX] = "", name[IFNAMSIZ] = "";
+	const struct nlattr *a;
+
+	mnl_attr_for_each(a, n, sizeof(struct ifinfomsg)) {
+		if (mnl_attr_get_type(a) == IFLA_IFALIAS)
+			attribute_text(a, alias, sizeof(alias));
+		else if (mnl_attr_get_type(a) == IFLA_IFNAME)
+			attribute_text(a, name, sizeof(name));
+	}
+	if (!strncmp(alias, other->alias, other->len) && strcmp(alias, other->alias) != 0)
+		memcpy(other->name, name, sizeof(name));
+	return MNL_CB_OK;
+}
+
+int links_find_other_alias(struct links *l, const char *alias, size_t len, char ret[IFNAMSIZ], struct err *e)
+{
+	struct other_alias other = { alias, len, ret };
+	int r;
+
+	*ret = 0;
+	r = request_run(l, link_request(l, RTM_GETLINK, NLM_F_DUMP, 0), other_alias_read, &other);
 	return r < 0 ? err_set_errno(e, r, "cannot list the links") : 0;
 }
 

@@ -24,6 +24,8 @@ static inline void links_close_p(struct links **l)
 }
 #define CLEANUP_LINKS __attribute__((cleanup(links_close_p)))
 
+#define LINK_ALIAS_MAX 64
+
 struct link {
 	int index; /* 0: there is no such link */
 	const char *name; /* as link_find() got it; borrowed */
@@ -32,6 +34,7 @@ struct link {
 	unsigned mtu;
 	char kind[16]; /* "bridge", "veth", "tun"; "" for hardware */
 	uint8_t mac[MAC_BYTES];
+	char alias[LINK_ALIAS_MAX]; /* its beginning; "": none */
 };
 
 /* Find a link. Returns 0 with ret->index 0 if there is none; -errno with a sentence. */
@@ -59,13 +62,15 @@ struct macvtap_config {
 	unsigned mode;	    /* MACVLAN_MODE_BRIDGE, ... */
 };
 
-#define LINK_ALIAS_MAX 64
 /* Make a macvtap link, down. Returns 0; -errno without a sentence. */
 int link_make_macvtap(struct links *l, const struct macvtap_config *c);
 /* Delete all macvtap links with this alias, and call deleted() with the name of each. Returns 0; -errno. */
 int links_delete_alias(struct links *l, const char *alias, void (*deleted)(void *opaque, const char *name), void *opaque, struct err *e);
 /* Count the macvtap links on link `dev` with this alias. Returns 0; -errno. */
 int links_count_alias(struct links *l, const char *alias, int dev, unsigned *ret, struct err *e);
+/* Find a link whose alias has the first `len` bytes of this one, but is not the same. ret: its name; "" if there is
+ * none. Returns 0; -errno. */
+int links_find_other_alias(struct links *l, const char *alias, size_t len, char ret[IFNAMSIZ], struct err *e);
 int link_set_mac(struct links *l, int index, const uint8_t mac[MAC_BYTES], struct err *e);
 /* The kernel takes no alias when it makes a link. Returns 0; -errno. */
 int link_set_alias(struct links *l, int index, const char *alias, struct err *e);

@@ -20,6 +20,33 @@ void operation_note(void *o, const char *sentence)
 	json_object_array_add(((struct operation *)o)->notes, json_object_new_string(sentence));
 }
 
+/* Earlier versions gave the bridge no alias. */
+static bool alias_is_others(const struct network *n, const char *alias)
+{
+	return !strncmp(alias, ALIAS_PREFIX, strlen(ALIAS_PREFIX)) && strcmp(alias, n->alias) != 0;
+}
+
+/* Find the bridge of another daemon's network with the same UUID. ret: its name; "" if there is none.
+ * Returns 0; -errno. */
+static int others_bridge_find(struct operation *o, char ret[IFNAMSIZ], struct err *e)
+{
+	const struct network *n = &o->req->net;
+
+	return links_find_other_alias(o->links, n->alias, strlen(ALIAS_PREFIX) + strlen(n->uuid), ret, e);
+}
+
+static int uuid_check(struct operation *o, struct err *e)
+{
+	const struct network *n = &o->req->net;
+	char bridge[IFNAMSIZ];
+	int r = others_bridge_find(o, bridge, e);
+
+	if (r < 0 || !*bridge)
+		return r;
+	return err_set(e, -EEXIST, ERR_EXISTS, "network '%s': another daemon of this host runs a network with the same UUID (bridge '%s'); leave "
+		"the uuid out of this network's definition, or, if no daemon has that network any more, run: ip link delete %s", n->name, bridge, bridge);
+}
+
 /* Find the network's bridge. Returns 1; 0: there is none; -EEXIST with a sentence: another link has its name;
  * -errno. */
 static int operation_find_bridge(struct operation *o, struct link *ret, struct err *e)
@@ -29,13 +56,13 @@ static int operation_find_bridge(struct operation *o, struct link *ret, struct e
 
 	if (r < 0 || !ret->index)
 		return r;
-	if (!strcmp(ret->kind, "bridge") && (n->mode == MODE_BRIDGE || !memcmp(ret->mac, n->mac, MAC_BYTES)))
+	if (!strcmp(ret->kind, "bridge") && (n->mode == MODE_BRIDGE || (!memcmp(ret->mac, n->mac, MAC_BYTES) && !alias_is_others(n, ret->alias))))
 		return 1;
 	if (n->mode == MODE_BRIDGE)
 		return err_set(e, -EINVAL, ERR_INVALID, "network '%s': '%s' is not a bridge; give the name of a bridge (ip link show type bridge)",
 			n->name, n->bridge);
 	return err_set(e, -EEXIST, ERR_EXISTS, "network '%s': there is a link '%s' that is not this network's; give the network another bridge "
-		"name, or delete the link with: ip link delete %s", n->name, n->bridge, n->bridge);
+		"name, or, if nobody needs the link, run: ip link delete %s", n->name, n->bridge, n->bridge);
 }
 
 static int existing_bridge_needed(const struct network *n, int found, struct err *e)
@@ -84,6 +111,8 @@ static int bridge_make(struct operation *o, struct link *bridge, struct err *e)
 
 	if (!r && !bridge->index)
 		r = link_find(o->links, n->bridge, bridge, e);
+	if (!r && strcmp(bridge->alias, n->alias) != 0)
+		r = link_set_alias(o->links, bridge->index, n->alias, e);
 	if (!r)
 		r = link_protect_bridge(o->links, bridge->index, e);
 	if (!r)
@@ -222,7 +251,9 @@ int network_up(struct operation *o, struct err *e)
 		up_answer(o, &d, false);
 		return existing_bridge_needed(&o->req->net, found, e);
 	}
-	r = found < 0 ? found : up_check(o, e);
+	r = uuid_check(o, e);
+	if (!r)
+		r = found < 0 ? found : up_check(o, e);
 	if (!r)
 		r = forks_read(o, e);
 	if (!r)
@@ -264,6 +295,13 @@ static int link_remove(struct operation *o, const char *name, const struct link 
 	return r < 0 ? r : 0;
 }
 
+static int programs_remove(struct operation *o, note_fn *removed, struct err *e)
+{
+	int r = names_down(o->req, e), next = dnsmasq_down(o, removed, r < 0 ? NULL : e);
+
+	return r < 0 ? r : next;
+}
+
 /* Go on after an error, which is returned at the end: the first one. */
 static int everything_remove(struct operation *o, note_fn *removed, struct err *e)
 {
@@ -281,8 +319,7 @@ static int everything_remove(struct operation *o, note_fn *removed, struct err *
 				*e = why;                                                          \
 		}                                                                                  \
 	} while (0)
-	STEP(names_down(o->req, &why));
-	STEP(dnsmasq_down(o, removed, &why));
+	STEP(programs_remove(o, removed, &why));
 	STEP(link_find(o->links, n->veth, &link, &why));
 	if (!r && link.index && !strcmp(link.kind, "veth"))
 		STEP(link_remove(o, n->veth, &link, removed, &why));
@@ -300,9 +337,18 @@ static int everything_remove(struct operation *o, note_fn *removed, struct err *
 
 int network_down(struct operation *o, struct err *e)
 {
+	char bridge[IFNAMSIZ];
+	int r;
+
 	if (network_is_direct(&o->req->net))
 		return direct_down(o, e);
-	return o->req->net.mode == MODE_BRIDGE ? 0 : everything_remove(o, operation_note, e);
+	if (o->req->net.mode == MODE_BRIDGE)
+		return 0;
+	r = others_bridge_find(o, bridge, e);
+	if (r < 0)
+		return r;
+	/* The parts named by the UUID alone are the other network's. */
+	return *bridge ? programs_remove(o, operation_note, e) : everything_remove(o, operation_note, e);
 }
 
 /* ---- check ---- */
@@ -341,6 +387,7 @@ static int parts_check(struct operation *o, const struct link *bridge, struct er
 	accepted = rules < 0 ? rules : accept_is_complete(o->nft, n, &up, e);
 	if (accepted < 0)
 		return accepted;
+	missing(o, !strcmp(bridge->alias, n->alias), "alias");
 	missing(o, address, "address");
 	missing(o, !network_has_dnsmasq(n) || veth_is_there(o, bridge->index), "link");
 	missing(o, !network_has_dnsmasq(n) || d.pid, "dnsmasq");

@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #define NAME_MAX_BYTES 63
@@ -514,14 +515,23 @@ static int folder_read(const struct reading *r, const char **ret, struct err *e)
 	return error;
 }
 
-/* Two daemons of one host, in containers of their own, may have networks with one UUID. */
-static void config_name_make(struct network *n, const char *folder)
+static uint64_t path_hash(const char *path)
 {
 	uint64_t hash = 0xcbf29ce484222325; /* FNV-1a */
 
-	for (const char *c = folder; *c; c++)
+	for (const char *c = path; *c; c++)
 		hash = (hash ^ (uint8_t)*c) * 0x100000001b3;
-	snprintf(n->config, sizeof(n->config), "%s-%016" PRIx64 ".conf", n->uuid, hash);
+	return hash;
+}
+
+/* Two daemons of one host may have networks with one UUID. A daemon may get the path of its folder by another symbolic
+ * link than the one before. */
+static void marks_make(struct network *n, const char *folder)
+{
+	CLEANUP_FREE char *real = realpath(folder, NULL);
+
+	snprintf(n->config, sizeof(n->config), "%s-%016" PRIx64 ".conf", n->uuid, path_hash(folder));
+	snprintf(n->alias, sizeof(n->alias), ALIAS_PREFIX "%s-%016" PRIx64, n->uuid, path_hash(real ? real : folder));
 }
 
 static int part_needed(const struct reading *r, struct err *e)
@@ -628,7 +638,7 @@ int request_parse(const char *text, size_t len, struct request *ret, struct err 
 	if (!error)
 		error = network_read(&net, &ret->net, e);
 	if (!error)
-		config_name_make(&ret->net, ret->folder);
+		marks_make(&ret->net, ret->folder);
 	if (!error && ret->verb == VERB_LEASES)
 		return leases_read(&r, ret, e);
 	if (error < 0 || (ret->verb != VERB_PORT_UP && ret->verb != VERB_PORT_DOWN && ret->verb != VERB_PORT_RESERVE))

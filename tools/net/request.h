@@ -25,6 +25,7 @@ struct json_object;
 #define PEERS_MAX 128
 
 #define ID_MAX 40
+#define ALIAS_PREFIX "cairn "
 
 enum network_mode {
 	MODE_NAT,
@@ -101,6 +102,7 @@ struct network {
 	/* Names of the network's parts, made from the UUID. */
 	char table[ID_MAX];	  /* nft tables: "cairn_" and the UUID without dashes */
 	char config[2 * ID_MAX];  /* dnsmasq's file, which marks its process: also made from the folder */
+	char alias[2 * ID_MAX];	  /* of its bridge or macvtap links, which marks them: likewise */
 	char veth[IFNAMSIZ];	  /* the host's end of the veth */
 	uint8_t veth_mac[MAC_BYTES]; /* of its other end */
 };

@@ -83,7 +83,7 @@ def test_guests_meet_each_other_and_the_link(direct, lan):  # noqa: F811
     assert face["target"] in direct.links() and len(direct.links()) == 2
     link = lan.ip("-d", "link", "show", face["target"])[0]
     assert (link["address"], link["linkinfo"]["info_data"]["mode"]) == ("52:54:00:00:00:01", "bridge")
-    assert link["ifalias"] == "cairn " + direct.cairn("net-uuid", "lan").stdout.strip()  # by it, net-destroy finds leftovers
+    assert link["ifalias"].startswith("cairn " + direct.cairn("net-uuid", "lan").stdout.strip() + "-")  # by it, net-destroy finds leftovers
     # The same holds in another process of the VM, and with another daemon.
     assert json.loads(direct.cairn("restart-process", "a", "--format", "json").stdout)["way"] == "handover"
     direct.stop(signal.SIGKILL)
@@ -142,7 +142,8 @@ def test_start_is_refused_with_a_remedy(direct, lan):  # noqa: F811
     assert "'lan' has mode bridge; remove them" in direct.cairn("start", "b", ok=False).stderr
     assert "has macvtap devices, and the guest of a live clone has its source's MAC" in direct.cairn("clone", "--live", "a", "c", ok=False).stderr
     assert "ports lead to VMs on networks of mode nat" in direct.cairn("forward-add", "a", "auto:22", ok=False).stderr
-    assert len(direct.links()) == 1
+    name, = direct.links()
+    alias = lan.ip("link", "show", name)[0]["ifalias"]
     direct.cairn("destroy", "a")
     until(lambda: direct.links() == [])
     direct.cairn("net-destroy", "lan")
@@ -151,11 +152,12 @@ def test_start_is_refused_with_a_remedy(direct, lan):  # noqa: F811
     lan.ip("link", "set", "up0", "nomaster")
     lan.ip("link", "set", "up0", "down")
     assert "'up0' is down, so the guests of network 'lan' reach nobody" in direct.cairn("net-start", "lan").stderr
-    # net-destroy removes what a killed daemon and VM left.
-    lan.ip("link", "add", "link", "up0", "name", "left", "type", "macvtap", "mode", "bridge")
-    lan.ip("link", "set", "left", "alias", "cairn " + direct.cairn("net-uuid", "lan").stdout.strip())
+    # net-destroy removes what a killed daemon and VM left, and no link of another daemon's network with the same UUID.
+    for left, owner in ("left", alias), ("others", alias[:-16] + 16 * "0"):
+        lan.ip("link", "add", "link", "up0", "name", left, "type", "macvtap", "mode", "bridge")
+        lan.ip("link", "set", left, "alias", owner)
     direct.cairn("net-destroy", "lan")
-    assert direct.links() == []
+    assert direct.links() == ["others"]
     lan.ip("link", "del", "up0")
     assert "there is no link 'up0'; give the name of a link of this host" in direct.cairn("net-start", "lan", ok=False).stderr
 

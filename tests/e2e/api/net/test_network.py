@@ -521,6 +521,41 @@ def test_operation_of_a_killed_daemon_is_undone(host, lan, verb):
     assert bridges(lan) == []
 
 
+@pytest.fixture
+def two(tmp_path, lan):
+    """Two daemons of one host, with cairn-net itself."""
+    made = []
+    for name in "ab":
+        (tmp_path / name).mkdir()
+        made.append(RealNetDaemon(tmp_path / name, lan))
+    yield made
+    for d in made:
+        d.cairn("net-destroy", "lan", ok=None)
+        d.close()
+
+
+def test_network_of_another_daemon_is_left_alone(two, lan):
+    a, b = two
+    a.define_net()
+    (b.tmp / "lan.json").write_text(a.cairn("net-dumpjson", "lan").stdout)
+    b.cairn("net-define", str(b.tmp / "lan.json"))
+    a.cairn("net-start", "lan")
+
+    def parts():
+        return [subprocess.run([*lan.enter, *c], capture_output=True, text=True, check=True).stdout for c in (["nft", "-s", "list", "ruleset"], ["ip", "link"])]
+    before = parts()
+    assert "another daemon of this host runs a network with the same UUID (bridge 'virbr0')" in b.cairn("net-start", "lan", ok=4).stderr
+    assert b.states() == {"lan": "inactive"} and parts() == before
+    for d in two:
+        d.stop(signal.SIGKILL)
+        d.start()
+    assert (a.states(), b.states()) == ({"lan": "active"}, {"lan": "inactive"}) and parts() == before
+    a.cairn("net-destroy", "lan")
+    b.cairn("net-start", "lan")
+    assert "another daemon" in a.cairn("net-start", "lan", ok=4).stderr
+    assert (a.states(), b.states()) == ({"lan": "inactive"}, {"lan": "active"})
+
+
 def test_network_that_is_gone_is_inactive_and_autostarts(host, lan):
     for name in ("lan", "auto"):
         host.define_net(name)

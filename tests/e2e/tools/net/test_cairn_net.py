@@ -600,6 +600,64 @@ def test_link_of_somebody_else_is_left_alone(host):
     assert host.do("down", network())["removed"] == [] and host.state() == before
 
 
+def second_daemon(host):
+    """Return the host with the folders of another daemon."""
+    other = copy.copy(host)
+    other.tmp = os.path.join(host.tmp, "second")
+    return other
+
+
+@pytest.mark.parametrize("keys", [{}, {"bridge": "virbr5", "ipv4": {"address": "192.168.130.1", "prefix": 24}}])
+def test_network_of_another_daemon_with_the_same_uuid_is_left_alone(host, keys):
+    other = second_daemon(host)
+    one, two = network(ipv6=IPV6), network(**keys)
+    host.do("up", one)
+    before = host.state()
+    assert other.call("up", two)["error"] == {
+        "class": "AlreadyExists", "desc": "network 'default': another daemon of this host runs a network with the same UUID (bridge 'virbr0'); "
+        "leave the uuid out of this network's definition, or, if no daemon has that network any more, run: ip link delete virbr0"}
+    assert not other.do("check", two)["active"]
+    assert other.do("down", two) == {"removed": []}
+    assert host.state() == before and host.do("check", one)["complete"]
+    host.do("down", one)
+    other.do("up", two)
+    assert other.do("check", two)["complete"] and not host.do("check", one)["active"]
+    other.do("down", two)
+
+
+def test_daemon_with_another_path_of_its_folder_finds_its_network(host):
+    host.do("up", network())
+    os.symlink(".", os.path.join(host.tmp, "link"))
+    other = second_daemon(host)
+    other.tmp = os.path.join(host.tmp, "link")
+    assert other.do("check", network())["active"]
+    assert "virbr0" in other.do("down", network())["removed"]
+
+
+def test_bridge_of_another_daemon_is_left_alone(host):
+    """The second definition is the first one without its UUID, but with the bridge's MAC address."""
+    other = second_daemon(host)
+    host.do("up", network())
+    copied = network(uuid=UUID.replace("3f", "4f"), mac=host.ip("link", "show", "virbr0")[0]["address"])
+    before = host.state()
+    e = other.call("up", copied)["error"]
+    assert e["class"] == "AlreadyExists" and "give the network another bridge name" in e["desc"]
+    assert not other.do("check", copied)["active"] and other.do("down", copied) == {"removed": []}
+    assert host.state() == before and host.do("check", network())["complete"]
+
+
+@pytest.mark.parametrize("alias", ["", "the guests' bridge"])
+def test_network_of_an_earlier_version_gets_its_alias(host, alias):
+    n = network()
+    pid = host.do("up", n)["pid"]
+    before = host.state()
+    host.run("ip", "link", "set", "virbr0", "alias", alias)
+    assert host.do("check", n)["missing"] == ["alias"]
+    again = host.do("up", n)
+    assert not again["made"] and again["pid"] == pid and host.state() == before
+    assert host.do("check", n)["complete"]
+
+
 def test_existing_bridge(host):
     n = {"name": "lan", "uuid": UUID, "mode": "bridge", "bridge": "br7"}
     e = host.call("up", n)["error"]
