@@ -164,6 +164,67 @@ static void bad_ranges_and_lengths(void **state)
 	scsi_end(&t);
 }
 
+/* The commands that answer with data, and where each has its allocation length; those that take data, or none. */
+static const struct opcode {
+	uint8_t op, second; /* bytes 0 and 1 */
+	uint8_t at, bytes;  /* of the length */
+} opcodes[] = {
+	{ 0x03, 0, 4, 1 }, { 0x12, 0, 3, 2 }, { 0x12, 1, 3, 2 }, { 0x1a, 0, 4, 1 }, { 0x25, 0, 0, 0 }, { 0x43, 0, 7, 2 }, { 0x46, 0, 7, 2 },
+	{ 0x4a, 1, 7, 2 }, { 0x51, 0, 7, 2 }, { 0x5a, 0, 7, 2 }, { 0x5e, 0, 7, 2 }, { 0x9e, 0x10, 10, 4 }, { 0xa0, 0, 6, 4 }, { 0xbd, 0, 8, 2 },
+	{ 0x00, 0, 4, 1 }, { 0x08, 0, 4, 1 }, { 0x0a, 0, 4, 1 }, { 0x15, 0x10, 4, 1 }, { 0x16, 0, 4, 1 }, { 0x17, 0, 4, 1 }, { 0x28, 0, 7, 2 },
+	{ 0x2a, 0, 7, 2 }, { 0x2f, 0, 7, 2 }, { 0x35, 0, 7, 2 }, { 0x41, 0, 7, 2 }, { 0x42, 0, 7, 2 }, { 0x55, 0x10, 7, 2 }, { 0x56, 0, 7, 2 },
+	{ 0x57, 0, 7, 2 }, { 0x5f, 0, 5, 4 }, { 0x88, 0, 10, 4 }, { 0x8a, 0, 10, 4 }, { 0x8f, 0, 10, 4 }, { 0x91, 0, 10, 4 }, { 0x93, 0, 10, 4 },
+	{ 0xa8, 0, 6, 4 }, { 0xaa, 0, 6, 4 }, { 0xaf, 0, 6, 4 }, { 0xff, 0, 4, 1 }, { 0x1e, 0, 4, 1 }, { 0x1b, 0, 4, 1 },
+};
+#define OPCODES_OF_DATA 14
+
+/* Send a command with a length and a buffer. Check that the device writes no further than both allow, and counts it. */
+static void length_check(struct scsi_test *t, unsigned target, const struct opcode *o, uint32_t length, uint32_t out, uint32_t in)
+{
+	uint8_t cdb[16] = { o->op, o->second, o->op == 0x1a || o->op == 0x5a ? 0x3f : 0 };
+	bool allocates = o < opcodes + OPCODES_OF_DATA;
+	uint8_t untouched[1024];
+	uint32_t used, written, most = allocates && o->bytes ? MIN(length, in) : in, sense;
+
+	for (unsigned i = 0; i < o->bytes; i++)
+		cdb[o->at + o->bytes - 1 - i] = (uint8_t)(length >> 8 * i);
+	memset(untouched, 0xa5, sizeof(untouched));
+	memcpy(data(t), untouched, sizeof(untouched));
+	command_put(t, 0, target, cdb, sizeof(cdb), out, in);
+	drv_wait(&t->d.q[REQUESTS], &used);
+	sense = response_get(t, 0);
+	assert_in_range(used, RESPONSE_BYTES, RESPONSE_BYTES + most);
+	written = used - RESPONSE_BYTES;
+	assert_memory_equal(data(t) + written, untouched, sizeof(untouched) - written);
+	if (sense || t->code)
+		assert_int_equal(written, 0);
+	if (in && !t->code)
+		assert_int_equal(t->resid, in - written);
+	else
+		assert_in_range(t->resid, 0, out);
+}
+
+static void answers_stay_inside_lengths_and_buffers(void **state)
+{
+	static const uint32_t buffers[] = { 0, 7, 40, 600 }, large[] = { 511, 512, 4095, 65535 };
+	struct scsi_test t;
+
+	(void)state;
+	scsi_ready(&t);
+	for (unsigned target = 0; target < 2; target++)
+		for (unsigned i = 0; i < ARRAY_SIZE(opcodes); i++)
+			for (uint32_t n = 0; n < 256 + ARRAY_SIZE(large); n++)
+				for (unsigned b = 0; b < 2 * ARRAY_SIZE(buffers); b++) {
+					uint32_t length = n < 256 ? n : large[n - 256], bytes = buffers[b / 2];
+
+					if (length >> 8 * MIN(opcodes[i].bytes, 3u) && opcodes[i].bytes)
+						continue;
+					length_check(&t, target, &opcodes[i], length, b & 1 ? bytes : 0, b & 1 ? 0 : bytes);
+				}
+	assert_int_equal(t.f.nevents, 0);
+	scsi_end(&t);
+}
+
 static void unmap_put(struct scsi_test *t, uint64_t lba, uint32_t blocks)
 {
 	memset(data(t), 0, 24);
@@ -686,6 +747,7 @@ int main(void)
 		cmocka_unit_test(capacity),
 		cmocka_unit_test(reads_and_writes),
 		cmocka_unit_test(bad_ranges_and_lengths),
+		cmocka_unit_test(answers_stay_inside_lengths_and_buffers),
 		cmocka_unit_test(unmaps_and_writes_zeros),
 		cmocka_unit_test(detects_zeroes),
 		cmocka_unit_test(block_sizes_and_no_discard),
