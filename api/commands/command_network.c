@@ -30,6 +30,9 @@ static struct network *network_arg(struct call *c, struct err *e)
 	if (!n && geteuid() != 0)
 		err_set(e, -ENOENT, ERR_NOT_FOUND, "there is no network '%.63s', and this daemon could not start it: networks need root's daemon; an "
 			"interface of type user needs no network. Next: cairn net-list --all", name);
+	else if (!n && !strcmp(name, "default") && !c->host->paths->system)
+		err_set(e, -ENOENT, ERR_NOT_FOUND, "there is no network 'default': a daemon with --state-dir has only the networks that you define. "
+			"Next: cairn help net-define; docs/networks.md, \"Restarts\", has the command");
 	else if (!n)
 		err_set(e, -ENOENT, ERR_NOT_FOUND, "there is no network '%.63s'. Next: cairn net-list --all", name);
 	return n;

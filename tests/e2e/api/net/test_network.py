@@ -901,6 +901,15 @@ def test_default_network_exists_from_the_first_start(tmp_path, lan):
     assert r.stdout.count("default   inactive") == 1  # an undefined one stays away
 
 
+def test_daemon_with_a_state_folder_says_how_to_define_the_default_network(host):
+    said = host.cairn("net-start", "default", ok=3).stderr
+    assert "a daemon with --state-dir has only the networks that you define. Next: cairn help net-define" in said
+    with open(os.path.join(ROOT, "docs/networks.md"), encoding="utf-8") as f:
+        command = re.search("```\n(echo '[^']*' [|] cairn net-define -)\n```", f.read()).group(1)
+    subprocess.run(["sh", "-c", command], check=True, env={**host.env, "PATH": f"{BUILD}:{os.environ['PATH']}"})
+    host.cairn("net-start", "default")
+
+
 # ---- net-edit ----
 
 def edit(d, script, *args, ok=True):
