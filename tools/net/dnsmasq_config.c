@@ -9,7 +9,7 @@
 #include <string.h>
 
 #define LEASES_MAX 65536
-#define DNS_QUESTIONS_MAX 8192 /* without an answer yet; one guest has at most 6000 (port_rules.c) */
+#define DNS_QUESTIONS_MAX 16384 /* without an answer yet; one guest has at most 12000 (port_rules.c) */
 #define RESOLV_MAX_BYTES (64 * KIB)
 
 /* ---- name servers of the host ---- */

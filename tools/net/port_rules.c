@@ -110,8 +110,6 @@ static void sets_print(const struct port_text *t)
 		{ "known6", "type ipv6_addr;" },
 		{ "targets", "typeof " ND_TARGET ";" },
 		{ "leased", "typeof " DHCP_YIADDR "; size 65536; flags dynamic,timeout;" },
-		{ "dhcp_rates", "type ifname; size 65536; flags dynamic,timeout;" },
-		{ "dns_rates", "type ifname; size 65536; flags dynamic,timeout;" },
 		{ "host_macs", "type ether_addr;" },
 		{ "host_clients", "typeof " DHCP_CHADDR ";" },
 		{ "reserved", "type ipv4_addr;" },
@@ -123,7 +121,7 @@ static void sets_print(const struct port_text *t)
 	fprintf(t->f, "add table bridge %s\nadd map bridge %s ports_in { type ifname : verdict; }\n", t->table, t->table);
 	for (size_t i = 0; i < ARRAY_SIZE(sets); i++)
 		fprintf(t->f, "add set bridge %s %s { %s }\n", t->table, sets[i][0], sets[i][1]);
-	for (size_t i = 8; i < ARRAY_SIZE(sets); i++)
+	for (size_t i = 6; i < ARRAY_SIZE(sets); i++)
 		fprintf(t->f, "flush set bridge %s %s\n", t->table, sets[i][0]);
 }
 
@@ -236,30 +234,36 @@ static void basic_print(const struct port_text *t)
 	rule(t, "basic", "meta protocol ip igmp type membership-query drop");
 }
 
-/* Questions to dnsmasq, or to the gateway, whose address leads there. */
-static void dns_limit_print(const struct port_text *t, const struct address *a)
+/* a: addresses of one family. */
+static void dns_limit_print(const struct port_text *t, const char *chain, const struct address *const *a, unsigned n)
 {
-	char text[ADDRESS_TEXT_MAX];
+	char list[3 * (ADDRESS_TEXT_MAX + 2)] = "", text[ADDRESS_TEXT_MAX];
+	int family = 0;
 
-	if (a->family)
-		rule(t, "limits", "%s daddr %s meta l4proto { tcp, udp } th dport 53 update @dns_rates { iifname timeout 1m " DNS_RATE " } drop",
-			a->family == AF_INET ? "ip" : "ip6", address_print(a, text));
+	for (unsigned i = 0; i < n; i++)
+		if (a[i]->family) {
+			family = a[i]->family;
+			snprintf(list + strlen(list), sizeof(list) - strlen(list), "%s%s", *list ? ", " : "", address_print(a[i], text));
+		}
+	if (family)
+		rule(t, chain, "%s daddr { %s } meta l4proto { tcp, udp } th dport 53 " DNS_RATE " drop", family == AF_INET ? "ip" : "ip6", list);
 }
 
-static void limits_print(const struct port_text *t)
+/* Limit packets to DHCP, and questions to dnsmasq or to the gateway, whose address leads there. */
+static void limits_print(const struct port_text *t, const char *chain)
 {
 	const struct network *n = &t->req->net;
 	struct address own = link_local(n->veth_mac);
-	const struct address *servers[] = { &n->ipv4.address, &n->ipv6.address, &t->service->ipv4, &t->service->ipv6, &own };
+	const struct address *ipv4[] = { &n->ipv4.address, &t->service->ipv4 }, *ipv6[] = { &n->ipv6.address, &t->service->ipv6, &own };
 
-	rule(t, "limits", "udp dport { 67, 547 } update @dhcp_rates { iifname timeout 1m " DHCP_RATE " } drop");
-	for (size_t i = 0; i < ARRAY_SIZE(servers); i++)
-		dns_limit_print(t, servers[i]);
+	rule(t, chain, "udp dport { 67, 547 } " DHCP_RATE " drop");
+	dns_limit_print(t, chain, ipv4, ARRAY_SIZE(ipv4));
+	dns_limit_print(t, chain, ipv6, ARRAY_SIZE(ipv6));
 }
 
 void port_table_print(const struct port_text *t)
 {
-	static const char *const chains[] = { "limits", "basic", "foreign_mac", "foreign_arp", "foreign_client", "foreign_target", "reserve", "others", "learn" };
+	static const char *const chains[] = { "basic", "foreign_mac", "foreign_arp", "foreign_client", "foreign_target", "reserve", "others", "learn" };
 
 	sets_print(t);
 	network_print(t);
@@ -269,7 +273,6 @@ void port_table_print(const struct port_text *t)
 	for (size_t i = 0; i < ARRAY_SIZE(chains) - 1; i++) /* port_learn_reset() is for the last one */
 		fprintf(t->f, "flush chain bridge %s %s\n", t->table, chains[i]);
 	fprintf(t->f, "flush chain bridge %s prerouting\n", t->table);
-	limits_print(t);
 	basic_print(t);
 	rule(t, "foreign_mac", "ether saddr @macs drop");
 	rule(t, "foreign_mac", "ether saddr @host_macs drop");
@@ -451,7 +454,7 @@ static void filter_print(const struct port_text *t, const char *chain)
 
 	rule(t, chain, "jump basic");
 	macs_print(t, chain, strict);
-	rule(t, chain, "jump limits"); /* only what the rules above let pass counts */
+	limits_print(t, chain); /* only what the rules above let pass counts */
 	rule(t, chain, "jump reserve");
 	rule(t, chain, "arp saddr ip @fixed_%s accept", tap);
 	rule(t, chain, "ip saddr @fixed_%s accept", tap);
@@ -497,14 +500,13 @@ void port_print(const struct port_text *t)
 	chain_print(t, in, "");
 	chain_print(t, ack, "");
 	chain_print(t, asks, "");
-	chain_print(t, "limits", ""); /* a table of an earlier version has none */
 	port_sets_print(t);
 	if (p->isolated)
 		isolation_print(t, in);
 	if (p->filter == FILTER_NO_SPOOFING)
 		asks_print(t, asks);
 	if (p->filter == FILTER_NONE) {
-		rule(t, in, "jump limits");
+		limits_print(t, in);
 	} else {
 		filter_print(t, in);
 		learning_print(t, ack);

@@ -3,8 +3,7 @@
  *
  * Shared by all ports: map ports_in (tap: its chain); set port_macs (tap, MAC); sets of what only its owner may
  * use, of the ports (macs, clients, known6, targets) and of the network (host_macs, host_clients, reserved with
- * reserved_by, host6, host_targets); leased (addresses by DHCP); dhcp_rates and dns_rates (taps that send to
- * dnsmasq); and chains that the ports' chains jump to.
+ * reserved_by, host6, host_targets); leased (addresses by DHCP); and chains that the ports' chains jump to.
  * Of a port: chains in_TAP, ack_TAP and asks_TAP, sets own_TAP (by DHCP), fixed_TAP, own6_TAP, own_nd_TAP and asks_TAP
  * (other MAC addresses for which the guest has asked DHCP).
  * Some sets are of raw bits, since nft compares bits of a payload with such sets only: leased and own_TAP, which

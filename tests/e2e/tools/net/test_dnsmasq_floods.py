@@ -1,5 +1,6 @@
 """Guests that flood dnsmasq, the DHCP and name server of their network (docs/networks.md, "Ports")."""
 
+import json
 import select
 import socket
 import struct
@@ -7,7 +8,7 @@ import struct
 import pytest
 
 from conftest import until
-from hostnetlib import IPV6, UUID, Host, Namespace, as_root, network
+from hostnetlib import IPV6, Host, Namespace, as_root, network
 from portlib import port
 
 
@@ -75,13 +76,11 @@ def test_port_has_a_rate_of_packets_to_dnsmasq(host, target, number, filter_):
             assert passed == 1 if count == 1 else 0 < passed < count, passed
 
 
-def test_port_works_in_a_table_without_limits(host):
-    """An earlier version made the table."""
+def test_nothing_of_a_port_that_has_asked_remains(host):
     n = network()
     host.do("up", n)
-    one = host.guest(1)
-    host.do("port-up", n, port=port(one))
-    host.do("port-down", n, port={"tap": one.tap})
-    host.run("nft", "delete", "chain", "bridge", f"cairn_{UUID.replace('-', '')}_ports", "limits")
-    host.do("port-up", n, port=port(one))
-    assert one.dhcp("one")[0]
+    guest = host.guest(1)
+    host.do("port-up", n, port=port(guest))
+    guest.dhcp("guest")
+    host.do("port-down", n, port={"tap": guest.tap})
+    assert guest.tap not in json.dumps(host.state()["rules"])
