@@ -115,13 +115,16 @@ static void job_answer(struct call *c, int r, struct job *j, const struct err *e
 		call_return_job(c, j);
 }
 
-/* Take name and description. As in virsh, the default name is the time in seconds: unique in practice, and such names
- * sort by time. */
+/* Take name and description. As in virsh, the default name is the time in seconds: such names sort by time. Within one
+ * second, the names count up. */
 static int arg_names(struct call *c, struct vm_snapshot_create *body, struct err *e)
 {
 	int r;
 
-	snprintf(body->name, sizeof(body->name), "%lld", (long long)time(NULL));
+	if (!js_get(c->args, "name")) {
+		c->vm->snapshot_named_s = MAX((int64_t)time(NULL), c->vm->snapshot_named_s + 1);
+		snprintf(body->name, sizeof(body->name), "%lld", (long long)c->vm->snapshot_named_s);
+	}
 	r = arg_text(c, "name", true, body->name, sizeof(body->name), e);
 	return r < 0 ? r : arg_text(c, "description", false, body->description, sizeof(body->description), e);
 }

@@ -236,6 +236,7 @@ struct vm {
 	bool cgroup_room; /* the limit of memory may be raised (vm_cgroup_make_room()) */
 	struct vm_run_size run_size; /* see api/vm/quota_use.h */
 	struct vm_counts counts; /* likewise */
+	int64_t snapshot_named_s; /* the time that is the name of the last snapshot which its user did not name */
 	struct job_owner *job_owner; /* of the job that works on the VM; NULL: root, the daemon, or no job */
 	struct network_ports *ports; /* rules for its taps (api/net/network_ports.h); NULL: none yet */
 	struct gated *gated; /* its start as a clone of a fork (api/jobs/start_gate.h); NULL: none is under way */

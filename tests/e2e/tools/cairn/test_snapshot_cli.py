@@ -69,6 +69,18 @@ def test_create(fake):
     assert fake.cairn("domstate", "vm1").stdout == "shut off\n"
 
 
+def test_names_count_up_within_one_second(fake):
+    define(fake)
+    fake.cairn("start", "vm1")
+    q = fake.qmp()
+    for _ in range(5):
+        job = q.run("snapshot-create", vm="vm1")["job"]
+        q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+        assert "error" not in q.run("query-jobs", id=job)[0]
+    made = [int(n) for n in names(fake)]
+    assert len(made) == 5 and made == sorted(made)
+
+
 def test_create_of_a_vm_that_is_off(fake):
     define(fake)
     fake.cairn("snapshot-create-as", "vm1", "s1")
