@@ -17,13 +17,13 @@
 #define OUTPUT_MAX (1024 * 1024)
 #define ARGS_MAX 48
 
-/* Signals that this process ignores end the program. */
+/* Signals that this process ignores or blocks end the program. */
 static int program_spawn(const char *program, const char *const *args, int out, pid_t *ret_pid)
 {
 	char *argv[ARGS_MAX + 2] = { (char *)(strrchr(program, '/') ? strrchr(program, '/') + 1 : program) };
 	posix_spawn_file_actions_t files;
 	posix_spawnattr_t attr;
-	sigset_t all;
+	sigset_t all, none;
 	int r;
 
 	for (unsigned i = 0; i < ARGS_MAX && args[i]; i++)
@@ -33,9 +33,11 @@ static int program_spawn(const char *program, const char *const *args, int out, 
 	posix_spawn_file_actions_adddup2(&files, out, 1);
 	posix_spawn_file_actions_adddup2(&files, out, 2);
 	sigfillset(&all);
+	sigemptyset(&none);
 	posix_spawnattr_init(&attr);
-	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGDEF);
+	posix_spawnattr_setflags(&attr, POSIX_SPAWN_SETSIGDEF | POSIX_SPAWN_SETSIGMASK);
 	posix_spawnattr_setsigdefault(&attr, &all);
+	posix_spawnattr_setsigmask(&attr, &none);
 	r = -posix_spawnp(ret_pid, program, &files, &attr, argv, environ);
 	posix_spawnattr_destroy(&attr);
 	posix_spawn_file_actions_destroy(&files);
@@ -81,6 +83,8 @@ int program_run(const char *program, const char *const *args, struct json_object
 			return err_set_errno(e, -errno, "%s", program);
 	if (r < 0)
 		return r;
+	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGINT)
+		return err_set(e, -EINTR, ERR_CANCELLED, "interrupted by Ctrl-C");
 	if (status)
 		return program_failed(program, text, e);
 	return ret ? js_parse(text, len, program, ret, e) : 0;

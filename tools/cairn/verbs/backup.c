@@ -399,6 +399,7 @@ static int backup_run(struct cli *c, struct backup *b, struct json_object *disks
 	signal(SIGINT, SIG_IGN);
 	signal(SIGTERM, SIG_IGN);
 	r = b->pull ? servers_start(b, disks, e) : files_copy(b, e);
+	c->interrupted = r == -EINTR;
 	if (!r && b->pull)
 		return 0;
 	end = snapshot_end(c, b->name, b->checkpoint && !r, &own);

@@ -301,7 +301,7 @@ static const char *base_name(const char *path, char buf[PATH_MAX])
 }
 
 /* Copy with cairn-agent. */
-static int agent_copy(const struct guest_link *link, bool in, const char *there, const char *from, const char *to, struct err *e)
+static int agent_copy(struct cli *c, const struct guest_link *link, bool in, const char *there, const char *from, const char *to, struct err *e)
 {
 	const char *source = in ? from : there, *name;
 	char buf[PATH_MAX], target[PATH_MAX];
@@ -311,12 +311,12 @@ static int agent_copy(const struct guest_link *link, bool in, const char *there,
 	if (!name)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s has no name of its own; name the folder", source);
 	if (in)
-		return cp_agent_send(link, from, there, name, e);
+		return cp_agent_send(c, link, from, there, name, e);
 	if (!strcmp(to, "-") || stat(to, &st) < 0 || !S_ISDIR(st.st_mode))
-		return cp_agent_receive(link, there, to, false, e);
+		return cp_agent_receive(c, link, there, to, false, e);
 	if (snprintf(target, sizeof(target), "%s/%s", to, name) >= (int)sizeof(target))
 		return err_set(e, -ENAMETOOLONG, ERR_INVALID, "%s/%s is too long", to, name);
-	return cp_agent_receive(link, there, target, true, e);
+	return cp_agent_receive(c, link, there, target, true, e);
 }
 
 int verb_cp(struct cli *c)
@@ -338,7 +338,7 @@ int verb_cp(struct cli *c)
 		why = r < 0 ? &no_agent : &e;
 	}
 	if (!r) {
-		r = agent_copy(&link, in, k.there, from, to, &e);
+		r = agent_copy(c, &link, in, k.there, from, to, &e);
 	} else if (!asks_cairn || (!agent && !strchr(k.vm, '/'))) {
 		r = qga_copy(&k, in, from, to, &e);
 		why = guest_link_error(asks_cairn ? &no_agent : NULL, &e);

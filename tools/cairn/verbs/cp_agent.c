@@ -6,6 +6,7 @@
 #include "base/tree_stream.h"
 #include "base/utf8.h"
 #include "base/util.h"
+#include "tools/cairn/cli.h"
 #include "tools/cairn/guest_session.h"
 #include "tools/cairn/guest_stream.h"
 #include "tools/cairn/job.h"
@@ -89,7 +90,7 @@ static int session_result(const struct agent_copy *k, const struct guest_session
 	return 0;
 }
 
-static int session_run(struct agent_copy *k, struct guest_session *s, const struct guest_link *link, struct err *e)
+static int session_run(struct cli *c, struct agent_copy *k, struct guest_session *s, const struct guest_link *link, struct err *e)
 {
 	int r;
 
@@ -97,6 +98,7 @@ static int session_run(struct agent_copy *k, struct guest_session *s, const stru
 	s->opaque = k;
 	r = session_result(k, s, guest_session_run(s, link, e), e);
 	close(s->signals);
+	c->interrupted = s->ended_by == SIGINT;
 	return r;
 }
 
@@ -131,7 +133,7 @@ static int ignore_output(void *opaque, bool is_error, uint8_t *data, size_t len,
 	return 0;
 }
 
-int cp_agent_send(const struct guest_link *link, const char *from, const char *there, const char *name, struct err *e)
+int cp_agent_send(struct cli *c, const struct guest_link *link, const char *from, const char *there, const char *name, struct err *e)
 {
 	static struct agent_start start;
 	static struct agent_copy k;
@@ -155,7 +157,7 @@ int cp_agent_send(const struct guest_link *link, const char *from, const char *t
 		close(p[1]);
 		return err_set_errno(e, -r, "thread");
 	}
-	r = session_run(&k, &s, link, e);
+	r = session_run(c, &k, &s, link, e);
 	close(p[0]); /* ends the writer */
 	if (r < 0 && !strcmp(from, "-"))
 		return r; /* the thread may block on standard input for ever */
@@ -202,7 +204,7 @@ int cp_data_write(int fd, const uint8_t *data, size_t len)
 	return r;
 }
 
-int cp_agent_receive(const struct guest_link *link, const char *there, const char *to, bool nofollow, struct err *e)
+int cp_agent_receive(struct cli *c, const struct guest_link *link, const char *there, const char *to, bool nofollow, struct err *e)
 {
 	static struct agent_start start;
 	static struct agent_copy k;
@@ -218,7 +220,7 @@ int cp_agent_receive(const struct guest_link *link, const char *there, const cha
 	k.reader.write = cp_data_write;
 	bar_init(&k, !strcmp(to, "-"));
 	s.signals = ends_open();
-	r = session_run(&k, &s, link, e);
+	r = session_run(c, &k, &s, link, e);
 	end = tree_reader_end(&k.reader);
 	bar_show(&k, k.reader.done, k.reader.total, true);
 	if (!r && end < 0)

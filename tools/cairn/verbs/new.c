@@ -2,6 +2,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/signals.h"
 #include "base/size.h"
 #include "base/util.h"
 #include "tools/cairn/backing.h"
@@ -215,16 +216,19 @@ static int vm_define(struct cli *c, const struct new_vm *n, struct err *e)
 	return r;
 }
 
-/* A signal ends cairn-img, and then this process removes the files; it waits for the daemon's answer, after which they
- * are the VM's. */
-static void signals_set(void (*handler)(int))
+/* Block or unblock the signals that end a program. One that came while it was blocked then ends this process. */
+static void signals_mask(int how)
 {
-	static const int ends[] = { SIGINT, SIGTERM, SIGHUP };
+	sigset_t set;
 
-	for (size_t i = 0; i < ARRAY_SIZE(ends); i++)
-		signal(ends[i], handler);
+	sigemptyset(&set);
+	for (const int *sig = signals_of_end; *sig; sig++)
+		sigaddset(&set, *sig);
+	sigprocmask(how, &set, NULL);
 }
 
+/* Make the files and define the VM. Blocks the signals before the first file: a signal ends cairn-img, and then this
+ * process removes the files; it waits for the daemon's answer, after which they are the VM's. */
 static int vm_make(struct cli *c, struct new_vm *n, struct err *e)
 {
 	int r = paths_make(c, n, e);
@@ -237,9 +241,10 @@ static int vm_make(struct cli *c, struct new_vm *n, struct err *e)
 		r = file_is_new(n->seed, e);
 	if (!r)
 		r = base_check(c, n, e);
-	signals_set(SIG_IGN);
-	if (!r)
-		r = disk_make(n, e);
+	if (r < 0)
+		return r;
+	signals_mask(SIG_BLOCK);
+	r = disk_make(n, e);
 	if (!r)
 		r = seed_make(c, n, e);
 	if (!r)
@@ -248,7 +253,6 @@ static int vm_make(struct cli *c, struct new_vm *n, struct err *e)
 		unlink(n->disk);
 	if (r < 0 && n->seed_made)
 		unlink(n->seed);
-	signals_set(SIG_DFL);
 	return r;
 }
 
@@ -277,10 +281,13 @@ int verb_new(struct cli *c)
 		return r;
 	r = n ? vm_make(c, n, &e) : err_set_errno(&e, -ENOMEM, "the domain");
 	if (r < 0)
-		return cli_fail(&e, "Failed to create domain '%s'", c->pos[0]);
-	say("Domain '%s' defined with %s, over %s\n", n->name, n->disk, n->base);
-	if (option_flag(c, "no-start"))
-		return CLI_OK;
+		r = cli_fail(&e, "Failed to create domain '%s'", c->pos[0]);
+	else
+		say("Domain '%s' defined with %s, over %s\n", n->name, n->disk, n->base);
+	fflush(stdout);
+	signals_mask(SIG_UNBLOCK);
+	if (r || option_flag(c, "no-start"))
+		return r;
 	if (cli_execute(c, "vm-start", cli_vm_args(n->name), &answer, NULL, &e) < 0)
 		return cli_fail(&e, "Domain '%s' is defined, but does not start", n->name);
 	warnings_print(js_get_array(answer, "warnings"));

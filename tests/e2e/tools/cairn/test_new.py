@@ -77,6 +77,18 @@ def test_interrupted_new_leaves_a_whole_vm_or_nothing(base):
             (base.tmp / "web6-seed.img").unlink()  # read-only for the VM, so it stays
 
 
+def test_ctrl_c_ends_new_by_sigint_once_the_vm_is_whole(base):
+    """It comes while the user-data are read."""
+    os.mkfifo(base.tmp / "user-data")
+    with subprocess.Popen([os.path.join(BUILD, "cairn"), "new", "web8", "--image", "base.qcow2", "--user-data", "user-data"], cwd=base.tmp,
+                          env=base.env, stdout=subprocess.PIPE, text=True) as p:
+        with open(base.tmp / "user-data", "w") as f:  # waits until cairn reads
+            p.send_signal(signal.SIGINT)
+            f.write("#cloud-config\n")
+        assert p.communicate()[0].startswith("Domain 'web8' defined") and p.returncode == -signal.SIGINT
+    assert base.cairn("domstate", "web8").stdout == "shut off\n"
+
+
 def test_files_of_an_earlier_vm_of_that_name_are_named(base):
     """Its seed stays after undefine --remove-all-storage, since it is read-only for the VM."""
     args = ("web7", "--image", "base.qcow2", "--cloud-init", "--no-start")
