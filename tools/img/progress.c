@@ -77,10 +77,8 @@ int img_exit(int status)
 		fprintf(stderr, "cairn-img: cannot write the output: %m\n");
 		status = status ? status : 1;
 	}
-	if (status && atomic_load(&interrupted) == SIGINT) {
-		fflush(NULL);
+	if (status && atomic_load(&interrupted) == SIGINT)
 		signals_end_process(SIGINT);
-	}
 	return status;
 }
 
