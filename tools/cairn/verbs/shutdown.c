@@ -14,11 +14,27 @@
 #include <time.h>
 
 #define NS 1000000000LL
+/* How long shutdown --wait waits before it says what else stops the VM. */
+#define PATIENCE_NS (10 * NS)
 
-/* Wait until the VMs are off, except those that were skipped or whose shutdown failed. Returns an exit code. */
-static int wait_all_off(struct cli *c, const struct multi_vm *f, uint64_t timeout_ns)
+/* Wait until the VM is off. patience_ns: when to print what else stops the VM. */
+static int wait_off(struct cli *c, const char *name, uint64_t patience_ns, uint64_t deadline_ns, struct err *e)
 {
-	uint64_t deadline = timeout_ns == UINT64_MAX ? UINT64_MAX : loop_now_ns() + timeout_ns;
+	int r = wait_for_state(c, name, "shutoff", MIN(patience_ns, deadline_ns), e);
+
+	if (r != -ETIMEDOUT || patience_ns >= deadline_ns)
+		return r;
+	fprintf(stderr, "note: domain '%s' is not off yet; if its guest ignores the request, try cairn shutdown %s%s, or stop it with cairn destroy %s\n",
+		name, name, option_value(c, "mode") ? "" : " --mode agent", name);
+	return wait_for_state(c, name, "shutoff", deadline_ns, e);
+}
+
+/* Wait until the VMs are off, except those that were skipped or whose shutdown failed. at_s: the time of the shutdown;
+ * 0: now. Returns an exit code. */
+static int wait_all_off(struct cli *c, const struct multi_vm *f, int64_t at_s, uint64_t timeout_ns)
+{
+	uint64_t now_ns = loop_now_ns(), deadline = timeout_ns == UINT64_MAX ? UINT64_MAX : now_ns + timeout_ns;
+	uint64_t patience = at_s || option_value(c, "then") ? UINT64_MAX : now_ns + PATIENCE_NS;
 	int worst = CLI_OK;
 
 	for (size_t i = 0; i < f->n; i++) {
@@ -27,7 +43,7 @@ static int wait_all_off(struct cli *c, const struct multi_vm *f, uint64_t timeou
 
 		if (f->list[i].r < 0)
 			continue;
-		if (wait_for_state(c, name, "shutoff", deadline, &e) < 0) {
+		if (wait_off(c, name, patience, deadline, &e) < 0) {
 			worst = cli_fail(&e, "Domain '%s' is still running", name);
 			continue;
 		}
@@ -188,7 +204,7 @@ int verb_shutdown(struct cli *c)
 	if (!r)
 		r = multi_vm_run(c, &f, &a);
 	if (!r && option_flag(c, "wait") && !option_flag(c, "dry-run"))
-		r = wait_all_off(c, &f, timeout_ns);
+		r = wait_all_off(c, &f, at, timeout_ns);
 	multi_vm_done(&f);
 	return r;
 }

@@ -428,6 +428,18 @@ def test_wait_returns_at_requested_state(fake):
     fake.cairn("wait", "nope", "--for", "running", ok=3)
 
 
+def test_shutdown_that_waits_says_what_stops_a_deaf_guest(fake):
+    """The note comes without a time limit of the test; then the verb waits on."""
+    fake.define("deaf", cmdline="deaf")
+    fake.cairn("start", "deaf")
+    with subprocess.Popen([os.path.join(BUILD, "cairn"), "shutdown", "--wait", "deaf"], env=fake.env, stdout=subprocess.PIPE,
+                          stderr=subprocess.PIPE, text=True) as p:
+        assert p.stderr.readline() == ("note: domain 'deaf' is not off yet; if its guest ignores the request, try cairn shutdown deaf "
+                                       "--mode agent, or stop it with cairn destroy deaf\n")
+        fake.cairn("destroy", "deaf")
+        assert p.communicate() == ("Domain 'deaf' is being shutdown\nDomain 'deaf' is shut off\n", "") and p.returncode == 0
+
+
 class Script:
     """A daemon for one client that answers each command from a table and then sends the events in it."""
 
