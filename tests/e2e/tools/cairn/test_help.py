@@ -589,7 +589,7 @@ def test_misspelled_words_get_suggestions(args, hint):
     ("ps", "list"), ("stop", "shutdown"), ("kill", "destroy"), ("rm", "undefine"), ("logs", "log"),
     ("launch", "new"), ("fork", "clone"), ("migrate", "export"), ("loadvm", "snapshot-revert"), ("users", "permissions"),
     ("schedinfo", "edit"), ("vcpupin", "vcpuinfo"), ("pool-start", "pool-undefine"), ("vol-upload", "vol-path"), ("metadata", "desc"),
-    ("pool-create", "pool-define-as"), ("nwfilter-binding-list", "domif-egress"), ("hostname", "nodeinfo"), ("uri", "version"), ("restart", "reboot"),
+    ("pool-create", "pool-define-as"), ("nwfilter-binding-list", "domif-egress"), ("hostname", "nodeinfo"), ("uri", "version prints the daemon's socket,"), ("restart", "reboot"),
     ("load", "run"), ("iface-bridge", "net-list"), ("migrate-setspeed", "export"), ("net-port-list", "net-dhcp-leases"), ("approvals", "requests")])
 def test_words_of_other_tools_name_the_verb(word, verb):
     r = cairn(word, "vm1")
