@@ -4,6 +4,7 @@ builds them."""
 import fnmatch
 import os
 import re
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -46,9 +47,24 @@ def test_purge_keeps_defined_vms(purge, tmp_path):
     assert f"rm -r {state}" in purge() and (vm / "definition.json").exists()
     (vm / "definition.json").unlink()
     vm.rmdir()
-    (state / "audit.log").write_text("")
     assert purge() == "" and not state.exists() and state.parent.exists()
     assert purge() == ""
+
+
+def test_purge_keeps_files_that_the_daemon_did_not_make(purge, tmp_path, fake):
+    fake.define("web1")
+    fake.cairn("grant", "operator", "web1", "--user", "nobody")
+    fake.cairn("undefine", "web1")
+    fake.stop()
+    state = tmp_path / "var/lib/cairn"
+    state.parent.mkdir(parents=True)
+    subprocess.run(["cp", "-a", fake.state, state], check=True)
+    image = state / "images" / "web1.qcow2"
+    image.parent.mkdir()
+    image.write_text("data")
+    assert f"{state} stays" in purge() and os.listdir(state) == ["images"] and image.read_text() == "data"
+    shutil.rmtree(image.parent)
+    assert purge() == "" and not state.exists()
 
 
 def test_removal_names_processes_of_the_package_only(tmp_path):
