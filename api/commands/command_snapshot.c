@@ -116,15 +116,15 @@ static void job_answer(struct call *c, int r, struct job *j, const struct err *e
 }
 
 /* Take name and description. As in virsh, the default name is the time in seconds: such names sort by time. Within one
- * second, the names count up. */
+ * second, the names of a VM's snapshots count up; those of a group (no VM) do not. */
 static int arg_names(struct call *c, struct vm_snapshot_create *body, struct err *e)
 {
+	int64_t now_s = time(NULL);
 	int r;
 
-	if (!js_get(c->args, "name")) {
-		c->vm->snapshot_named_s = MAX((int64_t)time(NULL), c->vm->snapshot_named_s + 1);
-		snprintf(body->name, sizeof(body->name), "%lld", (long long)c->vm->snapshot_named_s);
-	}
+	if (c->vm && !js_get(c->args, "name"))
+		now_s = c->vm->snapshot_named_s = MAX(now_s, c->vm->snapshot_named_s + 1);
+	snprintf(body->name, sizeof(body->name), "%lld", (long long)now_s);
 	r = arg_text(c, "name", true, body->name, sizeof(body->name), e);
 	return r < 0 ? r : arg_text(c, "description", false, body->description, sizeof(body->description), e);
 }
