@@ -12,8 +12,9 @@
 #define DHCP_YIADDR "@th,192,32"
 #define DHCP_CHADDR "@th,288,48"
 #define DHCP_IS_ACK "@th,1984,24 0x350105"
-/* Packets of one port to dnsmasq, so that no guest keeps it from the others. It writes all leases when one changes.
- * A question without an answer stays for 10 s, so DNS_QUESTIONS_MAX (dnsmasq_config.c) is more than one port's. */
+/* How many packets a port may send to dnsmasq, so that no guest keeps dnsmasq from serving the others. dnsmasq writes
+ * its whole list of leases when one changes. It keeps a question without an answer for 10 s; DNS_QUESTIONS_MAX
+ * (dnsmasq_config.c) is more than one port can ask in that time. */
 #define DHCP_RATE "limit rate over 20/second burst 60 packets"
 #define DNS_RATE "limit rate over 500/second burst 1000 packets"
 /* MAC addresses beside its own for which a guest may have leases at a time. */
@@ -234,7 +235,7 @@ static void basic_print(const struct port_text *t)
 	rule(t, "basic", "meta protocol ip igmp type membership-query drop");
 }
 
-/* a: addresses of one family. */
+/* Limit the questions to these addresses, which are of one family. */
 static void dns_limit_print(const struct port_text *t, const char *chain, const struct address *const *a, unsigned n)
 {
 	char list[3 * (ADDRESS_TEXT_MAX + 2)] = "", text[ADDRESS_TEXT_MAX];
@@ -249,7 +250,7 @@ static void dns_limit_print(const struct port_text *t, const char *chain, const 
 		rule(t, chain, "%s daddr { %s } meta l4proto { tcp, udp } th dport 53 " DNS_RATE " drop", family == AF_INET ? "ip" : "ip6", list);
 }
 
-/* Limit packets to DHCP, and questions to dnsmasq or to the gateway, whose address leads there. */
+/* Limit what the port sends to DHCP and DNS. Questions to the gateway's address reach dnsmasq, too. */
 static void limits_print(const struct port_text *t, const char *chain)
 {
 	const struct network *n = &t->req->net;

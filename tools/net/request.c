@@ -524,8 +524,8 @@ static uint64_t path_hash(const char *path)
 	return hash;
 }
 
-/* Two daemons of one host may have networks with one UUID. A daemon may get the path of its folder by another symbolic
- * link than the one before. */
+/* Make names that differ from those of another daemon's network with the same UUID. The alias has the real path,
+ * because two daemons, one after the other, may reach the folder by different symbolic links. */
 static void marks_make(struct network *n, const char *folder)
 {
 	CLEANUP_FREE char *real = realpath(folder, NULL);

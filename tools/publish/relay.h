@@ -21,9 +21,9 @@ struct relays {
 
 /* Returns the time from which there is room for a further client: 0 with fewer than RELAYS_MAX connections. */
 uint64_t relays_room_ns(const struct relays *r);
-/* Connect to the guest for a client. If there are RELAYS_MAX connections, first end the one that has had no data for
- * the longest time, of the address with the most connections. client: a socket that does not block; taken. from: its
- * address. at: of the forward. */
+/* Connect to the guest for a client. If there are RELAYS_MAX connections already, first end one: of the client address
+ * that has the most connections, the connection that has been without data for the longest time. client: a socket that
+ * does not block; this function takes it. from: the client's address. at: the forward's index. */
 void relay_add(struct relays *r, int client, const struct sockaddr_storage *from, const struct sockaddr_in *guest, unsigned at);
 /* Add two entries for each connection. Returns their number. */
 unsigned relays_poll_add(const struct relays *r, struct pollfd *fds);
