@@ -408,6 +408,9 @@ static void process_end(struct vm_process *p)
 	if (moved && !p->end.signaled)
 		err_set(&e, -ESRCH, ERR_GENERIC, "the VM was handed over to a new process before the request was answered; it "
 			"may have been carried out: look, and repeat it if it was not");
+	if (p->end.said)
+		err_set(&e, -ESRCH, ERR_GENERIC, "the VM %s before it answered; see cairn log VM",
+			p->end.event.reason == VM_REASON_USER ? "was destroyed" : "ended");
 	if (p->end.said && p->end.event.detail[0])
 		err_set(&e, -ESRCH, ERR_GENERIC, "%s", p->end.event.detail);
 	if (p->spawn_error)

@@ -20,7 +20,7 @@ VMS = 20 if KILLS > 50 else 6
 TAG = "CAIRN_TEST_TAG"
 # Errors that a client may get while a VM is between two states, or just after the daemon's restart.
 EXPECTED = {"WrongState", "Busy", "Cancelled", "AlreadyExists", "NotFound", "Timeout"}
-EXPECTED_WORDS = ("the VM's process ended (exit status 0) before it answered; see cairn log VM",)
+EXPECTED_WORDS = ("the VM was destroyed before it answered; see cairn log VM", "the VM ended before it answered; see cairn log VM")
 
 
 class Client(threading.Thread):

@@ -76,6 +76,18 @@ def test_destroy_reaches_a_process_without_a_connection(fake):
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "shut off (destroyed)\n"
 
 
+def test_command_is_told_that_the_vm_was_destroyed_meanwhile(fake):
+    (fake.tmp / "d.raw").write_bytes(bytes(1 << 20))
+    fake.define("vm1", cmdline=f"work-until={fake.tmp}/never", disks=[{"path": str(fake.tmp / "d.raw"), "format": "raw"}])
+    q = fake.qmp()
+    q.run("vm-start", vm="vm1")
+    job = q.run("snapshot-create", vm="vm1", name="s1")["job"]
+    until(lambda: q.run("query-jobs", id=job)[0]["current-progress"])  # the process has got its work
+    q.run("vm-destroy", vm="vm1")
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    assert q.run("query-jobs", id=job)[0]["error"] == "the VM was destroyed before it answered; see cairn log VM"
+
+
 def test_request_without_a_connection_fails_with_the_end_of_the_process(fake):
     fake.define("vm1", cmdline=f"close-after=1 when={fake.tmp}/go stops-listening")
     fake.cairn("start", "vm1")

@@ -1043,7 +1043,7 @@ def test_start_console_of_short_lived_guest_works(fake):
     r = fake.cairn("start", "--console", "vm1", ok=None)
     assert r.stdout.startswith("Domain 'vm1' started\n")
     # The guest ends after its console was opened, meanwhile, or before.
-    assert (r.returncode == 0 and not r.stderr or r.returncode == 1 and "(exit status 0) before it answered" in r.stderr or
+    assert (r.returncode == 0 and not r.stderr or r.returncode == 1 and "the VM ended before it answered" in r.stderr or
             r.returncode == 4 and "VM 'vm1' is shut off" in r.stderr), r
     fake.wait("vm1", "shutoff")
 
