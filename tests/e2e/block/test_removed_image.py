@@ -73,7 +73,7 @@ def test_new_process_knows_that_the_image_was_removed(daemon, kvm, guest, tmp_pa
     vm = start(daemon, guest, disk, base, False)
     disk.unlink()
     vm.console.close()
-    assert json.loads(daemon.cairn("restart-process", "vm1", "--format", "json").stdout)["way"] == "handover"
+    assert json.loads(daemon.cairn("restart-process", "vm1", "--format", "json").stdout)[0]["way"] == "handover"
     refused(daemon, tmp_path, LOST)
 
 

@@ -106,6 +106,12 @@ int verb_restore(struct cli *c)
 	return CLI_OK;
 }
 
+/* Return whether the verb prints one outcome for each VM: a table, or a list for programs. */
+static bool prints_outcomes(const struct cli *c)
+{
+	return multi_vm_is_meant(c, false) || (c->format != CLI_TABLE && !option_flag(c, "no-wait"));
+}
+
 /* ---- managedsave, managedsave-remove ---- */
 
 static void managedsave_add(struct cli *c, struct json_object *args)
@@ -132,7 +138,7 @@ int verb_managedsave(struct cli *c)
 
 	if (option_flag(c, "running") && option_flag(c, "paused"))
 		return cli_usage(c, "--running and --paused exclude each other");
-	if (multi_vm_is_meant(c, false) || (c->format != CLI_TABLE && !option_flag(c, "no-wait")))
+	if (prints_outcomes(c))
 		return managedsave_many(c);
 	args = cli_vm_args(c->pos[0]);
 	managedsave_add(c, args);
@@ -216,7 +222,7 @@ int verb_restart_process(struct cli *c)
 	struct err e;
 	int r;
 
-	if (multi_vm_is_meant(c, false))
+	if (prints_outcomes(c))
 		return restart_process_many(c);
 	r = job_run(c, "vm-restart-process", cli_vm_args(c->pos[0]), -1, "Restart", &result, &e);
 	if (r == -EINPROGRESS)
@@ -224,5 +230,7 @@ int verb_restart_process(struct cli *c)
 	if (r < 0)
 		return cli_fail(&e, "Failed to restart the process of domain '%s'", c->pos[0]);
 	restart_describe(result, how, sizeof(how));
-	return job_result_print(c, result, NULL, "Domain '%s' runs in a new process%s", c->pos[0], how);
+	say("Domain '%s' runs in a new process%s\n", c->pos[0], how);
+	job_tracking_print(c, result);
+	return CLI_OK;
 }

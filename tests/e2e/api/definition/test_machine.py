@@ -124,7 +124,7 @@ def test_guest_gets_the_version_when_it_boots(daemon, kvm, guest, tmp_path):
     daemon.define("vm1", boot=boot, machine=6)
     daemon.cairn("restore", str(tmp_path / "saved"))
     assert anchor(daemon) == (3, False)  # the guest continues
-    assert json.loads(daemon.cairn("restart-process", "vm1", "--format", "json").stdout)["way"] == "handover"
+    assert json.loads(daemon.cairn("restart-process", "vm1", "--format", "json").stdout)[0]["way"] == "handover"
     assert anchor(daemon) == (3, False)
     daemon.cairn("reset", "vm1")
     until(lambda: daemon.figures("vm1")["machine"] == 6)
@@ -145,7 +145,7 @@ def test_guest_from_before_the_key_boots_as_version_1(daemon, kvm, guest, tmp_pa
     assert "version 1" in r.stderr and "--config" in r.stderr
     booted(daemon, "reset", "vm1")
     assert anchor(daemon) == (1, False)
-    assert json.loads(daemon.cairn("restart-process", "vm1", "--format", "json").stdout)["way"] == "handover"
+    assert json.loads(daemon.cairn("restart-process", "vm1", "--format", "json").stdout)[0]["way"] == "handover"
     assert anchor(daemon) == (1, False)
     daemon.cairn("managedsave", "vm1")
     daemon.cairn("start", "vm1")

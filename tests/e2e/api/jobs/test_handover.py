@@ -92,7 +92,7 @@ def goes_on(d, **changed):
 
 
 def restart(d):
-    return json.loads(d.cairn("restart-process", "vm1", "--format", "json").stdout)
+    return json.loads(d.cairn("restart-process", "vm1", "--format", "json").stdout)[0]
 
 
 @pytest.fixture

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("kvm")
 
 
 def restart_of(d, name):
-    r = json.loads(d.cairn("restart-process", name, "--format", "json").stdout)
+    r = json.loads(d.cairn("restart-process", name, "--format", "json").stdout)[0]
     assert r["way"] == "handover"
     return r
 

@@ -142,7 +142,7 @@ def test_request_that_reads_is_asked_again(fake):
     fake.define("vm1", cmdline="hands-over agent-after=1", guest_agent=True)
     fake.cairn("start", "vm1")
     p = waiting(fake, "domifaddr", "vm1")
-    assert json.loads(fake.cairn("restart-process", "vm1", "--format", "json").stdout)["way"] == "handover"
+    assert json.loads(fake.cairn("restart-process", "vm1", "--format", "json").stdout)[0]["way"] == "handover"
     out, err = p.communicate(timeout=60)
     assert p.returncode == 0 and "192.0.2.7/24" in out, err
 
@@ -151,7 +151,7 @@ def test_request_that_changes_something_says_that_it_may_be_done(fake):
     fake.define("vm1", cmdline="hands-over agent-after=1", guest_agent=True)
     fake.cairn("start", "vm1")
     p = waiting(fake, "shutdown", "--mode", "agent", "vm1")
-    assert json.loads(fake.cairn("restart-process", "vm1", "--format", "json").stdout)["way"] == "handover"
+    assert json.loads(fake.cairn("restart-process", "vm1", "--format", "json").stdout)[0]["way"] == "handover"
     out, err = p.communicate(timeout=60)
     assert p.returncode and ("the VM was handed over to a new process before the request was answered; it may have been "
                              "carried out") in err, err

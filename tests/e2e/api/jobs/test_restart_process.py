@@ -22,8 +22,8 @@ def test_vm_gets_new_process(fake):
     fake.define("vm1")
     fake.cairn("start", "vm1")
     pid = fake.info("vm1")["pid"]
-    r = json.loads(fake.cairn("restart-process", "vm1", "--format", "json").stdout)
-    assert 0 < r["pause"] < 50e9
+    r = json.loads(fake.cairn("restart-process", "vm1", "--format", "json").stdout)[0]
+    assert (r["name"], r["outcome"], r["way"]) == ("vm1", "done", "save") and 0 < r["pause"] < 50e9
     assert fake.info("vm1")["pid"] != pid and has_ended(pid)
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "running (restored)\n"
     out = fake.cairn("restart-process", "vm1").stdout
@@ -36,7 +36,7 @@ def test_vm_gets_new_process(fake):
 def test_paused_vm_stays_paused(fake):
     fake.define("vm1")
     fake.cairn("start", "--paused", "vm1")
-    assert "pause" not in json.loads(fake.cairn("restart-process", "vm1", "--format", "json").stdout)
+    assert "pause" not in json.loads(fake.cairn("restart-process", "vm1", "--format", "json").stdout)[0]
     assert fake.info("vm1")["state"] == "paused"
 
 

@@ -69,7 +69,7 @@ def test_limits_follow_the_vm(user_host):  # noqa: F811
     assert dumped(d, "--inactive") == LIMITS
     d.cairn("snapshot-revert", "a", "before")
     assert figures(d, "a")["bandwidth"] == live
-    assert json.loads(d.cairn("restart-process", "a", "--format", "json").stdout)["way"] == "handover"
+    assert json.loads(d.cairn("restart-process", "a", "--format", "json").stdout)[0]["way"] == "handover"
     assert figures(d, "a")["bandwidth"] == live
     d.stop()
     d.start()

@@ -85,7 +85,7 @@ def test_guests_meet_each_other_and_the_link(direct, lan):  # noqa: F811
     assert (link["address"], link["linkinfo"]["info_data"]["mode"]) == ("52:54:00:00:00:01", "bridge")
     assert link["ifalias"].startswith("cairn " + direct.cairn("net-uuid", "lan").stdout.strip() + "-")  # by it, net-destroy finds leftovers
     # The same holds in another process of the VM, and with another daemon.
-    assert json.loads(direct.cairn("restart-process", "a", "--format", "json").stdout)["way"] == "handover"
+    assert json.loads(direct.cairn("restart-process", "a", "--format", "json").stdout)[0]["way"] == "handover"
     direct.stop(signal.SIGKILL)
     direct.start()
     a.run("net send 201 5")

@@ -75,7 +75,7 @@ def test_guest_sends_with_its_own_mac_only(real, lan):  # noqa: F811
     tap = real.tap("vm1")
     assert re.fullmatch("vnet[0-9a-f]{8}", tap) and f"in_{tap}" in real.rules()
     assert real.probes(c, s) == [MAC]
-    assert json.loads(real.cairn("restart-process", "vm1", "--format", "json").stdout)["way"] == "handover"
+    assert json.loads(real.cairn("restart-process", "vm1", "--format", "json").stdout)[0]["way"] == "handover"
     assert real.tap("vm1") == tap and real.probes(c, s) == [MAC]
     real.cairn("destroy", "vm1")
     until(lambda: tap not in real.rules())

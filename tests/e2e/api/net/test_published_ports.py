@@ -118,7 +118,7 @@ def test_forwards_of_a_vm_on_a_network(real, lan):  # noqa: F811
     address = real.serve("vm1", real.begin("vm1"))
     assert [(f["protocol"], f["address"], f["port"], f["to"]) for f in forwards(real, "vm1")] == [("udp", "127.0.0.1", 8007, 7)]
     assert answers(lan, 8007)
-    assert json.loads(real.cairn("restart-process", "vm1", "--format", "json").stdout)["way"] == "handover"
+    assert json.loads(real.cairn("restart-process", "vm1", "--format", "json").stdout)[0]["way"] == "handover"
     assert answers(lan, 8007)
     late = added(real, "vm1", "udp:auto:7")
     assert answers(lan, late) and len(real.publishers()) == 1

@@ -83,7 +83,7 @@ def test_vm_of_older_commit_is_managed(upgraded):
 def test_vm_of_older_commit_gets_new_process(upgraded):
     d = upgraded
     pid = d.info("vm1")["pid"]
-    r = json.loads(d.cairn("restart-process", "vm1", "--format", "json").stdout)
+    r = json.loads(d.cairn("restart-process", "vm1", "--format", "json").stdout)[0]
     assert r["pause"] > 0 and has_ended(pid) and "outdated" not in d.info("vm1")
     check(d)
     d.cairn("snapshot-create-as", "vm1", "s1")

@@ -175,7 +175,7 @@ class Family:
 
     def restart(self, name):
         """Hand the VM over to a new process."""
-        r = json.loads(self.daemon.cairn("restart-process", name, "--format", "json").stdout)
+        r = json.loads(self.daemon.cairn("restart-process", name, "--format", "json").stdout)[0]
         assert r["way"] == "handover", r
 
     def end(self, name):

@@ -41,7 +41,7 @@ def daemon(tmp_path):
 
 
 def restart(daemon, name):
-    r = json.loads(daemon.cairn("restart-process", name, "--format", "json").stdout)
+    r = json.loads(daemon.cairn("restart-process", name, "--format", "json").stdout)[0]
     assert r["way"] == "handover", r
     return r
 

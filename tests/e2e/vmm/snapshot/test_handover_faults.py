@@ -224,7 +224,7 @@ def test_guest_that_writes_faster_than_the_copy_is_slowed_down(vm, daemon, relay
             return p.stdout.read()
 
     def figures(text):
-        return [json.loads(text)[f"memory-{k}"] for k in ("rounds", "throttle", "stopped")]
+        return [json.loads(text)[0][f"memory-{k}"] for k in ("rounds", "throttle", "stopped")]
 
     assert re.search(r"\(handed over, paused [0-9.]+ ms, slowed down by 95 % because it wrote its memory faster than that "
                      r"was copied\)\n$", outrun())

@@ -68,12 +68,13 @@ def test_vm_goes_on_when_its_state_cannot_be_written_or_read(vm, daemon, faults,
         pid = daemon.info(name)["pid"]
         faults.plan(*plan)
         r = daemon.cairn("restart-process", name, "--format", "json", ok=None)
+        outcome, = json.loads(r.stdout)
         assert faults.hits() and (r.returncode == 0) == (error is None), (how, r)
         faults.plan(NONE)
         if error is None:
-            assert json.loads(r.stdout)["way"] == "handover" and daemon.info(name)["pid"] != pid, how
+            assert outcome["way"] == "handover" and daemon.info(name)["pid"] != pid, how
         else:
-            assert error in r.stderr and daemon.info(name)["pid"] == pid, (how, r.stderr)
+            assert error in outcome["error"] and daemon.info(name)["pid"] == pid, (how, outcome)
         assert daemon.info(name)["state"] == "running", how
         holds(vm, "c")
         source_holds(vm)

@@ -26,7 +26,7 @@ def way(request, monkeypatch):
 
 
 def restart(vm):  # noqa: F811
-    r = json.loads(vm.daemon.cairn("restart-process", "vm1", "--format", "json").stdout)
+    r = json.loads(vm.daemon.cairn("restart-process", "vm1", "--format", "json").stdout)[0]
     assert r["way"] == "handover", r
 
 
