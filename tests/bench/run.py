@@ -12,6 +12,7 @@ import argparse
 import importlib
 import os
 import pwd
+import re
 import signal
 import sys
 import time
@@ -24,6 +25,12 @@ import history  # noqa: E402
 
 def names():
     return sorted(f[len("bench_"):-3] for f in os.listdir(HERE) if f.startswith("bench_") and f.endswith(".py"))
+
+
+def summary(name):
+    """Return the first sentence of a benchmark's docstring without the names before it. It may fill several lines."""
+    text = " ".join(importlib.import_module("bench_" + name).__doc__.split())
+    return re.match(r"[^:]+: (.+?\.)(?= |$)", text).group(1)
 
 
 def arguments():
@@ -95,7 +102,7 @@ def main():
     a = arguments()
     if a.list:
         for n in names():
-            print(f"{n}: {importlib.import_module('bench_' + n).__doc__.splitlines()[0]}")
+            print(f"{n}: {summary(n)}")
         return 0
     build = os.path.abspath(a.build)
     os.environ["CAIRN_BUILD"] = build  # guestlib reads it
