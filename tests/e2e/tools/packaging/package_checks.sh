@@ -133,7 +133,7 @@ under_systemd() {
 	stays=$(vm_pid stays)
 	dpkg -r cairn >/tmp/said
 	[ ! -e "/proc/$vm/exe" ]
-	grep "as their stop_action says. Their processes: $stays " /tmp/said
+	grep "VMs keep running without a daemon. Their processes: $stays " /tmp/said
 	kill "$stays"
 	[ "$(state_of cairnd.service)" != active ]
 	dpkg -P cairn >/tmp/said

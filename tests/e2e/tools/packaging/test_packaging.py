@@ -67,16 +67,22 @@ def test_purge_keeps_files_that_the_daemon_did_not_make(purge, tmp_path, fake):
     assert purge() == "" and not state.exists()
 
 
-def test_removal_names_processes_of_the_package_only(tmp_path):
-    """The script's ls prints where the links of four processes lead."""
-    programs = ["/usr/libexec/cairn/cairn-vm", "/usr/libexec/cairn/cairn-vm (deleted)", "/usr/local/libexec/cairn/cairn-vm", "/usr/libexec/cairn/cairn-vnc"]
-    lines = [f"lrwxrwxrwx 1 root root 0 Nov 20 11:55 /proc/{pid}/exe -> {program}" for pid, program in enumerate(programs, 101)]
+@pytest.mark.parametrize("programs, said", [
+    ({}, ""),
+    ({101: "/usr/libexec/cairn/cairn-vm", 102: "/usr/libexec/cairn/cairn-vm (deleted)", 103: "/usr/local/libexec/cairn/cairn-vm",
+      104: "/usr/libexec/cairn/cairn-vnc", 105: "/usr/local/sbin/cairnd"}, "VMs keep running without a daemon. Their processes: 101 102 \n"),
+    ({101: "/usr/libexec/cairn/cairn-vm", 102: "/usr/sbin/cairnd", 103: "/usr/sbin/cairnd (deleted)"},
+     "cairnd keeps running. Its processes: 102 103 \nVMs keep running. Their processes: 101 \n"),
+    ({101: "/usr/sbin/cairnd"}, "cairnd keeps running. Its processes: 101 \n")])
+def test_removal_names_processes_of_the_package_only(tmp_path, programs, said):
+    """The script's ls prints where the links of these processes lead."""
+    lines = [f"lrwxrwxrwx 1 root root 0 Nov 20 11:55 /proc/{pid}/exe -> {program}" for pid, program in programs.items()]
     for name, text in (("ls", "\n".join(["#!/bin/sh", "cat <<.", *lines, "."])), ("deb-systemd-invoke", "#!/bin/sh")):
         (tmp_path / name).write_text(text + "\n")
         (tmp_path / name).chmod(0o755)
     env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
     r = subprocess.run(["sh", DEBIAN / "cairn.prerm", "remove"], env=env, capture_output=True, text=True, check=True)
-    assert r.stdout.endswith("Their processes: 101 102 \n")
+    assert r.stdout == said
 
 
 def test_scripts_are_shell():
