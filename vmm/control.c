@@ -175,7 +175,9 @@ static int nmi_request(struct control *c, struct channel_msg *m, struct err *e)
 static int cancel_request(struct control *c, struct channel_msg *m, struct err *e)
 {
 	(void)m;
-	return c->clones && clone_disks_cancel(c->clones) ? 0 : vm_work_cancel(c->vm, e);
+	if (c->clones && clone_disks_cancel(c->clones))
+		return 0;
+	return !vm_works(c->vm) && control_work_cancel_held(c) ? 0 : vm_work_cancel(c->vm, e);
 }
 
 static int config_request(struct control *c, struct channel_msg *m, struct err *e)
@@ -617,10 +619,10 @@ static int dump_request(struct control *c, struct channel_msg *m, struct err *e)
 
 /* Handlers by message type; vm_msg_to_vm has the body size and the number of fds of each.
  * is_work: the message starts long-running work (one at a time), which answers with work_seq when
- * it ends. */
+ * it ends. waits: the work waits until no sizes of snapshots are computed. */
 static const struct {
 	int (*handle)(struct control *c, struct channel_msg *m, struct err *e);
-	bool is_work;
+	bool is_work, waits;
 } requests[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_CONFIG] = { config_request, false },
 	[VM_MSG_CONT] = { cont_request, false },
@@ -662,15 +664,15 @@ static const struct {
 	[VM_MSG_CLONE_DISK] = { clone_disk_request, false },
 	[VM_MSG_DISK_PULL] = { disk_pull_request, true },
 	[VM_MSG_DISK_COPY] = { control_disk_copy, true },
-	[VM_MSG_DISK_COPY_END] = { control_disk_copy_end, true },
-	[VM_MSG_DISK_PIVOT] = { control_disk_pivot, true },
-	[VM_MSG_DISK_LAYERS] = { control_disk_layers, true },
-	[VM_MSG_DISK_COMMIT] = { control_disk_commit, true },
+	[VM_MSG_DISK_COPY_END] = { control_disk_copy_end, true, true },
+	[VM_MSG_DISK_PIVOT] = { control_disk_pivot, true, true },
+	[VM_MSG_DISK_LAYERS] = { control_disk_layers, true, true },
+	[VM_MSG_DISK_COMMIT] = { control_disk_commit, true, true },
 	[VM_MSG_SCREENSHOT] = { control_screenshot, false },
 	[VM_MSG_SEND_KEYS] = { control_send_keys, false },
 	[VM_MSG_INPUT] = { control_input, false },
 	[VM_MSG_PAGE] = { control_page, false },
-	[VM_MSG_DISK_RESIZE] = { control_disk_resize, true },
+	[VM_MSG_DISK_RESIZE] = { control_disk_resize, true, true },
 	[VM_MSG_FORK] = { fork_request, true },
 	[VM_MSG_PINS_DELETE] = { pins_delete_request, false },
 	[VM_MSG_PINS_IDLE] = { pins_idle_request, false },
@@ -701,14 +703,17 @@ static uint8_t type_to_adopt(unsigned request)
 
 /* channel_recv() passes only types that vm_msg_to_vm knows, and each of those has a row. If work
  * cannot begin, the work in progress keeps its own work_seq. */
-static void request_handle(struct control *c, struct channel_msg *m)
+void control_request_begin(struct control *c, struct channel_msg *m, bool waited)
 {
-	bool is_work = requests[m->head.type].is_work;
+	bool waits = requests[m->head.type].waits && !vm_works(c->vm) && vm_disks_are_read(c->vm);
+	bool is_work = requests[m->head.type].is_work && !waits;
 	uint64_t before = c->work_seq;
 	uint8_t type_before = c->work_type;
 	struct err e = { 0 };
 	int r = handover_refuse(c, m->head.type, &e);
 
+	if (!r && waits)
+		r = waited ? vm_disks_busy(&e) : control_work_hold(c, m, &e);
 	if (!r && is_work)
 		r = worker_start(c->worker, &e);
 	if (is_work && !r) {
@@ -751,7 +756,7 @@ static void peer_ready(void *opaque, unsigned revents)
 		peer_lost(c);
 		return;
 	}
-	request_handle(c, &m);
+	control_request_begin(c, &m, false);
 	channel_msg_close_fds(&m);
 }
 

@@ -31,11 +31,12 @@ static int part_check(struct channel_msg *m, struct err *e)
 	return r ? r : vm_config_check(what, m->nfds, e);
 }
 
-/* ---- devices that come and go, which wait for short jobs on the disks ---- */
+/* ---- requests that wait for short jobs on the disks ---- */
 
 struct change {
 	struct change *next;
 	struct channel_msg m;
+	bool is_work; /* else a device that comes or goes */
 	uint64_t end_ns;
 	_Alignas(16) uint8_t body[]; /* of m */
 };
@@ -94,22 +95,22 @@ static void change_free(struct change *x)
 	free(x);
 }
 
-/* Apply the changes that have waited long enough: vm_plug() and others say what they waited for. */
+/* Carry out the requests that have waited long enough: their errors say what they waited for. */
 static void changes_late(void *opaque)
 {
 	control_changes_run(opaque, loop_now_ns());
 }
 
-static int change_hold(struct control *c, struct channel_msg *m, struct err *e)
+/* len: bytes of the body to keep. */
+static int change_hold(struct control *c, struct channel_msg *m, size_t len, bool is_work, struct err *e)
 {
-	size_t len = m->head.type == VM_MSG_UNPLUG ? m->head.body_bytes : sizeof(struct vm_config);
 	struct change *x = c->changes_timer || !loop_timer_new(c->loop, changes_late, c, &c->changes_timer) ?
-		malloc(sizeof(*x) + len) : NULL;
+		calloc(1, sizeof(*x) + sizeof(struct vm_config)) : NULL; /* handlers clear what a shorter body lacks */
 	struct change **last = &c->changes;
 
 	if (!x)
-		return err_set_errno(e, -ENOMEM, "change of a device");
-	*x = (struct change){ .m = *m, .end_ns = loop_now_ns() + CHANGE_WAIT_NS };
+		return err_set_errno(e, -ENOMEM, "request");
+	*x = (struct change){ .m = *m, .is_work = is_work, .end_ns = loop_now_ns() + CHANGE_WAIT_NS };
 	x->m.body = memcpy(x->body, m->body, len);
 	m->nfds = 0; /* taken */
 	while (*last)
@@ -121,23 +122,58 @@ static int change_hold(struct control *c, struct channel_msg *m, struct err *e)
 
 int control_change(struct control *c, struct channel_msg *m, struct err *e)
 {
+	size_t len = m->head.type == VM_MSG_UNPLUG ? m->head.body_bytes : sizeof(struct vm_config);
 	int r = change_check(c, m, e);
 
 	if (r < 0)
 		return r;
-	return c->changes || vm_plug_must_wait(c->vm) ? change_hold(c, m, e) : change_apply(c, m, e);
+	return c->changes || vm_plug_must_wait(c->vm) ? change_hold(c, m, len, false, e) : change_apply(c, m, e);
+}
+
+int control_work_hold(struct control *c, struct channel_msg *m, struct err *e)
+{
+	return change_hold(c, m, m->head.body_bytes, true, e);
+}
+
+bool control_work_cancel_held(struct control *c)
+{
+	struct change **x = &c->changes, *gone;
+	struct err e;
+
+	while (*x && !(*x)->is_work)
+		x = &(*x)->next;
+	gone = *x;
+	if (!gone)
+		return false;
+	*x = gone->next;
+	control_reply(c, gone->m.head.seq, err_set(&e, -ECANCELED, ERR_CANCELLED, "the job was cancelled"), &e);
+	change_free(gone);
+	return true;
+}
+
+static bool may_go(const struct control *c, const struct change *x)
+{
+	return x->is_work ? !vm_disks_are_read(c->vm) : vm_plug_is_free(c->vm);
+}
+
+static void change_go(struct control *c, struct change *x)
+{
+	struct err e = { 0 };
+
+	if (x->is_work)
+		control_request_begin(c, &x->m, true);
+	else
+		control_reply(c, x->m.head.seq, change_apply(c, &x->m, &e), &e);
 }
 
 void control_changes_run(void *opaque, uint64_t expired_ns)
 {
 	struct control *c = opaque;
 
-	while (c->changes && (c->changes->end_ns <= expired_ns || vm_plug_is_free(c->vm))) {
+	while (c->changes && (c->changes->end_ns <= expired_ns || may_go(c, c->changes))) {
 		struct change *x = change_take(c);
-		struct err e = { 0 };
-		int r = change_apply(c, &x->m, &e);
 
-		control_reply(c, x->m.head.seq, r, &e);
+		change_go(c, x);
 		change_free(x);
 	}
 	if (c->changes)

@@ -51,7 +51,7 @@ struct control {
 		unsigned n;
 		bool under_way;
 	} looks;
-	struct change *changes; /* devices to attach or detach, in order, which wait for jobs on the disks (control_disks.c) */
+	struct change *changes; /* requests, in order, which wait for jobs on the disks (control_disks.c) */
 	struct loop_timer *changes_timer;
 	struct key_request *keys; /* the first is in progress (control_screen.c) */
 	struct loop_timer *keys_timer;
@@ -61,8 +61,9 @@ struct control {
 	_Alignas(16) uint8_t buf[CHANNEL_BODY_MAX];
 };
 
-/* A handler returns 0 or -errno, which request_handle() sends as the reply; or LATER: the handler has sent an answer,
- * will send one, or none is wanted. For a handler with is_work, 0 means that the end of the work sends the answer. */
+/* A handler returns 0 or -errno, which control_request_begin() sends as the reply; or LATER: the handler has sent an
+ * answer, will send one, or none is wanted. For a handler with is_work, 0 means that the end of the work sends the
+ * answer. */
 #define LATER 1
 
 /* Terminate strings from the peer at the end of their field. */
@@ -84,6 +85,12 @@ int control_agent_command(struct control *c, struct channel_msg *m, struct err *
 /* Handler of VM_MSG_PLUG, VM_MSG_UNPLUG and VM_MSG_MEDIUM_SET (control_disks.c). While short jobs use the disks, the
  * request waits, for 25 s at most. Returns LATER, 0 or -errno. */
 int control_change(struct control *c, struct channel_msg *m, struct err *e);
+/* Let a request for work wait until no sizes of snapshots are computed, for 25 s at most. Returns LATER or -errno. */
+int control_work_hold(struct control *c, struct channel_msg *m, struct err *e);
+/* Answer the first request for work that waits with -ECANCELED. Returns false: none waits. */
+bool control_work_cancel_held(struct control *c);
+/* Carry out a request (control.c). waited: it waits no longer, and fails if it would have to. */
+void control_request_begin(struct control *c, struct channel_msg *m, bool waited);
 /* Carry out and answer the requests that wait if nothing uses the disks, or if their time has expired at that moment.
  * opaque: the struct control. */
 void control_changes_run(void *opaque, uint64_t expired_ns);

@@ -68,6 +68,10 @@ void vm_unplug_absent(struct vm *vm, const struct machine_absent *absent);
 bool vm_plug_must_wait(const struct vm *vm);
 /* Return whether neither work nor short jobs make these functions fail. */
 bool vm_plug_is_free(const struct vm *vm);
+/* Return whether sizes of snapshots are being computed, so that no disk may get another size or another image. */
+bool vm_disks_are_read(const struct vm *vm);
+/* Set the error that short jobs still use the disks. Returns -EBUSY. */
+int vm_disks_busy(struct err *e);
 /* A job that used the disks has ended: remove the devices that the guest released meanwhile, and call disks_free(). */
 void vm_plug_remove_released(struct vm *vm);
 /* End the VM: phase ENDED, loop_stop(). */

@@ -17,10 +17,15 @@
 /* How long a device that the guest has released waits for the end of the load of memory, before another look. */
 #define LOADS_NS 100000000ULL
 
+bool vm_disks_are_read(const struct vm *vm)
+{
+	return vm->m->disk_readers;
+}
+
 /* Short jobs hold pointers to disks, too. */
 static bool has_readers(const struct vm *vm)
 {
-	return vm->m->disk_readers || vm->m->worker_readers;
+	return vm_disks_are_read(vm) || vm->m->worker_readers;
 }
 
 bool vm_plug_must_wait(const struct vm *vm)
@@ -31,6 +36,12 @@ bool vm_plug_must_wait(const struct vm *vm)
 bool vm_plug_is_free(const struct vm *vm)
 {
 	return !vm->work && !has_readers(vm);
+}
+
+int vm_disks_busy(struct err *e)
+{
+	return err_set(e, -EBUSY, ERR_BUSY, "the VM's process still works on snapshots of its disks in the background, for instance "
+		"deletes one; try again later, or look for a slow file system below the disks");
 }
 
 /* Work holds pointers to disks, and a saved state has to fit the machine. */
@@ -44,10 +55,7 @@ static int busy_check(const struct vm *vm, const char *what, struct err *e)
 		return err_set(e, -EBUSY, ERR_BUSY, "a %s of this VM is under way; try again after it", vm->work);
 	if (machine_copy_check(vm->m, e) < 0)
 		return -EBUSY;
-	if (has_readers(vm))
-		return err_set(e, -EBUSY, ERR_BUSY, "the VM's process still works on snapshots of its disks in the background, for instance "
-			"deletes one; try again later, or look for a slow file system below the disks");
-	return 0;
+	return has_readers(vm) ? vm_disks_busy(e) : 0;
 }
 
 int vm_plug(struct vm *vm, const struct vm_config *c, int *fds, struct err *e)

@@ -306,8 +306,6 @@ int vm_disk_commit(struct vm *vm, struct worker *w, const struct vm_disk_commit 
 	struct machine_disk *d = NULL;
 	int r = k ? 0 : -EBUSY;
 
-	if (!r && m->disk_readers)
-		r = err_set(e, -EBUSY, ERR_BUSY, "the process looks at the VM's disks; try again in a moment");
 	if (!r && c->ndisks != (what->top > 1 ? 2 : 1))
 		r = err_set(e, -EINVAL, ERR_INVALID, "a commit lacks a disk");
 	if (!r)

@@ -378,8 +378,6 @@ int vm_disk_copy_end(struct vm *vm, struct worker *w, const char *disk, const st
 	struct machine *m = vm_machine(vm);
 	int r = p ? machine_copy_find_begun(m, disk, &p->disk, e) : -EBUSY;
 
-	if (!r && m->disk_readers)
-		r = err_set(e, -EBUSY, ERR_BUSY, "the process looks at the VM's disks; try again in a moment");
 	if (r < 0)
 		return job_refuse(vm, p, fd, r);
 	if (pivot) {

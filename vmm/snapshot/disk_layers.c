@@ -144,8 +144,6 @@ int vm_disk_layers(struct vm *vm, struct worker *w, const struct vm_config *c, i
 	struct machine *m = vm_machine(vm);
 	int r = p ? 0 : -EBUSY;
 
-	if (!r && m->disk_readers)
-		r = err_set(e, -EBUSY, ERR_BUSY, "the process looks at the VM's disks; try again in a moment");
 	for (unsigned i = 0; i < c->ndisks && !r; i++)
 		r = machine_layers_find(m, c->disks[i].id, &p->list[i].disk, e);
 	if (r < 0) {

@@ -104,8 +104,6 @@ static int disk_find(struct resize_job *p, const char *id, struct err *e)
 {
 	struct machine *m = p->j.m;
 
-	if (m->disk_readers)
-		return err_set(e, -EBUSY, ERR_BUSY, "the process looks at the VM's disks; try again in a moment");
 	for (unsigned i = 0; i < m->ndisks; i++) {
 		if (strcmp(m->disks[i].id, id))
 			continue;

@@ -275,14 +275,20 @@ static int answer_take(int fd, void *buf, uint64_t seq)
 	return ((struct vm_reply *)m.body)->error;
 }
 
+/* Send a request that has to wait. */
+static void waiting_send(struct control *c, int daemon, enum vm_msg_type type, uint64_t seq, const void *body, size_t len)
+{
+	assert_int_equal(channel_send(daemon, VM_MSG_VERSION, type, seq, body, len, NULL, 0), 0);
+	peer_ready(c, POLLIN);
+	control_changes_run(c, loop_now_ns());
+	assert_int_equal(recv(daemon, c->buf, 1, MSG_PEEK), -1); /* no answer */
+}
+
 static void unplug_send(struct control *c, int daemon, uint64_t seq)
 {
 	const struct vm_unplug what = { .id = "vdb", .force = true };
 
-	assert_int_equal(channel_send(daemon, VM_MSG_VERSION, VM_MSG_UNPLUG, seq, &what, sizeof(what), NULL, 0), 0);
-	peer_ready(c, POLLIN);
-	control_changes_run(c, loop_now_ns());
-	assert_int_equal(recv(daemon, c->buf, 1, MSG_PEEK), -1); /* no answer */
+	waiting_send(c, daemon, VM_MSG_UNPLUG, seq, &what, sizeof(what));
 }
 
 /* The first request waits until its time has expired; the others are answered, in order, when the job on the disks
@@ -314,6 +320,27 @@ static void test_change_waits_in_order_and_no_longer_than_its_time(void **state)
 	free(m);
 }
 
+static void test_resize_waits_no_longer_than_its_time(void **state)
+{
+	const struct vm_disk_resize what = { .id = "vdb", .size_bytes = 1 << 20 };
+	struct machine *m = calloc(1, sizeof(*m));
+	struct vm vm = { .m = m, .phase = VM_PHASE_PAUSED };
+	struct control *c;
+	int daemon;
+
+	(void)state;
+	assert_non_null(m);
+	c = control_begin(&daemon);
+	c->vm = &vm;
+	m->disk_readers = 1;
+	waiting_send(c, daemon, VM_MSG_DISK_RESIZE, 1, &what, sizeof(what));
+	control_changes_run(c, UINT64_MAX);
+	assert_int_equal(answer_take(daemon, c->buf, 1), -EBUSY);
+	close(daemon);
+	control_end(c);
+	free(m);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -326,6 +353,7 @@ int main(void)
 		cmocka_unit_test(test_process_ends_without_its_daemon),
 		cmocka_unit_test(test_next_daemon_ends_the_work_for_the_earlier_one),
 		cmocka_unit_test(test_change_waits_in_order_and_no_longer_than_its_time),
+		cmocka_unit_test(test_resize_waits_no_longer_than_its_time),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,5 @@
-"""While a pin is deleted in the background, no command of a user fails: those that need the disk's snapshots wait.
-The disk is on a file system whose syncs hang then."""
+"""While a pin is deleted or the size of a snapshot is computed in the background, no command of a user fails: those
+that need the disks wait. The disk is on a file system whose syncs or reads hang then."""
 
 import json
 import signal
@@ -157,3 +157,44 @@ def test_command_without_need_of_the_snapshots_does_not_wait(deleting, command):
         assert p.poll() is None and Op.FSYNC in f.hanging()
         f.release()
         assert p.wait() == 0
+
+
+@pytest.fixture
+def reading(daemon, kvm, guest, tmp_path):
+    """A VM whose snapshot-info waits for the file system of vda, and that file system. The VM has disk sdb, with an
+    overlay, and drive sda, too."""
+    empty = qcow2(tmp_path / "empty")
+    with fuse(tmp_path / "fuse", vda=empty.read_bytes()) as f:
+        vm = Vm(daemon, guest, f["vda"])
+        vm.run("write 0 8 7")
+        daemon.cairn("snapshot-create-as", "vm1", "s1")
+        add_drives(vm, tmp_path)
+        daemon.cairn("snapshot-create-as", "vm1", "x", "--disk-only", "--diskspec", "vda,snapshot=no", "--diskspec", f"sdb,snapshot=external,file={tmp_path}/over0")
+        f.hang(Op.READ)
+        with subprocess.Popen([CAIRN, "snapshot-info", "vm1", "s1"], env=vm.daemon.env) as p:
+            until(lambda: Op.READ in f.hanging())
+            yield vm, f
+            f.release()
+            assert p.wait() == 0
+
+
+@pytest.mark.parametrize("command", [
+    ["blockresize", "vm1", "sdb", "32M"], ["blockcopy", "vm1", "sdb", "--dest", "{}/copy", "--pivot", "--wait"],
+    ["blockcommit", "vm1", "sdb", "--active", "--pivot"],
+    ["snapshot-create-as", "vm1", "s2", "--disk-only", "--diskspec", "vda,snapshot=no", "--diskspec", "sdb,snapshot=external,file={}/over"]])
+def test_change_of_a_disk_waits_for_snapshot_info(reading, tmp_path, command):
+    vm, f = reading
+    waits_and_succeeds(vm, f, [c.format(tmp_path) for c in command])
+
+
+def test_commit_that_waits_can_be_cancelled(reading):
+    vm, f = reading
+    q = vm.daemon.qmp()
+    job = q.run("vm-blockcommit", vm="vm1", disk="sdb", active=True)["job"]
+    vm.daemon.cairn("job-cancel", job)
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    assert q.run("query-jobs", id=job)[0]["error"] == "the job was cancelled"
+    assert Op.READ in f.hanging()
+    f.release()
+    vm.daemon.cairn("blockcommit", "vm1", "sdb", "--active", "--pivot")
+    check(vm)
