@@ -38,8 +38,8 @@ bool block_mirror_writes_through(const struct block_mirror *m);
 /* Returns whether each change is on both disks, or goes to both. If not, a part is due, or changes are in flight that
  * began before block_mirror_write_through(). */
 bool block_mirror_is_complete(const struct block_mirror *m);
-/* End the copying of a complete mirror whose other disk was flushed since then. From now on, an error of the other
- * disk is one of the request. Returns false if the other disk may lack a change. */
+/* End the copying of a complete mirror whose other disk was flushed since then. From now on, an error of the other disk
+ * fails the request. Returns false if the other disk may lack a change. */
 bool block_mirror_seal(struct block_mirror *m);
 /* Returns whether the mirror is sealed and both disks have had each change since, without an error of either. */
 bool block_mirror_is_equal(const struct block_mirror *m);

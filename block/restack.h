@@ -20,7 +20,7 @@ struct block_restack {
 	const char *backing_name, *backing_format;
 	unsigned above;
 	int above_fd; /* open for writing; borrowed */
-	bool released[BLOCK_LAYERS_MAX]; /* private: of the old layers, those whose locks were released */
+	bool released[BLOCK_LAYERS_MAX]; /* private: the old layers whose locks were released */
 };
 
 #define BLOCK_NEW_LAYER BLOCK_LAYERS_MAX

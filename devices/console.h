@@ -28,7 +28,7 @@ struct state_writer;
 
 /* Create a console. name: for the log; copied. Returns 0 or -errno. */
 int console_new(struct loop *l, const char *name, struct console **ret_c, struct err *e);
-/* Lose no output: it is a program that reads, and not a person. Call before the device writes. */
+/* Lose no output, because a program reads it, and not a person. Call before the device writes. */
 void console_set_lossless(struct console *c);
 /* Send the sockets as much of the output as they take at once, detach all readers, close the sockets and free the
  * console. Call when the loop no longer runs or has no posted task of this console. NULL allowed. */

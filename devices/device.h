@@ -29,7 +29,7 @@ struct device_ops {
 	void (*save)(struct device *d, struct state_writer *w);
 	/* Check whether an intact section of `version` (≤ state_version) is of a device like this one, before a load
 	 * changes anything. Reads only members that never change. Any thread. Returns 0 or -EINVAL. NULL: only load()
-	 * looks. */
+	 * checks. */
 	int (*check)(struct device *d, const struct state_reader *r, uint16_t version, struct err *e);
 	/* Load a section of `version` (≤ state_version), with every field checked. Called on a paused device
 	 * that is new or was reset. Returns 0 or -EINVAL. */

@@ -12,8 +12,8 @@ struct device;
 struct err;
 
 #define VMGENID_GPA 0xff000ULL /* in the range that e820 reserves for ACPI; the DSDT has the same address */
-/* The same for a machine with a BIOS, which uses the other address: in the range of the display adapter, which such a
- * machine does not have; there is RAM, but not in e820. */
+/* The same for a machine with a BIOS, where the id is in the range of a display adapter: such a machine has none, and
+ * e820 does not list the RAM that is there. */
 #define VMGENID_BIOS_GPA 0xaf000ULL
 #define VMGENID_BYTES 16
 #define VMGENID_GPE 5 /* \_GPE._E05 */

@@ -67,7 +67,7 @@ struct cache {
 	struct slice *lru_head, *lru_tail;
 	struct slice *dirty_head;
 	struct slice *spare;	   /* freed slices, linked by hash_next */
-	struct cache_slab *slabs;  /* memory of all slices; the first slab has slab_left unused ones */
+	struct cache_slab *slabs;  /* memory of all slices; slab_left slices of the first slab are unused */
 	unsigned slab_left;
 	struct l2_runs *runs; /* evicted L2 slices in short form; NULL: not kept */
 	struct qcow2_warm *warm; /* slices of another process; only read-only images have them; NULL: none */
@@ -149,8 +149,8 @@ enum meta_kind meta_find(const struct meta_set *m, uint64_t cluster);
 /* Returns the first cluster of [cluster, end) in the set; `end` if there is none. */
 uint64_t meta_next(const struct meta_set *m, uint64_t cluster, uint64_t end);
 void meta_done(struct meta_set *m);
-/* Fill the set with the image's metadata clusters. L2 tables of snapshots whose L1 tables are damaged or too large
- * to read at open are left out, and bitmaps, which bitmaps_load() adds. Returns 0 or -errno with a sentence. */
+/* Fill the set with the image's metadata clusters. It lacks bitmaps, which bitmaps_load() adds, and the L2 tables of
+ * snapshots whose L1 tables are damaged or too large to read at open. Returns 0 or -errno with a sentence. */
 int qcow2_meta_load(struct qcow2 *q, struct err *e);
 
 /* ---- tables that are in memory as a whole: L1 and refcount table ---- */
@@ -185,7 +185,7 @@ struct l2meta {
 
 /* The map of one address space: the disk's, or a snapshot's VM state. */
 struct map {
-	struct table l1; /* a VM state's: the entries behind those of the disk in its snapshot's L1 */
+	struct table l1; /* a VM state's entries, which lie behind the disk's in its snapshot's L1 */
 	struct l2meta *l2metas;
 	struct l2_make *l2_makes;
 	bool vm; /* a VM state: it has no backing, and its L1 is not the active one */
@@ -234,7 +234,8 @@ struct commit {
 	struct free_list frees;
 	struct wait_list flushes;      /* completed by the running commit */
 	struct wait_list next_flushes; /* completed by the next commit */
-	/* Told once, with written(), when only the sync is left of the commit that completes this flush; NULL: none. */
+	/* The commit that completes this flush calls written() once, when only its sync is left. NULL: nobody waits for
+	 * that. */
 	struct wait *watched;
 	void (*written)(struct wait *w);
 	struct wait_list throttled;    /* allocations and writers of the header that wait for the commit's end */
@@ -277,7 +278,7 @@ struct data_file {
 struct qcow2_bitmaps {
 	struct dirty_bitmap *list;
 	size_t n;
-	bool changed; /* the directory in the file is another one */
+	bool changed; /* the directory in the file is older than this list */
 	bool lazy; /* bits are loaded when they are needed */
 	bool abandoned; /* a store by qcow2_bitmaps_commit() has failed: do not try again */
 	struct bitmap_place *removed; /* places to free when the directory is stored */
@@ -432,7 +433,7 @@ bool qcow2_pin_describe(const struct qcow2_snapshot_info *s, uint32_t cluster_bi
 	struct qcow2_pin *ret);
 /* Note that the image has the pin, on stable storage. l1_changes: those of q at the freeze of the pin. */
 void qcow2_pin_note(struct qcow2 *q, const struct qcow2_pin *pin, uint64_t l1_changes);
-/* Clear the recorded pin if it is that of the entry, which is about to be deleted. */
+/* Call before an entry is deleted: forget the recorded pin if it is this entry's. */
 void qcow2_pin_invalidate(struct qcow2 *q, const struct qcow2_snapshot_info *s);
 /* Print the name of an overlay's backing file. Returns 0; -EINVAL if the path is too long. */
 int qcow2_pin_name_print(const struct qcow2_pin *pin, const char *source, char ret[QCOW2_BACKING_NAME_MAX + 1],

@@ -244,7 +244,7 @@ static int pin_find(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTE
 		"(a hidden snapshot) was deleted, so the disk cannot be read", name) : r;
 }
 
-/* Pause between two looks. Returns whether the peer that the wait depends on has gone. */
+/* Pause before the next look. Returns whether the peer on which the wait depends has gone. */
 static bool look_pause(const struct block_pin_wait *wait, uint64_t waited_ns)
 {
 	struct timespec pause = { .tv_nsec = (long)MIN(MAX(waited_ns / 16, LOOK_PAUSE_NS), LOOK_PAUSE_MAX_NS) };
@@ -253,8 +253,8 @@ static bool look_pause(const struct block_pin_wait *wait, uint64_t waited_ns)
 	return ppoll(&peer, wait->peer_fd > 0, &pause, NULL) > 0;
 }
 
-/* Read the header of fd, with the L1 and the size of the pin. wait: for a pin that is about to be made.
- * Returns as qcow2_pin_read(); -ECANCELED: the peer has gone that the wait depends on, and the pin is not there. */
+/* Read the header of fd, with the L1 and the size of the pin. wait: for a pin that is about to be made. Returns as
+ * qcow2_pin_read(); -ECANCELED: the peer on which the wait depends has gone, and there is no pin. */
 static int qcow2_pin_header(int fd, const char *name, const uint8_t id[BLOCK_PIN_ID_BYTES], const struct block_pin_wait *wait,
 	struct qcow2_header *ret, struct err *e)
 {
@@ -345,7 +345,7 @@ int qcow2_pin_of_snapshot(int fd, const char *name, const uint8_t id[BLOCK_PIN_I
 		r = l1_read(fd, name, &h, &theirs, e);
 	if (r < 0)
 		return r;
-	/* Behind its disk's entries, a snapshot has those of its VM state. */
+	/* A snapshot's L1 has the entries of its VM state behind the disk's. */
 	if (pin.disk_bytes != h.size_bytes || pin.l1_size > h.l1_size || !l1_are_equal(ours, theirs, pin.l1_size))
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "%s: the pin has another content than snapshot %s", name, snapshot);
 	*ret = pin;

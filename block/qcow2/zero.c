@@ -18,7 +18,7 @@ struct zero_part {
 	struct iovec iov[ZERO_STEP_BYTES / IO_ZEROS_BYTES + 1];
 };
 
-/* The memory of a part: also that of the internal write, which may copy both ends of a cluster. */
+/* Returns the memory that a part needs. It includes an internal write, which may copy both ends of a cluster. */
 static uint64_t zero_part_bytes(const struct qcow2 *q)
 {
 	return sizeof(struct zero_part) + 2ULL * q->cluster_bytes;

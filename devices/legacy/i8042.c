@@ -55,7 +55,7 @@ struct i8042 {
 	uint8_t a20; /* port 0x92; A20 is always open, and the register only keeps its value */
 
 	bool with_keyboard; /* constant */
-	bool has_keyboard;  /* false: the loaded state is of a controller without one */
+	bool has_keyboard;  /* false: the state was saved by a controller without one */
 	bool paused;
 	struct ps2_keyboard keyboard;
 	struct ps2_mouse mouse;

@@ -60,7 +60,7 @@ struct pflash {
 	pthread_mutex_t lock; /* protects all fields below */
 	struct flash_file file;
 	struct pflash_mode mode;
-	uint8_t shown; /* the command whose result the view has, and with it: */
+	uint8_t shown; /* the command whose result the guest reads, and its status */
 	uint8_t shown_status;
 	uint64_t dirty[BLOCKS_MAX / 64]; /* blocks that the file does not have yet */
 	bool failing; /* the last write of the file failed */

@@ -47,7 +47,7 @@ struct pci_host_config {
 	/* A firmware configures the bus: after a reset BARs are 0 and decoding is off. The bridge is an i440FX,
 	 * which SeaBIOS knows. */
 	bool firmware;
-	bool q35; /* with firmware: the bridge is that of QEMU's q35, which UEFI knows; its PCIEXBAR places ECAM */
+	bool q35; /* with firmware: the bridge of QEMU's q35, which UEFI knows; its register PCIEXBAR places ECAM */
 };
 
 /* Create the host bridge in slot 0.
@@ -96,7 +96,7 @@ struct msix_wire {
 	struct msix_wire *next;
 	int fd;		 /* borrowed; -1: unused */
 	unsigned vector; /* out of range: none */
-	int link;	 /* of dev_host_ops.msi_link(), with the message below; -1: the owner of fd reads it */
+	int link;	 /* from dev_host_ops.msi_link(): KVM sends the message below; -1: not linked, the owner of fd reads it */
 	uint64_t addr;
 	uint32_t data;
 };

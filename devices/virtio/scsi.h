@@ -92,7 +92,7 @@ struct scsi_answer {
 void scsi_command(struct scsi_unit *u, const uint8_t *cdb, const struct scsi_out *out, struct scsi_answer *ret);
 /* Return the limit that applies to a command besides DISK_LIMIT_ALL; DISK_LIMIT_ALL: only that one. */
 enum disk_limit scsi_limit_kind(const uint8_t *cdb);
-/* The same for a logical unit that does not exist, of a target that does. */
+/* The same for a logical unit that an existing target lacks. */
 void scsi_command_no_unit(const uint8_t *cdb, struct scsi_answer *ret);
 /* Return to the state after power-on. */
 void scsi_unit_reset(struct scsi_unit *u);

@@ -41,7 +41,7 @@ void tcp_flows_mark(struct tcp_flows *f, uint64_t key);
 /* Make flows dead after a revert: those that have moved since the mark with this key. With `all` or an unknown key, all
  * flows die, and each unknown one as soon as one of its segments comes. */
 void tcp_flows_revert(struct tcp_flows *f, uint64_t key, bool all);
-/* Take a frame that is due to a side. Returns its length; 0: none. */
+/* Take a frame that is to be sent to a side. Returns its length; 0: none. */
 size_t tcp_flows_next(struct tcp_flows *f, enum tcp_side to, uint8_t out[TCP_FLOWS_FRAME_BYTES]);
 
 #endif

@@ -260,7 +260,8 @@ static void input_reset(struct virtio_dev *v)
 	config_fill(v);
 }
 
-/* Held buttons are not saved: nobody holds one after a load, and the guest then gets the releases of told.buttons. */
+/* Do not save held buttons: after a load nobody holds one, so the guest gets a release for each button in told.buttons.
+ */
 static void input_save(struct virtio_dev *v, struct state_writer *w)
 {
 	const struct virtio_input *t = input_of(v);

@@ -44,8 +44,8 @@ struct virtio_net_config {
 	const char *name;  /* "net0"; copied */
 	struct loop *loop; /* borrowed */
 	int tap_fd;	   /* non-blocking; borrowed; -1: none, the link is down */
-	unsigned pairs;	   /* of queues; 0: 1. With more, the driver is offered VIRTIO_NET_F_MQ */
-	int more_fds[VIRTIO_NET_PAIRS_MAX - 1]; /* the tap's further queues, one for each further pair; as tap_fd */
+	unsigned pairs;	   /* pairs of queues; 0 counts as 1. With more than 1, the device offers VIRTIO_NET_F_MQ */
+	int more_fds[VIRTIO_NET_PAIRS_MAX - 1]; /* as tap_fd: the tap's further queues, one for each pair after the first */
 	bool vhost; /* vhost-net of the kernel serves the queues; only with a tap, and a loop of the interface's own */
 	int vhost_fds[VIRTIO_NET_PAIRS_MAX]; /* with vhost: /dev/vhost-net, opened once for each pair; borrowed */
 	uint8_t mac[VIRTIO_NET_MAC_BYTES];
@@ -78,7 +78,7 @@ void virtio_net_hold_vhost(struct device *d, bool hold);
 /* Record that a snapshot of the paused VM is taken. key: identifies it; not 0. */
 void virtio_net_mark(struct device *d, uint64_t key);
 /* Reset the TCP connections that have moved since a snapshot (tcp_flows.h); of a user network, all. Call after the load
- * of the snapshot's state, before the resume. key: that of virtio_net_mark(); an unknown one resets all. */
+ * of the snapshot's state, before the resume. key: from virtio_net_mark(); an unknown key resets all. */
 void virtio_net_revert(struct device *d, uint64_t key);
 /* Read the statistics. Any thread. Each value is exact, but the values are read one after the other. */
 void virtio_net_stats(struct device *d, struct virtio_net_stats *ret_s);

@@ -46,7 +46,8 @@ void virtio_pci_device_reset(struct device *d);
 void virtio_pci_device_pause(struct device *d);
 void virtio_pci_device_resume(struct device *d);
 void virtio_pci_device_save(struct device *d, struct state_writer *w);
-/* Returns the number of queues of the device whose state r has, by its interrupt vectors; 0 if it is cut short. */
+/* Returns the number of queues of the device whose state r reads, derived from its interrupt vectors; 0: the state is
+ * cut short. */
 unsigned virtio_pci_state_queues(const struct state_reader *r);
 /* Move r from the begin of such a state to the device's own part. Sets r->failed if the state is cut short. */
 void virtio_pci_state_skip(struct state_reader *r);

@@ -36,12 +36,12 @@ struct virtio_scsi_disk {
 	uint64_t wwn;	     /* 0: none */
 	uint32_t logical_bytes, physical_bytes; /* 0: of the image; 4096 */
 	bool cdrom;
-	uint64_t medium; /* of a CD drive: tells the medium from others */
+	uint64_t medium; /* of a CD drive: a number that identifies the medium */
 	bool no_discard;
 	enum block_zeroes detect_zeroes;
 	enum virtio_blk_errors errors;
 	struct virtio_blk_limits limits;
-	uint32_t poll_max_ns; /* as in struct virtio_blk_config; that of disk 0 counts, on whose loop the controller is */
+	uint32_t poll_max_ns; /* as in struct virtio_blk_config; disk 0's value counts, because the controller is on that disk's loop */
 };
 
 struct virtio_scsi_config {

@@ -507,7 +507,7 @@ static void dialed(struct vsock_conn *c, int fd)
 		conn_watch(c);
 }
 
-/* Nobody connects any more: refuse the connections that wait, and those to come. */
+/* cairn-dial has ended: refuse the guest's connections that wait for it, and later ones. */
 static void dialer_lost(struct virtio_vsock *s)
 {
 	struct vsock_conn *next;

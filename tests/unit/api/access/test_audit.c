@@ -342,7 +342,8 @@ static void test_denied_calls_take_no_share_of_their_own(void **state)
 	assert_int_equal(user_lines_read(f, USER).left_out, 0);
 }
 
-/* Read the times of all lines, page by page, and check that each page goes on. Returns their number. */
+/* Read the times of all lines, page by page, and check that each page continues the one before. Returns their number.
+ */
 static size_t times_read(struct fixture *f, int64_t *times, size_t max)
 {
 	struct audit_query q = { .uid = -1 };
@@ -395,7 +396,7 @@ static void test_lines_of_both_classes_are_read_by_time(void **state)
 		assert_int_equal(times[i], i + 1);
 }
 
-/* Let a class begin at a place, as if as many bytes had been written to it and were gone. */
+/* Let a class begin at a place, as if so many bytes had been written to it and dropped. */
 static void class_begin(struct fixture *f, const char *name, uint64_t base)
 {
 	char path[160], head[48];
@@ -445,7 +446,7 @@ static void test_users_push_out_no_line_of_root(void **state)
 	assert_int_equal(user_lines_read(f, 0).written, 2);
 }
 
-/* A client may keep a cursor while an older Cairn is replaced, whose log had one class. */
+/* A client may have a cursor from an older Cairn, whose log had only one class. */
 static void test_cursor_of_older_cairn_goes_on(void **state)
 {
 	struct fixture *f = *state;
@@ -568,7 +569,7 @@ static void test_many_users_together_are_limited(void **state)
 	assert_true(bytes <= AUDIT_SHARES * (AUDIT_SHARE_BYTES + 7 * AUDIT_SHARE_REFILL));
 }
 
-/* The user with a count that no line has told keeps the bucket, so the count is told with the user's uid. */
+/* A user keeps the bucket while no line has the user's count, so the line with the count has the user's uid, too. */
 static void test_share_with_count_stays_its_users(void **state)
 {
 	struct audit_share shares[AUDIT_SHARES] = { 0 };

@@ -39,7 +39,7 @@ uint64_t __wrap_loop_now_ns(void)
 	return begin_ns + (uint64_t)ahead_ns;
 }
 
-/* Return whether a killed process stays, as one does that is stuck in a file system. */
+/* Return whether a killed process stays, like a process that is stuck in a file system. */
 static bool deaf;
 static unsigned kills;
 int __real_pidfd_send_signal(int fd, int sig, siginfo_t *si, unsigned flags);

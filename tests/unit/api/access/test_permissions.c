@@ -146,7 +146,7 @@ static void test_history_is_loaded_and_older_files_have_none(void **state)
 	permissions_done(&p);
 }
 
-/* A use counts for the entries that allow it, for those of the user only. */
+/* A use counts for the user's entries that allow it, and for nobody else's. */
 static void test_use_counts_for_the_entries_that_allow_it(void **state)
 {
 	struct permissions p = { .uses_unsaved = true /* no timer */ };
@@ -245,7 +245,7 @@ static void test_grant_is_in_force_once_stored(void **state)
 	permissions_promise_end(&p, first, ROLE_ADMIN, false);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_OPERATOR);
 	assert_int_equal(p.list[0].promised, ROLE_OPERATOR);
-	/* Two grants at once: the later one is a lower role, which the end of the first does not raise. */
+	/* Two grants at once: the later one gives a lower role, and the role stays lower when the first grant ends. */
 	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_ADMIN, &root, &first), 0);
 	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_VIEWER, &root, &second), 0);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_VIEWER);
@@ -258,7 +258,7 @@ static void test_grant_is_in_force_once_stored(void **state)
 	assert_int_equal(permissions_set(&p, false, 1000, &web, ROLE_NONE), 0);
 	permissions_promise_end(&p, first, ROLE_ADMIN, true);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_NONE);
-	/* So does a grant after the revoke: the end of the first grant does not change the second one's entry. */
+	/* A grant after the revoke wins, too: the end of an earlier grant does not change its entry. */
 	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_VIEWER, &root, &second), 0);
 	assert_int_equal(permissions_set(&p, false, 1000, &web, ROLE_NONE), 0);
 	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_ADMIN, &root, &first), 0);
@@ -267,7 +267,7 @@ static void test_grant_is_in_force_once_stored(void **state)
 	permissions_promise_end(&p, first, ROLE_ADMIN, true);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_ADMIN);
 	assert_int_equal(permissions_set(&p, false, 1000, &web, ROLE_NONE), 0);
-	/* A new entry whose write fails goes away. */
+	/* A new entry whose write fails is removed. */
 	assert_int_equal(permissions_promise(&p, false, 1000, NULL, ROLE_ADMIN, &root, &first), 0);
 	permissions_promise_end(&p, first, ROLE_ADMIN, false);
 	assert_int_equal(p.n, 0);
@@ -280,7 +280,7 @@ static const uint8_t *find_web(void *opaque, const char *name)
 	return strcmp(name, "web") ? NULL : WEB;
 }
 
-/* Entries of version 1, which name a VM only, give a role after the VM's UUID is found. */
+/* Entries of version 1 have a VM's name only. They give a role when the VM's UUID has been found. */
 static void test_entries_of_older_version_get_uuids(void **state)
 {
 	struct permissions p = { 0 };

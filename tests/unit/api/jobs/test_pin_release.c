@@ -126,7 +126,7 @@ static void answer(int r)
 	done(f->opaque, r, NULL, r < 0 ? &e : NULL);
 }
 
-/* Let seconds pass. Returns how often the process was told meanwhile; each such message gets the answer r. */
+/* Let seconds pass, and answer each message to the process with r. Returns the number of these messages. */
 static unsigned seconds(unsigned n, int r)
 {
 	unsigned before = f->idle_told;
@@ -158,7 +158,7 @@ static void test_process_is_told_of_a_pin_that_waits(void **state)
 	assert_true(pins_idle_until(&f->host) == 0 && told_of(1)); /* to delete it */
 }
 
-/* Otherwise the pin is in the way of what the user asks for. */
+/* Otherwise the pin would prevent what the user asks for. */
 static void test_process_that_was_not_reached_is_told_again(void **state)
 {
 	(void)state;
@@ -221,7 +221,7 @@ static void test_pin_waits_although_another_vm_has_the_image(void **state)
 	answer(0);
 	assert_int_equal(seconds(WAIT_S - 2, 0), 0);
 	assert_int_equal(f->asked, 0);
-	/* Nobody can share the pin any more when no process runs. */
+	/* Without a process, no fork can share the pin any more. */
 	f->vm->proc = NULL;
 	f->vm->state = VM_SHUT_OFF;
 	pins_store(&f->host);

@@ -423,7 +423,7 @@ static void test_latency_against_the_vms_own_usual(void **state)
 	a = judge(f, "latency"); /* the mean of the last two hours: 22 ms */
 	assert_non_null(a);
 	assert_true(figure(a, "now") > 0.020 && figure(a, "usual") < 0.005 && figure(a, "most") < 0.005);
-	/* A VM whose disk is always as slow now and then. */
+	/* A VM whose disk is slow now and then, always as slow as before. */
 	for (size_t i = 0; i < ADVICE_HOURS; i += 10)
 		point_set(f, TREND_WR_LATENCY, i, 45e6, 90e6);
 	assert_null(judge(f, "latency"));

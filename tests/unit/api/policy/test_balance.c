@@ -237,8 +237,8 @@ static void memory_vm_add(struct memory_host *h, uint64_t min_mib, uint64_t firs
 	h->used[h->n++] = used_mib * MIB;
 }
 
-/* Guests fill all of their memory, with caches if with nothing else, and follow the target some way each time, but
- * never give what they use. */
+/* Guests fill all of their memory, at least with caches. Each time they follow the target a part of the way, but never
+ * give memory that they use. */
 static void guests_run(struct memory_host *h, struct balance_host *ret)
 {
 	uint64_t taken = h->other;

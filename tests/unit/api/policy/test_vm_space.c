@@ -258,7 +258,7 @@ static void test_growth_is_that_of_the_images(void **state)
 	assert_true(g.bytes_a_day > 0.9 * (double)GIB && g.bytes_a_day < 1.1 * (double)GIB);
 	assert_true(g.days_left > 40 && g.days_left < 55);
 	assert_true(f->kept >= 40 && f->kept <= 49);
-	/* It outlives the run. Nothing has grown in two days more. */
+	/* The history outlives the run. In two more days, nothing has grown. */
 	vm_space_observer.process_gone(f->vm);
 	fake_s += 2 * 24 * 3600;
 	assert_true(vm_space_growth(f->vm, &g));

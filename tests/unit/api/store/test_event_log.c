@@ -265,7 +265,7 @@ static void test_page_prints_events_as_they_are_in_the_file(void **state)
 		"\"next\":4,\"last\":4,\"more\":false}");
 }
 
-/* A client that knows higher numbers, of a log that was lost, is told so, and goes on from the last event. */
+/* A client that knows higher numbers, from a log that was lost, learns that, and continues after the last event. */
 static void test_page_beyond_the_last_event_is_lost(void **state)
 {
 	CLEANUP_JS struct json_object *page = NULL, *last = NULL;

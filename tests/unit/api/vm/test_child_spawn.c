@@ -141,7 +141,7 @@ static void *threads_script_run(void *opaque)
 	return NULL;
 }
 
-/* More threads than kept numbers for them; each gets its own process's word. */
+/* More threads than reserved fd numbers. Each thread gets the output of its own process. */
 static void test_threads_spawn_at_once(void **state)
 {
 	struct child_files *numbers;

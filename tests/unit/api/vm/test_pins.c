@@ -194,7 +194,7 @@ static void test_new_pin_counts_when_the_earlier_one_was_not_used(void **state)
 	pins_add_either(&f->host, "/c2", "/src", A, B);
 	pins_copy(&f->host, "/c2", "/copy");
 	assert_true(pins_newest(&f->host, "/src", id));
-	assert_memory_equal(id, A, sizeof(A)); /* nobody knows yet whether there is another one */
+	assert_memory_equal(id, A, sizeof(A)); /* it is not known yet whether the second pin exists */
 	pins_remove(&f->host, "/c1");
 	ids_are_due(f, 0, NULL, NULL);
 	pins_resolve(&f->host, B, true);

@@ -1,4 +1,4 @@
-/* The pipes of VMs' logs reach cairn-log, also a further one, however many they are. */
+/* The pipes of VMs' logs reach cairn-log, and the next cairn-log after it, however many they are. */
 #include "api/definition/definition.h"
 #include "api/store/store.h"
 #include "api/vm/vm.h"

@@ -246,7 +246,7 @@ static void test_account_with_too_many_calls_waits(void **state)
 	/* One call whose arguments fill the memory of all. */
 	account_call_begin(&a->m, &large, account_limits(&a->m)->call_bytes);
 	assert_string_equal(turns(f, 1), "-");
-	/* The call goes on when its client hangs up, and counts. */
+	/* The call continues when its client hangs up, and still counts. */
 	client_free(a);
 	a = client_new(f, 'a', ACCOUNT_USER, 1, US);
 	assert_string_equal(turns(f, 1), "-");
@@ -287,7 +287,7 @@ static void test_bytes_of_an_accounts_clients_are_summed(void **state)
 	account_set_bytes(&a->m, 0, 1);
 	account_set_bytes(&b->m, 1, l->out_bytes + 1);
 	assert_true(!account_in_exceeded(&b->m) && account_out_exceeded(&b->m) && !account_out_exceeded(&other->m));
-	/* A client that gets no role any more takes its bytes along, and goes on waiting. */
+	/* A client that loses its role joins the strangers' account with its bytes, and continues to wait. */
 	account_join(f->all, &b->m, ACCOUNT_STRANGERS, 1, f->now_ns);
 	assert_true(account_out_exceeded(&b->m) && !account_out_exceeded(&a->m));
 	assert_string_equal(turns(f, 3), "aob");

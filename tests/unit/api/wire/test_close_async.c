@@ -129,7 +129,7 @@ static int socket_new(int *ret_peer)
 	return pair[0];
 }
 
-/* A process that does not get on, as if too many closes hung. */
+/* A process that closes nothing more, as if too many closes hung. */
 static void test_full_queue_of_the_process_is_told(void **state)
 {
 	static int peers[1000];
@@ -140,7 +140,7 @@ static void test_full_queue_of_the_process_is_told(void **state)
 	assert_int_equal(kill(closer, SIGSTOP), 0);
 	while (!r && n < 1000)
 		r = closer_take(*state, sock = socket_new(&peers[n++]));
-	/* The latter for a user other than root, whose limit of files in sockets comes first. */
+	/* -ETOOMANYREFS: a user other than root reaches the limit of files in sockets first. */
 	assert_true(r == -EAGAIN || r == -ETOOMANYREFS);
 	assert_int_equal(kill(closer, SIGCONT), 0);
 	while ((r = closer_take(*state, sock)) == -EAGAIN || r == -ETOOMANYREFS)

@@ -29,7 +29,7 @@ static void test_late_answer_shows_an_agent(void **state)
 	assert_string_equal(heard(f), "");
 }
 
-/* Each request sends a sync of its own, whose answer comes when the next one waits. */
+/* Each request sends a sync of its own. The answer to that comes when the next request waits. */
 static void test_request_takes_the_answer_to_an_earlier_sync(void **state)
 {
 	struct fixture *f = *state;

@@ -556,7 +556,7 @@ static void test_interrupted_delete_of_parent_is_completed(void **state)
 	all_cuts(&a);
 }
 
-/* No snapshot is current then: the VM goes on from none of those that are left. */
+/* Then no snapshot is current, because the VM continues from none of those that are left. */
 static void test_interrupted_delete_of_current_root_is_completed(void **state)
 {
 	static const struct act a = { run_delete_parent, "s1* s1/s2", "s2", 1, "s2", 2,
@@ -760,7 +760,7 @@ static enum revert_end revert_broken(unsigned disk_, unsigned nth, bool lost)
 	return end;
 }
 
-/* Whichever write fails: before the content of a disk has changed, the VM goes on as before; afterwards it ends, and
+/* Whichever write fails: before the content of a disk has changed, the VM continues as before; afterwards it ends, and
  * the next user of the disks completes the revert. */
 static void test_failed_revert_changes_nothing_or_is_completed(void **state)
 {
