@@ -230,7 +230,7 @@ static int layer_open(struct loop *l, const struct block_open *o, unsigned i, st
 	int r = layer_pin(o, i, &pin, e);
 
 	if (!r && layer->open && (pin || backing || layer->format != BLOCK_FORMAT_RAW))
-		r = err_set(e, -EINVAL, ERR_INVALID, "%s: a layer that is no file is raw and the lowest one", name);
+		r = err_set(e, -EINVAL, ERR_INVALID, "%s: a layer that is not a file must be raw, and the lowest layer", name);
 	if (!r && layer->open) {
 		layer->open->layer = i;
 		*ret_b = layer->open;

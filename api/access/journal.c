@@ -50,7 +50,7 @@ static void fields_send(struct journal *j, const char *fields, int n)
 		return;
 	}
 	if (j->lost)
-		log_info("journal", "the journal takes %s again; %llu are not there", j->what, (unsigned long long)j->lost);
+		log_info("journal", "the journal takes %s again; it lacks %llu of them", j->what, (unsigned long long)j->lost);
 	j->lost = 0;
 }
 

@@ -493,7 +493,7 @@ static void writer_done(struct store_work *work)
 	}
 	if (work->r == -ENOTSUP) /* a newer Cairn's file stays as it is */
 		return;
-	log_error("permissions", "they are not stored and the daemon tries again in %u s: %s",
+	log_error("permissions", "they are not stored, and the daemon tries again in %u s: %s",
 		(unsigned)(w->wait_ns / 1000000000ULL), work->e.msg);
 	loop_timer_arm(w->retry, loop_now_ns() + w->wait_ns);
 	w->wait_ns = MIN(2 * w->wait_ns, RETRY_LONGEST_NS);

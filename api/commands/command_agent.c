@@ -135,8 +135,8 @@ static int answer_put(struct json_object *o, int fd, uint64_t bytes, struct err 
 	js_put_str(o, "answer", text);
 	if (bytes < JS_ANSWER_MAX && js_line_bytes(o) < JS_ANSWER_MAX)
 		return 0;
-	return err_set(e, -EMSGSIZE, ERR_GENERIC, "the guest agent's answer has %llu bytes, too many for this one; ask for it as a file "
-		"(\"fd\": true), as the command cairn does", (unsigned long long)bytes);
+	return err_set(e, -EMSGSIZE, ERR_GENERIC, "the guest agent's answer has %llu bytes, too many for an answer of the daemon; ask for it "
+		"as a file (\"fd\": true), as the command cairn does", (unsigned long long)bytes);
 }
 
 static void agent_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)

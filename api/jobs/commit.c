@@ -120,7 +120,7 @@ static void definition_defined(void *opaque, int r, const struct vm_defined *wha
 	if (r == -EBUSY && update_later(x))
 		return;
 	if (r < 0) {
-		err_set(&why, r, e->cls, "all is in %.300s, but the definition still names the layers above it: %.300s",
+		err_set(&why, r, e->cls, "all data is in %.300s, but the definition still names the layers above it: %.300s",
 			x->only->disks[0].layers[0].path, e->msg);
 		commit_fail(x, &why);
 		return;

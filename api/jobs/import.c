@@ -355,7 +355,7 @@ static int paths_check(const struct definition *d, struct json_object *files, co
 				(!y->data_file || file_is_there(files, folder, y->data_file, "raw"));
 		}
 	return ok ? 0 : err_set(e, -EINVAL, ERR_CORRUPT,
-		"the archive's definition names a file that is not in the archive with that format; cairn did not write this archive");
+		"the archive's definition names a file that the archive lacks, or has in another format; cairn did not write this archive");
 }
 
 static int name_decide(struct import *x, struct json_object *o, struct err *e)

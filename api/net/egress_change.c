@@ -115,8 +115,8 @@ static int author_check(const struct call *c, const struct definition_interface 
 
 	if (!n->egress || !c->who.uid || c->who.uid == geteuid() || (author && author->uid == c->who.uid))
 		return 0;
-	return err_set(e, -EPERM, ERR_PERMISSION, "another user wrote the rules of interface %s, and its network has that user's rights; change those "
-		"of the next start, with --config", n->id);
+	return err_set(e, -EPERM, ERR_PERMISSION, "another user wrote the rules of interface %s, and cairn-slirp has that user's rights; "
+		"change the rules of the next start, with --config", n->id);
 }
 
 static int call_check(const struct call *c, int *ret_at, struct err *e)

@@ -115,7 +115,8 @@ static int peers_check(struct json_object *rows, const char *network, struct err
 
 			if (!strcmp(mac, js_get_str(b, "mac")) && strcmp(js_get_str(a, "own"), js_get_str(b, "own")) != 0)
 				return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "network '%s': the guests of two of the VMs have the MAC address %s, as a VM and its "
-					"live clone do, so their clones would be taken for each other; clone them in different groups", network, mac);
+					"live clone do, so the network cannot tell their clones apart; clone them in different groups",
+					network, mac);
 		}
 	return 0;
 }
@@ -131,8 +132,9 @@ int group_networks_check_kept(struct vm *const *vms, size_t n, struct json_objec
 
 		(void)unused;
 		if (d && (d->mode >= NETWORK_BRIDGE || !d->ipv4.given))
-			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "network '%s' has mode %s%s, and clones can only stay on a network with IPv4 of "
-				"which Cairn makes the bridge; give the clones a network of their own (--network own)", source, network_mode_name(d->mode),
+			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "network '%s' has mode %s%s, and clones can stay only on a network with "
+				"IPv4 whose bridge Cairn makes; give the clones a network of their own (--network own)",
+				source, network_mode_name(d->mode),
 				d->ipv4.given ? "" : " and no IPv4");
 		for (size_t i = 0; i < n; i++)
 			peers_add(rows, vms[i], vms[i]->def, source);

@@ -301,8 +301,8 @@ static int direct_begin(const struct vm *vm, struct port *port, struct err *e)
 	port->plain = false;
 	if (!network_ports_is_clone(vm, port->at))
 		return tap_name_make(port->at, port->tap, e);
-	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "interfaces[%u]: network '%s' has macvtap devices, and the guest of a live clone has its "
-		"source's MAC address, which they do not deliver to it; clone the VM when it is off, or use a network of mode nat",
+	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "interfaces[%u]: network '%s' has macvtap devices, which deliver nothing to the MAC "
+		"address that the guest of a live clone has from its source; clone the VM when it is off, or use a network of mode nat",
 		port->at, vm_live(vm)->interfaces[port->at].source);
 }
 
@@ -324,8 +324,8 @@ static int port_add(struct vm *vm, unsigned i, const char *tap, struct err *e)
 	if (port->plain && n->live->mode >= NETWORK_BRIDGE && !port->direct)
 		return 0;
 	if (n->live->mode >= NETWORK_BRIDGE && !port->plain)
-		return err_set(e, -EINVAL, ERR_WRONG_STATE, "interfaces[%u]: filter and isolated need a network of which Cairn makes "
-			"the bridge, and '%s' has mode %s; remove them, or use another network", i, face->source,
+		return err_set(e, -EINVAL, ERR_WRONG_STATE, "interfaces[%u]: filter and isolated need a network whose bridge Cairn makes, and "
+			"'%s' has mode %s; remove them, or use another network", i, face->source,
 			network_mode_name(n->live->mode));
 	snprintf(port->network, sizeof(port->network), "%s", face->source);
 	snprintf(port->tap, sizeof(port->tap), "%.*s", (int)sizeof(port->tap) - 1, tap);

@@ -95,7 +95,7 @@ static const struct field trend_returns[] = {
 static const struct field advise_args[] = {
 	{ "vm", FIELD_STRING, OPTIONAL, "return only advice about this VM (name or UUID) [all VMs, pools and the host]" },
 	{ "verbose", FIELD_BOOL, OPTIONAL, "also name the rules that lack data" },
-	{ "snapshots", FIELD_BOOL, OPTIONAL, "with `vm`: also look for old snapshots; the VM's process, or another one if the VM is off, reads its images for that" },
+	{ "snapshots", FIELD_BOOL, OPTIONAL, "with `vm`: also look for old snapshots, for which a process reads the VM's images" },
 	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
 static const struct field advise_returns[] = {
 	{ "advice", LIST_OF(FIELD_ADVICE), REQUIRED, "the advice" },
@@ -206,7 +206,7 @@ static const struct field sandbox_returns[] = {
 	{ "limit-nproc", LIST_OF(FIELD_INT), OPTIONAL, "soft and hard limit of threads of its user id; -1: unlimited" },
 	{ "cgroups", LIST_OF(FIELD_STRING), OPTIONAL, "its control groups, as the kernel writes them; \"0::/path\" is the group of version 2" },
 	{ "cgroup-limits", MAP_OF(FIELD_STRING), OPTIONAL, "limits of its own control group, by the kernel's file" },
-	{ "namespaces", FIELD_NAMESPACES, OPTIONAL, "own, or daemon if it is the daemon's. All VMs that a daemon of root has started share own mnt and net" },
+	{ "namespaces", FIELD_NAMESPACES, OPTIONAL, "own, or daemon if the process shares the daemon's. All VMs of root's daemon share one mnt and one net, which are shown as own" },
 	{ "mounts", FIELD_INT, OPTIONAL, "number of file systems that it could see; 1: only the empty root of its sandbox" },
 	{ "interfaces", LIST_OF(FIELD_STRING), OPTIONAL, "network interfaces of its namespace; the VM's own interfaces are open files" },
 	{ "lacks", LIST_OF(FIELD_STRING), OPTIONAL, "parts of the sandbox that are missing, each with the reason" }, END };
@@ -257,7 +257,7 @@ static const struct field restore_returns[] = {
 	{ "name", FIELD_STRING, REQUIRED, "of the VM" },
 	{ "id", FIELD_INT, REQUIRED, "id of the running VM" },
 	{ "created", FIELD_BOOL, REQUIRED, "whether the VM was defined" },
-	{ "differs", FIELD_STRING, OPTIONAL, "how the VM's own definition differs from that of the state, which the VM runs with until it is off" }, END };
+	{ "differs", FIELD_STRING, OPTIONAL, "how the VM's definition differs from that in the saved state, with which the VM runs until it is off" }, END };
 static const struct field dump_memory_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "then", FIELD_DUMP_THEN, OPTIONAL, "stop (crash) or reset the VM after the dump; the VM is paused during the dump" }, END };
 static const struct field screenshot_args[] = { FIELD_VM,
@@ -635,7 +635,7 @@ static const struct command commands[] = {
 	{ "vm-reclaim", DOC_RECLAIM, vm_only, reclaim_returns, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_RECLAIM },
 	{ "vm-agent-command", "run a command of the guest agent", agent_command_args, agent_command_returns,
 		ROLE_GUEST, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_RETURNS_FD, VM_ASK_GUEST },
-	{ "vm-agent-query", "like vm-agent-command, but not audited: to look, and for open files and running programs", agent_command_args, agent_command_returns, ROLE_GUEST,
+	{ "vm-agent-query", "like vm-agent-command, but not in the audit log: for commands that only read, and for files and programs that vm-agent-command has opened or started", agent_command_args, agent_command_returns, ROLE_GUEST,
 		COMMAND_CONCERNS_VM | COMMAND_RETURNS_FD, VM_ASK_GUEST },
 	{ "vm-sandbox", "show the privileges, limits and namespaces of the VM's process, as the kernel reports them; fields that the "
 		"daemon may not read are missing", vm_only, sandbox_returns, ROLE_VIEWER, COMMAND_CONCERNS_VM, ANY_STATE },
@@ -775,7 +775,7 @@ static const struct command commands[] = {
 	{ "query-web-hooks", "list your web hooks; admins see all", query_web_hooks_args, query_web_hooks_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
 	{ "query-events", "list past events; the last 10000 are kept", query_events_args,
 		query_events_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
-	{ "event-filter", "choose the events that the daemon sends on this connection from now on, of those that your roles show; at the begin it sends all",
+	{ "event-filter", "choose which of the events that your roles show the daemon sends on this connection from now on [all]",
 		event_filter_args, NULL, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
 	{ "query-audit", "show the audit log: calls that change something, including denied ones", query_audit_args, query_audit_returns, ROLE_ADMIN, 0,
 		ANY_STATE },

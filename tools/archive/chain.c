@@ -25,7 +25,8 @@ static int link_check(struct manifest *const *list, unsigned k, struct err *e)
 		return !m->since[0] ? 0 : err_set(e, -EINVAL, ERR_INVALID, "the archive is an increment since snapshot '%s'; "
 			"give the archive with that snapshot before it: cairn import FULL... INCREMENT", m->since);
 	if (!m->since[0])
-		return err_set(e, -EINVAL, ERR_INVALID, "archive %u is no increment, but has all of its VM", k + 1);
+		return err_set(e, -EINVAL, ERR_INVALID, "archive %u is no increment, but a complete VM; only the first archive "
+			"may be that", k + 1);
 	if (strcmp(m->since_id, before->snapshot_id))
 		return err_set(e, -EINVAL, ERR_INVALID, "archive %u is an increment since snapshot '%s', but the archive before it has "
 			"%s%s%s", k + 1, m->since, before->snapshot[0] ? "another snapshot, '" : "no snapshot that was exported alone",

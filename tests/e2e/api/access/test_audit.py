@@ -179,7 +179,7 @@ def test_journal_that_reads_nothing_delays_nothing(fake, journal):
         again.bind(str(fake.tmp / "journal"))
         fake.define("b")
         assert '"name":"b"' in received(again, "cairnd-audit")["MESSAGE"]
-    assert "are not there" in fake.log.read_text()
+    assert "it lacks" in fake.log.read_text()
 
 
 def test_line_after_torn_line_is_shown(fake):

@@ -166,7 +166,7 @@ def test_frames_in_pieces(agent):
 
 
 def test_input_without_a_reader_is_taken(agent):
-    """A program that has closed its input, or has ended, holds nobody up."""
+    """A program that has closed its input, or has ended, delays nobody."""
     begun(agent, "sh", "-c", "exec <&-; sleep 1000")
     taken = 0
     for _ in range(10):

@@ -22,7 +22,8 @@ def run(*command):
 
 
 def export(to, snapshot, since=None, files=FILES, definition=DEFINITION):
-    """As the daemon: disks as of the snapshot, other files whole. Return the last line and the exit status."""
+    """Export as the daemon does: disks as of the snapshot, other files whole. Return the last line and the
+    exit status."""
     out = archivelib.high(to, os.O_RDWR | os.O_CREAT | os.O_TRUNC)
     fds, entries = [out], []
     for name, path, extra in files:

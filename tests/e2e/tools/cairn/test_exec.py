@@ -355,8 +355,8 @@ def test_busy_agent_is_named(liar):
 
 
 def test_control_characters_reach_no_terminal(vm):
-    """Also in two pieces, and bytes that are controls where no UTF-8 is expected, except those of a program with a
-    terminal of its own."""
+    """This holds for controls that come in two pieces, and for bytes that a terminal without UTF-8 obeys. A program
+    with a terminal of its own may send them."""
     master, slave = pty.openpty()
     p = spawn(vm, "web1", "--", "sh", "-c", "printf 'a\\033[2Jb\\302'; sleep 0.1; printf '\\233x\\233\\303\\251\\n'", stdout=slave)
     os.close(slave)
@@ -381,7 +381,7 @@ def test_run_with_the_agent_needs_an_initramfs_and_vsock(tmp_path, guest):
 
 
 def test_path_of_a_socket_in_place_of_a_name(tmp_path):
-    """A socket that says OK as the vsock device does, and then is the agent."""
+    """A socket that says OK as the vsock device does, and then speaks as the agent."""
     def exec_there(*args):
         return subprocess.run([os.path.join(BUILD, "cairn"), "exec", *args], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
     path = str(tmp_path / "s")

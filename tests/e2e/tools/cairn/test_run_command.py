@@ -262,7 +262,7 @@ def test_kill_before_any_call_leaves_nothing(vm):
 
 
 def test_next_run_removes_the_folder_of_a_run_whose_processes_were_killed(vm):
-    """While one of them lives, the folder stays: it leads to the guest."""
+    """While one of these processes lives, the folder stays, because it leads to the guest."""
     def next_run():
         subprocess.run(vm.argv(("true",)), stdin=subprocess.DEVNULL, check=True, timeout=50, env=vm.env)
         return os.listdir(vm.env["XDG_RUNTIME_DIR"])

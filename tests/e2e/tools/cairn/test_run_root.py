@@ -108,7 +108,7 @@ def test_bad_use_is_one_sentence(vm):
 
 @pytest.fixture
 def slow(vm):
-    """A run on a terminal whose image takes until there is a file `go`."""
+    """A run on a terminal. Its image is complete only when the file `go` exists."""
     (vm.tmp / "bin").mkdir()
     (vm.tmp / "bin" / "sqfstar").write_text(f"""#!/bin/sh
         until [ -e {vm.tmp}/go ]; do sleep 0.1; done

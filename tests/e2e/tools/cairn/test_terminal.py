@@ -17,7 +17,7 @@ TEXTS = [ESC, C1, "\x7f", "\n", REVERSE, "\u2028"]
 
 
 def controls(text):
-    """The characters of a text that a terminal obeys, but for the ends of lines."""
+    """Return the characters of a text that a terminal obeys, without the ends of lines."""
     return {c for c in text if c != "\n" and (ord(c) < 0x20 or 0x7f <= ord(c) < 0xa0 or c in REVERSE + "\u2028")}
 
 

@@ -103,7 +103,7 @@ class Memory:
 
 @pytest.mark.parametrize("flags", [HAS_FLAGS, HAS_FLAGS | SEND_FLUSH, HAS_FLAGS | SEND_FLUSH | SEND_FUA, None])
 def test_servers_with_few_operations(disk, flags):
-    """A server that can flush is told to, behind the last write."""
+    """A server that can flush gets a flush after the last write."""
     memory = Memory(8 * MIB)
     with Fake(disk.path, 8 * MIB, memory, **({} if flags is None else {"flags": flags})) as server:
         disk.img("convert", "-n", "-O", "raw", "q", server.url)
@@ -121,7 +121,7 @@ def test_zeros_are_written_where_the_server_cannot(disk):
 
 
 def test_long_zeros_are_written_in_parts(disk):
-    """Each part follows when the one before is over; the socket takes only a piece of it at once."""
+    """A part is sent when the part before it has been sent; the socket takes only a piece of a part at once."""
     (disk.path / "t").write_bytes(b"\7" * 64 * MIB)
     disk.img("create", "-q", "-f", "qcow2", "empty", "64M")
     with nbdkit(disk.path, "--filter=nozero", "file", "t") as sock:

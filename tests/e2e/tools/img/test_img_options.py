@@ -85,7 +85,7 @@ def test_raw_image_with_the_name_of_another_format_is_told(box):
 
 
 def test_option_values_with_commas(box):
-    """Two commas are one comma of the value."""
+    """Two commas stand for one comma in a value."""
     for tool, image in ((box.qemu, "theirs"), (box.img, "ours")):
         box.qemu("create", "-q", "-f", "raw", "a,b=c", "1M")
         tool("create", "-q", "-f", "qcow2", "-o", "backing_file=a,,b=c,backing_fmt=raw,cluster_size=4k", image)

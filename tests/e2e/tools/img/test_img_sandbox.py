@@ -180,7 +180,7 @@ def test_links_are_followed(images):
 
 
 def test_many_sources_in_many_folders_are_read(images):
-    """More sources than a list of folders would have."""
+    """No limit holds for the number of folders that cairn-img permits itself to read."""
     for i in range(100):
         (images.path / f"d{i}").mkdir()
         (images.path / f"d{i}/raw").write_bytes(b"x" * 512)

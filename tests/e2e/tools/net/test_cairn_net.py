@@ -125,7 +125,7 @@ def test_guests_of_a_nat_network(host):
 
 
 def test_guests_of_a_routed_network(host):
-    """The address stays, and connections come in."""
+    """A guest keeps its own address outside, and accepts connections from there."""
     host.do("up", network("route"))
     host.outside.run("ip", "route", "add", "192.168.122.0/24", "via", "10.9.0.2")
     guest = host.guest(1)

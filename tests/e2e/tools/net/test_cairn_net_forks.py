@@ -356,7 +356,7 @@ def talk_at(server, address, client, to):
 
 @pytest.mark.parametrize("starts", [True, False], ids=["started again", "asked anew"])
 def test_clone_of_a_group_with_new_addresses(host, starts):
-    """The other clones find it where they knew it."""
+    """The other clones reach it at the address that they know, whatever address it has now."""
     n = network()
     (one, two), (a, b) = grouped(host, n, **STRICT)
     assert meet(a, b, a.address)

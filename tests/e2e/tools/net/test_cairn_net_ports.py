@@ -348,7 +348,7 @@ def test_address_that_a_guest_gave_back_is_free_for_its_other_macs(host):
 
 @pytest.mark.parametrize("strict", [False, True], ids=["no-spoofing", "clean-traffic"])
 def test_fragments_of_dhcp_give_back_no_lease_of_another(host, strict):
-    """The first fragment does not show the MAC address whose lease it is."""
+    """The first fragment does not show for which MAC address the lease is."""
     n = network()
     host.do("up", n)
     bad, good = host.guest(1), host.guest(2)

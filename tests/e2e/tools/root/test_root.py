@@ -399,7 +399,7 @@ def start(source, cache, **env):
 
 
 def path_with_sqfstar(folder, script):
-    """Return a PATH on which a script is in sqfstar's place: it decides how far the maker gets."""
+    """Return a PATH on which a script takes sqfstar's place, and decides how far the maker of the image gets."""
     folder.mkdir()
     (folder / "sqfstar").write_text("#!/bin/sh\n" + script)
     (folder / "sqfstar").chmod(0o755)

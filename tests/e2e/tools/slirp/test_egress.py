@@ -104,8 +104,8 @@ EXPECTED_ANSWERS = (RST, RST | ACK)
 
 
 def test_no_way_leads_around_the_rules(world, guest):
-    """After the names were asked whose answers lie or rebind. Each way alone: nothing leaves the host, nothing reaches
-    the host, and the resolver is not asked. The guest gets refusals only."""
+    """The guest first asks for names whose answers lie or rebind. Then it tries each way alone: nothing leaves
+    the host, nothing reaches the host, and the resolver gets no question. The guest gets refusals only."""
     assert len(WAYS) >= 40
     g = guest
     for name, kind in ASKED:

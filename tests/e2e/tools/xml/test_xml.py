@@ -234,7 +234,7 @@ def test_cdrom_of_another_bus_becomes_scsi():
 
 
 def test_long_serial_is_truncated():
-    """As in QEMU for a serial number; an alias that cannot be an id stays libvirt's."""
+    """QEMU truncates serial numbers, too. An alias that cannot be an id has no effect."""
     got = read(domain(devices=disk(driver="<driver type='raw' queues='16'/>",
                                    more="<serial>0123456789abcdefghijXYZ</serial><alias name='ua-x.y'/>") +
                       "<interface type='user'><alias name='ua-0123456789abcdef'/></interface>"))
