@@ -170,7 +170,8 @@ e2e installer-svm vmm/long_installer.py CAIRN_IN_SVMHOST=1 tests/guests/debian/i
 	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
 e2e memtest-svm vmm/long_memtest.py CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
-e2e snapshots-svm "vmm/snapshot/test_snapshot.py tests/e2e/vmm/snapshot/test_fork_snapshot.py
+e2e snapshots-svm "vmm/snapshot/test_snapshot.py tests/e2e/vmm/snapshot/test_snapshot_disks.py \
+	tests/e2e/vmm/snapshot/test_snapshot_faults.py tests/e2e/vmm/snapshot/test_golden_states.py tests/e2e/vmm/snapshot/test_fork_snapshot.py \
 	tests/e2e/vmm/snapshot/test_tracking.py tests/e2e/vmm/snapshot/test_nested.py \
 	tests/e2e/vmm/snapshot/test_registers.py tests/e2e/vmm/snapshot/test_midway.py" CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --

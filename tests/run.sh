@@ -34,11 +34,12 @@ PYTEST=${PYTEST:-/usr/bin/python3 -m pytest}
 EPOLL_UNITS="api/store/test_store block/test_copy block/test_raw block/qcow2/test_datafile block/qcow2/test_powercut
 	block/qcow2/test_resize block/qcow2/test_resume block/qcow2/test_snapshot devices/virtio/test_disk_queues
 	devices/virtio/test_disk_thread vmm/snapshot/test_snapshot_set"
-EPOLL_E2E="tests/e2e/vmm/test_sandbox.py tests/e2e/vmm/snapshot/test_snapshot.py tests/e2e/block
+EPOLL_E2E="tests/e2e/vmm/test_sandbox.py tests/e2e/vmm/snapshot/test_snapshot.py tests/e2e/vmm/snapshot/test_snapshot_disks.py
+	tests/e2e/vmm/snapshot/test_snapshot_faults.py tests/e2e/vmm/snapshot/test_golden_states.py tests/e2e/block
 	tests/e2e/api/wire/test_control.py tests/e2e/tools/archive"
 # Tests that run without userfaultfd, too, besides test_dirty_log.py.
-NOUFFD_E2E="tests/e2e/vmm/snapshot/test_snapshot.py tests/e2e/vmm/snapshot/test_clone_snapshot.py
-	tests/e2e/vmm/snapshot/test_storm.py"
+NOUFFD_E2E="tests/e2e/vmm/snapshot/test_snapshot.py tests/e2e/vmm/snapshot/test_snapshot_disks.py tests/e2e/vmm/snapshot/test_snapshot_faults.py
+	tests/e2e/vmm/snapshot/test_golden_states.py tests/e2e/vmm/snapshot/test_clone_snapshot.py tests/e2e/vmm/snapshot/test_storm.py"
 
 # Unit programs of 10 s or more, the longest first: at the end, no process waits for one of them.
 LONG_UNITS="block/qcow2/test_powercut_snapshot block/qcow2/test_header_rewrite block/qcow2/test_pin
@@ -172,7 +173,7 @@ part_end() { # PART
 	fi
 }
 
-# The small parts come first: at the end, the other processes would wait for those that have test_snapshot.py. One
+# The small parts come first: at the end, the other processes would wait for those that have long files of tests. One
 # process begins with the longest file of all, that of the emulated SVM hosts, which compute from the begin so. The
 # others begin when it has compiled all tests: each would compile them, too.
 e2e_begin() {

@@ -40,7 +40,9 @@ SNAPSHOT = (
     "test_vm_clock_counts_the_time_that_the_guest_ran", "test_revert_restores_page_tables",
     "test_second_snapshot_writes_changed_memory_only", "test_guest_reset_waits_for_snapshot[True-poweroff]",
     "test_snapshot_of_several_vcpus", "test_each_revert_has_new_generation_id", "test_clocks_after_revert",
-    "test_managed_save_keeps_memory_and_disk", "test_golden_state_of_baseline_is_refused_by_name",
+    "test_managed_save_keeps_memory_and_disk")
+GOLDEN_STATES = (
+    "test_golden_state_of_baseline_is_refused_by_name",
     "test_machine_is_that_of_golden_states_of_its_version[9-devices]", "test_restored_golden_state_is_saved_again[9-devices]",
     "test_a_golden_state_is_restored[1]", "test_a_golden_state_is_restored[9-devices]")
 # Tests that need all controllers of control groups.
@@ -57,7 +59,7 @@ HOSTS = (
                             "test_guest_that_begins_from_a_state_mounts_the_volumes_of_its_own_run"),
      "test_net.py": ("test_linux_uses_network_with_offloads_and_announces_itself",), "test_share.py": ("test_linux_mounts_shares",),
      "test_boot.py": ("test_32_bit_kernel_turns_paging_on", "test_memtest86_starts[x64]", "test_linux_shows_smbios")},
-    {"test_snapshot.py": SNAPSHOT,
+    {"test_snapshot.py": SNAPSHOT, "test_golden_states.py": GOLDEN_STATES,
      "test_nested.py": ("test_revert_leaves_and_enters_the_guests_guest", "test_guests_guest_goes_on_in_a_clone_and_its_source"),
      "test_registers.py": ("test_states_of_processors_without_a_guest", "test_reset_clears_registers[by the guest]"),
      "test_processor.py": ("test_guest_sees_its_named_model", "test_chosen_processor", "test_missing_feature_is_refused_by_name",

@@ -6,7 +6,7 @@ import signal
 import struct
 
 from conftest import until
-from test_snapshot import check, vm  # noqa: F401 (vm is a fixture)
+from snapshotlib import check, vm  # noqa: F401 (vm is a fixture)
 
 F_OFD_SETLK = 37
 WRITE_UNSHARED = 201  # the byte that QEMU and Cairn lock if nobody else may write

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from conftest import BUILD, Console, Daemon, Qmp, QmpError, has_ended, is_vm, open_files, until
-from test_snapshot import wait_released
+from snapshotlib import wait_released
 
 SECTORS = range(0, 16384, 512)
 

@@ -19,7 +19,7 @@ from conftest import GUESTS, Console, QmpError, until
 from netlib import frame
 from test_dump import storm_of
 from test_net import LanDaemon, figures, lan, opened  # noqa: F401 (lan is a fixture)
-from test_snapshot import BLOCK, check, find, flip, vm  # noqa: F401 (vm is a fixture)
+from snapshotlib import BLOCK, check, find, flip, vm  # noqa: F401 (vm is a fixture)
 from test_storm import Storm
 
 MIB = 1 << 20

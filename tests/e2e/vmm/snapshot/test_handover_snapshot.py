@@ -7,7 +7,7 @@ import pytest
 
 import guestlib
 from conftest import until
-from test_snapshot import BLOCK, check, vm  # noqa: F401 (vm is a fixture)
+from snapshotlib import BLOCK, check, vm  # noqa: F401 (vm is a fixture)
 
 WAYS = {"faults": "userfaultfd", "log": "dirty-log"}
 PIECE = 0x40000

@@ -9,7 +9,7 @@ from test_dirty_log import MIB, storm_start
 from test_dirty_rate import STORM_AT, STORM_BYTES, idle_await, measure_storm
 from test_dump import storm_of
 from test_host import huge_pages, needs_root  # noqa: F401
-from test_snapshot import vm  # noqa: F401 (vm is a fixture)
+from snapshotlib import vm  # noqa: F401 (vm is a fixture)
 
 pytestmark = [pytest.mark.usefixtures("kvm", "huge_pages"), needs_root]
 

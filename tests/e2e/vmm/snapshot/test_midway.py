@@ -10,7 +10,7 @@ import pytest
 import guestlib
 from conftest import Console, Qmp, until
 from test_registers import another_process, has_avx
-from test_snapshot import vm  # noqa: F401 (a fixture)
+from snapshotlib import vm  # noqa: F401 (a fixture)
 from test_uefi import BASE, uefi  # noqa: F401 (a fixture)
 
 X2APIC = {0x320: 0x20040, 0x3e0: 0x1, 0x380: 1000000}  # the timer, periodic

@@ -6,7 +6,7 @@ import pytest
 import guestlib
 from conftest import Console
 from test_registers import another_process
-from test_snapshot import vm  # noqa: F401 (a fixture)
+from snapshotlib import vm  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.skipif(guestlib.host_kind() not in ("svm", "vmx"), reason="KVM gives guests no virtualization here")
 

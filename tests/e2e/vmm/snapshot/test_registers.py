@@ -7,7 +7,7 @@ import pytest
 
 import guestlib
 from conftest import Console
-from test_snapshot import vm  # noqa: F401 (a fixture)
+from snapshotlib import vm  # noqa: F401 (a fixture)
 
 STATES = os.path.join(guestlib.BUILD, "unit/vmm/kvm/test_vcpu_state")
 WALL_CLOCK = 0x4b564d00  # the MSR that has KVM write the time of the guest's start

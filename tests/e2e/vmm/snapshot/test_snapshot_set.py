@@ -14,9 +14,9 @@ import time
 import pytest
 
 from conftest import Console, until
-from test_disk_errors import Small
+from snapshotlib import check, qemu_names, wait_released
 from statelib import crc32c
-from test_snapshot import check, qemu_names, wait_released
+from test_disk_errors import Small
 
 ROUNDS = int(os.environ.get("CAIRN_KILL_ROUNDS", "6"))
 SEED = int(os.environ.get("CAIRN_KILL_SEED", "3"))

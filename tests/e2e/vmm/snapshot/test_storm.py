@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from test_snapshot import check, vm  # noqa: F401 (vm is a fixture)
+from snapshotlib import check, vm  # noqa: F401 (vm is a fixture)
 
 ROUNDS = int(os.environ.get("CAIRN_STORM_ROUNDS", 10))
 SEED = int(os.environ.get("CAIRN_STORM_SEED", 1))
