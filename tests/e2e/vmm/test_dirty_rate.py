@@ -13,7 +13,7 @@ import pytest
 import guestlib
 from clonelib import own_kib
 from conftest import Qmp, QmpError, until
-from test_fork import AT, FILL, MIB, image, vm  # noqa: F401 (vm is a fixture)
+from forklib import AT, FILL, MIB, image, vm  # noqa: F401 (vm is a fixture)
 
 STORM_AT, STORM_BYTES = 32 * MIB, 4 * MIB
 START = "Start to calculate domain's memory dirty rate successfully.\n"

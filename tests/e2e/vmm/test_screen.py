@@ -11,7 +11,7 @@ import pytest
 
 import guestlib
 from conftest import BUILD, Qmp, QmpError, until
-from test_fork import image, vm  # noqa: F401 (vm is a fixture)
+from forklib import image, vm  # noqa: F401 (vm is a fixture)
 from test_qmp import qemu  # noqa: F401 (a fixture)
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)

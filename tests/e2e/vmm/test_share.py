@@ -13,8 +13,8 @@ import pytest
 
 import guestlib
 from conftest import BUILD, Daemon, Qmp, status_confined, until
+from forklib import image
 from otherslib import NOBODY, run_as_user
-from test_fork import image
 from test_linux import begin, slow_kernel
 
 KIND = guestlib.host_kind()

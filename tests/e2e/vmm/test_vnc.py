@@ -20,7 +20,7 @@ import pytest
 import guestlib
 from conftest import BUILD, Qmp, QmpError, free_port, status_confined, until
 from netlib import keepalive_asks
-from test_fork import image, vm  # noqa: F401 (vm is a fixture)
+from forklib import image, vm  # noqa: F401 (vm is a fixture)
 from test_screen import RED, draw, read_keys, read_ppm
 
 VNC_PW_FILE = "45d011ed9ab348f4"  # "pw", as vncpasswd writes it

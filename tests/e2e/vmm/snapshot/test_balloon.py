@@ -9,7 +9,7 @@ import pytest
 import guestlib
 from clonelib import own_kib
 from conftest import Qmp, QmpError, until
-from test_fork import AT, FILL, MIB, check, image, vm  # noqa: F401 (vm is a fixture)
+from forklib import AT, FILL, MIB, check, image, vm  # noqa: F401 (vm is a fixture)
 
 KIB = 1024
 

@@ -11,7 +11,7 @@ import pytest
 
 from clonelib import Clock, own_kib
 from conftest import Qmp, open_fds
-from test_fork import AT, FILL, MIB, check, disk_holds, disk_write, image, vm  # noqa: F401 (vm is a fixture)
+from forklib import AT, FILL, MIB, check, disk_holds, disk_write, image, vm  # noqa: F401 (vm is a fixture)
 
 DEPTH = 4
 PIECE = MIB  # each generation writes one of its own

@@ -15,7 +15,7 @@ import pytest
 
 from clonelib import thread_name
 from conftest import BUILD, Console, Daemon, QmpError, open_files, until
-from test_fork import qemu_snapshots
+from forklib import qemu_snapshots
 
 MIB = 1 << 20
 IMG = os.path.join(BUILD, "cairn-img")

@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from conftest import until
-from test_fork import AT, FILL, check, disk_holds, disk_write, image, names, vm  # noqa: F401 (vm is a fixture)
+from forklib import AT, FILL, check, disk_holds, disk_write, image, names, vm  # noqa: F401 (vm is a fixture)
 
 
 def prepare(vm, daemon, tmp_path):

@@ -12,7 +12,7 @@ import pytest
 import guestlib
 from conftest import BUILD, Daemon, has_ended, is_vm, open_files, until
 from relaylib import Relay
-from test_fork import AT, FILL, MIB, check, disk_holds, disk_write, image, vm  # noqa: F401 (vm is a fixture)
+from forklib import AT, FILL, MIB, check, disk_holds, disk_write, image, vm  # noqa: F401 (vm is a fixture)
 from test_handover import job_of
 
 OWN = 40 * MIB  # two messages: the old process copies 32 MiB at a time

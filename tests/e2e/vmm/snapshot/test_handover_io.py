@@ -10,7 +10,7 @@ import struct
 import pytest
 
 from conftest import BUILD, Daemon
-from test_fork import check, vm  # noqa: F401 (vm is a fixture)
+from forklib import check, vm  # noqa: F401 (vm is a fixture)
 from test_handover_faults import cloned, holds, source, source_holds
 
 NONE, SHORT, ERROR, END = range(4)
