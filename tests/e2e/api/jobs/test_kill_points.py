@@ -14,7 +14,7 @@ import threading
 import pytest
 
 from conftest import BUILD, FAKE_VM, Console, Daemon, Qmp, QmpError, free_port, until
-from test_fork_pins import pins_in
+from forkpinlib import pins_in
 from test_handover import console, image
 from test_hotplug import ASKED, RELEASE, Guest, detach_of
 from test_undefine import names

@@ -10,7 +10,7 @@ import re
 import pytest
 
 from conftest import until
-from test_fork_pins import Vms, off, pins_in
+from forkpinlib import Vms, off, pins_in
 from test_fork_idle_pins import daemon, due  # noqa: F401 (daemon is a fixture)
 
 ROUNDS = int(os.environ.get("CAIRN_GROWTH_ROUNDS", "100"))

@@ -9,8 +9,8 @@ import subprocess
 import pytest
 
 from conftest import Daemon, until
+from forkpinlib import MIB, Vms, blocks, copy_by_hand, off, pins_in, pins_known, snapshots
 from test_disk_errors import Small
-from test_fork_pins import MIB, Vms, blocks, copy_by_hand, off, pins_in, pins_known, snapshots
 from test_fork_shared_pins import nothing_is_due, rows
 from test_hotplug import detach, machine
 

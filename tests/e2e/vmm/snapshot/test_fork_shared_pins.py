@@ -9,7 +9,7 @@ import signal
 import pytest
 
 from conftest import until
-from test_fork_pins import blocks, off, pins_in, snapshots, vms  # noqa: F401 (vms is a fixture)
+from forkpinlib import blocks, off, pins_in, snapshots, vms  # noqa: F401 (vms is a fixture)
 
 
 def rows(daemon):

@@ -12,7 +12,7 @@ from clonelib import Clock, own_kib
 from conftest import BUILD, Daemon, until
 from test_clone_snapshot import GAP_FILL, PIECE, copying_ms, end, generations, snapshot
 from forklib import AT, FILL, MIB, check, disk_holds, disk_write, image, vm  # noqa: F401 (vm is a fixture)
-from test_fork_pins import snapshots
+from forkpinlib import snapshots
 
 OWN = 32 * 65536  # blocks that the program and the devices use, and a part of a piece
 DEPTH = 3
