@@ -1,28 +1,18 @@
 """The command line: words, tables and exit codes that scripts and habits rely on."""
 
 import csv
-import fcntl
 import io
 import itertools
 import json
 import os
-import pty
-import re
 import select
-import shlex
 import shutil
-import signal
-import socket
-import struct
 import subprocess
-import termios
-import threading
-import time
 
 import pytest
 
-from conftest import BUILD, ROOT, Console
-from terminallib import read_until, terminal
+from clilib import cairn
+from conftest import BUILD
 
 VERBS = ["define", "create", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc", "setvcpus", "setmem", "setmaxmem",
          "set-lifecycle-action", "attach-disk", "detach-disk", "change-media", "attach-interface", "detach-interface",
@@ -45,11 +35,6 @@ VERBS = ["define", "create", "validate", "dumpjson", "dumpxml", "edit", "domrena
          "guestvcpus", "domhostname", "domfsinfo", "domfstrim", "domfsfreeze", "domfsthaw", "set-user-password", "domtime",
          "qemu-agent-command", "grant", "revoke", "permissions", "permissions-review", "request-permission", "requests", "approve", "deny", "approval-rule", "quota", "audit", "daemon-stop", "web", "doctor",
          "cpu-models", "version", "shell", "complete", "help"]
-
-
-def cairn(*args, **kwargs):
-    return subprocess.run([os.path.join(BUILD, "cairn"), *args], text=True,
-                          stdin=subprocess.DEVNULL, capture_output=True, **kwargs)
 
 
 def test_messages_match_virsh(fake):
@@ -145,7 +130,7 @@ def test_list_is_sorted_as_in_virsh(fake):
 
 
 def test_verbs_and_options_of_virsh_are_accepted(fake):
-    """Verbs and options of habit; those without an effect are accepted where virsh's promise holds."""
+    """Verbs and options that users of virsh type. An option without an effect is accepted where virsh's promise holds."""
     fake.define("vm1")
     fake.define("vm2")
     uuid = fake.info("vm1")["uuid"]
@@ -172,7 +157,7 @@ def test_verbs_and_options_of_virsh_are_accepted(fake):
 
 
 def test_positionals_have_the_names_of_virshs_options(fake):
-    """Each --NAME of virsh for a positional gives it, in any order; the value is the same as without the name."""
+    """A positional argument may come as the option of virsh's name for it, in any order."""
     fake.define("vm1")
     for verb, names in (("blkdeviotune", "--device"), ("blkdeviotune", "--path"), ("domblkinfo", "--device"), ("domblkstat", "--device"),
                         ("blockjob", "--path"), ("blockpull", "--path"), ("blockcopy", "--path"), ("blockcommit", "--path")):
@@ -256,58 +241,6 @@ def test_dominfo_shows_definition_and_state(fake):
     assert "CPU time:       3.0s\n" in out and "Used memory:    32768 KiB\n" in out
 
 
-def domstats(daemon, name):
-    """Return all statistics of a VM; a process that stands still gives none of its own."""
-    while "cpu.time" not in (stats := json.loads(daemon.cairn("domstats", name, "--format", "json").stdout)[0]):
-        pass
-    return stats
-
-
-def test_domstats_prints_statistics(fake, tmp_path):
-    (tmp_path / "d.raw").write_bytes(bytes(4096))
-    fake.define("vm1", cmdline="idle", vcpus=2, disks=[{"id": "vda", "format": "raw", "path": str(tmp_path / "d.raw")}])
-    fake.define("vm2")
-    fake.cairn("start", "vm1")
-    out = fake.cairn("domstats", "--state", "--balloon").stdout
-    rss = int(out.split("balloon.rss=")[1].split()[0])
-    assert 0 < rss < 1 << 20
-    assert out == (
-        "Domain: 'vm1'\n  state.state=1\n  state.reason=1\n"
-        f"  balloon.current=32768\n  balloon.maximum=32768\n  balloon.rss={rss}\n\n"
-        "Domain: 'vm2'\n  state.state=5\n  state.reason=0\n"
-        "  balloon.current=0\n  balloon.maximum=32768\n\n")
-    assert "Domain: 'vm1'" not in fake.cairn("domstats", "vm[2-9]").stdout
-    info, stats = fake.figures("vm1"), domstats(fake, "vm1")
-    assert (stats["name"], stats["cpu.time"]) == ("vm1", info["cpu-time"])
-    assert [stats[f"vcpu.{i}.time"] for i in range(2)] == info["vcpu-times"]
-    assert stats["vcpu.maximum"] == 2
-    assert stats["block.count"] == len(info["disks"])
-    fake.cairn("destroy", "vm1")
-    out = fake.cairn("domstats", "vm1").stdout
-    assert "state.reason=2\n" in out and "cpu.time" not in out
-    assert fake.cairn("domstats", "none", ok=3).stdout == ""
-
-
-def test_domstats_prints_disk_statistics(daemon, kvm, guest, tmp_path):
-    (tmp_path / "d.raw").write_bytes(bytes(1 << 20))
-    daemon.define("vm1", boot={"kernel": guest("interp.elf")},
-                  disks=[{"id": "vda", "format": "raw", "path": str(tmp_path / "d.raw")}])
-    daemon.cairn("start", "vm1")
-    console = Console(daemon, "vm1")
-    while console.line() != "interp":
-        pass
-    console.run("open 0")
-    console.run("write 0 8 1")
-    console.close()
-    d, = daemon.figures("vm1")["disks"]
-    stats = domstats(daemon, "vm1")
-    assert stats["block.count"] == 1 and d["wr-bytes"] == 4096
-    assert stats["block.0.name"] == d["id"] and stats["block.0.capacity"] == d["size"]
-    for key in ("rd", "wr"):
-        assert [stats[f"block.0.{key}.{k}"] for k in ("reqs", "bytes", "times")] == [
-            d[f"{key}-reqs"], d[f"{key}-bytes"], d[f"{key}-ns"]]
-
-
 def test_errors_have_exit_code_and_two_lines(fake):
     fake.define("vm1")
     r = fake.cairn("start", "nope", ok=3)
@@ -383,20 +316,6 @@ def test_define_with_validate_defines(fake):
     assert fake.cairn("list", "-a", "--name", "--with-checkpoint").stdout == ""
 
 
-def test_domstats_filters_vms_by_state(fake):
-    def listed(*filters):
-        return re.findall("Domain: '(.*)'", fake.cairn("domstats", "--state", *filters).stdout)
-    for name in "abc":
-        fake.define(name, cmdline="idle")
-    fake.cairn("start", "a", "b")
-    fake.cairn("suspend", "b")
-    assert [listed(f"--list-{x}") for x in ("active", "inactive", "running", "paused", "shutoff", "other")] == [
-        ["a", "b"], ["c"], ["a"], ["b"], ["c"], []]
-    assert listed("--list-running", "--list-shutoff") == ["a", "c"] and listed("--list-active", "--list-paused") == ["b"]
-    assert listed("--raw", "--enforce", "--nowait") == ["a", "b", "c"]
-    assert "exclude each other" in fake.cairn("domstats", "a", "--list-running", ok=2).stderr
-
-
 def test_options_of_virsh_that_change_nothing_are_accepted(fake):
     (fake.tmp / "d.raw").write_bytes(bytes(4096))
     fake.define("vm1", max_vcpus=4, disks=[{"path": "d.raw", "format": "raw"}])
@@ -407,93 +326,6 @@ def test_options_of_virsh_that_change_nothing_are_accepted(fake):
     assert "a VM has one screen" in fake.cairn("screenshot", "vm1", "x.png", "--screen", "1", ok=2).stderr
     fake.cairn("undefine", "vm1", "--remove-all-storage", "--delete-storage-volume-snapshots")
     assert not (fake.tmp / "d.raw").exists()
-
-
-def test_wait_returns_at_requested_state(fake):
-    fake.define("vm1")
-    fake.define("deaf", cmdline="deaf")
-    r = fake.cairn("wait", "vm1", "--for", "running", "--timeout", "0.1", ok=1)
-    assert "timeout: the VM is not running; see cairn domstate --reason vm1\n" in r.stderr
-    waiter = subprocess.Popen([os.path.join(BUILD, "cairn"), "wait", "vm1", "--for", "running"],
-                              env=fake.env)
-    fake.cairn("start", "vm1", "deaf")
-    assert waiter.wait(50) == 0
-    assert fake.cairn("shutdown", "--wait", "--timeout", "50", "vm1").stdout == (
-        "Domain 'vm1' is being shutdown\nDomain 'vm1' is shut off\n")
-    start = time.monotonic()
-    r = fake.cairn("shutdown", "--wait", "--timeout", "0.5", "deaf", ok=1)
-    assert 0.4 < time.monotonic() - start
-    assert "Domain 'deaf' is still running" in r.stderr and "cairn destroy deaf" in r.stderr
-    assert fake.cairn("domstate", "--reason", "deaf").stdout == "in shutdown (user)\n"
-    fake.cairn("wait", "nope", "--for", "running", ok=3)
-
-
-def test_shutdown_that_waits_says_what_stops_a_deaf_guest(fake):
-    """The note comes without a time limit of the test; then the verb waits on."""
-    fake.define("deaf", cmdline="deaf")
-    fake.cairn("start", "deaf")
-    with subprocess.Popen([os.path.join(BUILD, "cairn"), "shutdown", "--wait", "deaf"], env=fake.env, stdout=subprocess.PIPE,
-                          stderr=subprocess.PIPE, text=True) as p:
-        assert p.stderr.readline() == ("note: domain 'deaf' is not off yet; if its guest ignores the request, try cairn shutdown deaf "
-                                       "--mode agent, or stop it with cairn destroy deaf\n")
-        fake.cairn("destroy", "deaf")
-        assert p.communicate() == ("Domain 'deaf' is being shutdown\nDomain 'deaf' is shut off\n", "") and p.returncode == 0
-
-
-class Script:
-    """A daemon for one client that answers each command from a table and then sends the events in it."""
-
-    def __init__(self, tmp, answers):
-        """answers: for each command, its answer and a list of events, or an iterator of them."""
-        self.path, self.answers = str(tmp / "s"), answers
-        self.listening = socket.socket(socket.AF_UNIX)
-        self.listening.bind(self.path)
-        self.listening.listen()
-        threading.Thread(target=self.serve, daemon=True).start()
-
-    def serve(self):
-        with self.listening, self.listening.accept()[0].makefile("rw") as client:
-            self.say(client, {"QMP": {"version": {}}})
-            for line in client:
-                command = json.loads(line)
-                answer = self.answers.get(command["execute"], ({"return": {}}, []))
-                answer, events = answer if isinstance(answer, tuple) else next(answer)
-                self.say(client, {**answer, "id": command["id"]})
-                for event, data in events:
-                    self.say(client, {"event": event, "data": data})
-
-    def say(self, client, what):
-        client.write(json.dumps(what) + "\n")
-        client.flush()
-
-
-@pytest.mark.parametrize("how, says", [({}, "the VM was undefined meanwhile"),
-                                       ({"renamed-to": "vm2"}, "the VM was renamed meanwhile; wait for 'vm2'")])
-def test_wait_ends_when_the_vm_is_gone(tmp_path, how, says):
-    off = {"return": {"name": "vm1", "word": "shutoff"}}
-    s = Script(tmp_path, {"vm-info": (off, [("VM_UNDEFINED", {"vm": "vm3"}), ("VM_UNDEFINED", {"vm": "vm1", **how})])})
-    r = cairn("-c", s.path, "wait", "vm1", "--for", "running")
-    assert (r.returncode, r.stderr) == (3, f"error: failed to get domain 'vm1'\nerror: {says}\n")
-
-
-@pytest.mark.parametrize("error, code", [({}, 0), ({"error": "no space", "error-class": "NoSpace"}, 1)])
-def test_result_of_job_that_cannot_be_dismissed_is_told(tmp_path, error, code):
-    job = {"id": "job1", "status": "concluded", "result": {"name": "s1"}, **error}
-    s = Script(tmp_path, {"snapshot-create": ({"return": {"job": "job1"}},
-                                              [("JOB_STATUS_CHANGE", {"id": "job1", "status": "concluded"})]),
-                          "query-jobs": ({"return": [job]}, []),
-                          "job-dismiss": ({"error": {"class": "NotFound", "desc": "no job 'job1'"}}, [])})
-    r = cairn("-c", s.path, "snapshot-create-as", "vm1", "s1")
-    assert r.returncode == code and "no job" not in r.stderr
-    assert "no space" in r.stderr if error else "s1" in r.stdout
-
-
-def test_jobs_are_listed_anew_if_the_last_of_a_page_was_dismissed(tmp_path):
-    gone = {"error": {"class": "NotFound", "desc": "after: there is no job 'job2' any more"}}
-    pages = [{"return": [{"id": "job1"}, {"id": "job2"}]}, gone, {"return": [{"id": "job1"}, {"id": "job3"}]}, {"return": []}]
-    s = Script(tmp_path, {"query-jobs": iter([(page, []) for page in pages])})
-    r = cairn("-c", s.path, "jobs", "--format", "json")
-    assert r.returncode == 0 and [j["id"] for j in json.loads(r.stdout)] == ["job1", "job3"]
 
 
 def test_start_paused_does_not_run(fake):
@@ -647,151 +479,6 @@ def test_number_names_running_vm(fake):
     fake.cairn("domstate", id, ok=3)
 
 
-def completions(fake, *words, line=None):
-    """Return Tab's completions of the last word. line: what was typed [the words with blanks between them]."""
-    script = os.path.join(ROOT, "tools", "completion", f"{words[0]}.bash")
-    code = (f"source {script}; COMP_WORDS=({' '.join(shlex.quote(w) for w in words)}); COMP_LINE={shlex.quote(line or ' '.join(words))}; "
-            f"COMP_CWORD={len(words) - 1}; _{words[0].replace('-', '_')}; printf '%s\\n' \"${{COMPREPLY[@]}}\"")
-    r = subprocess.run(["bash", "-c", code], text=True, capture_output=True, cwd=fake.tmp,
-                       env={**fake.env, "PATH": BUILD + ":" + os.environ["PATH"]})
-    assert r.stderr == ""
-    return r.stdout.split("\n")[:-1]
-
-
-def test_completion_of_cairn_img(fake):
-    open(os.path.join(fake.tmp, "disk 1.qcow2"), "w").close()
-
-    def complete(line):
-        return set(completions(fake, *("cairn-img " + line).split(" "))) - {""}
-
-    assert complete("re") == {"resize", "rebase"} == complete("help re")
-    assert complete("help convert ") == set() == complete("nothing --")
-    assert complete("convert --sa") == {"--salvage"} and "-f" in complete("commit -")
-    assert complete("resize --preallocation = f") == {"falloc", "full"}
-    assert complete("check -r ") == {"leaks", "all"} and complete("convert -O q") == {"qcow2"} and complete("map --output ") == {"human", "json"}
-    assert complete("create -o cluster") == {"cluster_size="}
-    assert complete("info di") == {"disk 1.qcow2"}
-
-
-def test_completion_offers_matching_words(fake):
-    fake.define("web1")
-    fake.define("web2")
-
-    def complete(line):
-        """Split the line as the shell does, at blanks and at the characters of COMP_WORDBREAKS."""
-        return set(completions(fake, *(w for part in line.split(" ") for w in re.split("([=:@])", part) if w or not part), line=line)) - {""}
-
-    assert complete("cairn st") == {"start"}
-    assert complete("cairn start ") == {"web1", "web2"}
-    assert complete("cairn start web1 --pau") == {"--paused"}
-    # Values of an option, however the shell splits it.
-    for line in ("shutdown web1 --mode a", "shutdown web1 --mode=a"):
-        assert complete("cairn " + line) == {"acpi", "agent"}
-    assert complete("cairn shutdown web1 --mode=") == {"acpi", "agent"}
-    assert complete("cairn shutdown web1 --then ") == {"leave", "destroy", "save"}
-    assert complete("cairn list --format ") == {"table", "json", "yaml", "csv"}
-    assert complete("cairn edit web1 --format ") == {"json", "xml"}
-    assert complete("cairn wait web1 --for ") == {"running", "paused", "shutoff", "crashed", "agent", "ip"}
-    assert complete("cairn event --event VM_") == {"VM_STATE_CHANGE", "VM_DEFINED", "VM_UNDEFINED"}
-    # VMs for which the verb is possible.
-    fake.cairn("start", "web2")
-    assert complete("cairn start ") == {"web1"}
-    assert complete("cairn suspend --domain ") == {"web2"}
-    assert complete("cairn dominfo ") == {"web1", "web2"}
-    fake.cairn("destroy", "web2")
-    (fake.tmp / "d.raw").write_bytes(bytes(1 << 20))
-    fake.define("web1", disks=[{"path": "d.raw", "format": "raw"}])
-    fake.cairn("snapshot-create-as", "web1", "before")
-    assert complete("cairn snapshot-revert ") == {"web1", "web2"}
-    assert complete("cairn snapshot-revert web1 ") == {"before"}
-    assert complete("cairn snapshot-delete web1 --snapshotname b") == {"before"}
-    assert complete("cairn detach-disk web1 ") == {"vda"}
-    # An option's value is neither a positional nor completed as a VM's name.
-    for line in ("--disk vda", "--disk=vda", "--disks-only --disk vda", "--disks-only --format json --eager"):
-        assert complete(f"cairn snapshot-revert {line} ") == {"web1", "web2"}
-        assert complete(f"cairn snapshot-revert {line} web1 ") == {"before"}
-        assert complete(f"cairn snapshot-revert web1 {line} ") == {"before"}
-    assert complete("cairn snapshot-revert --disk ") == complete("cairn snapshot-revert web1 --disk=") == set()
-    assert complete("cairn snapshot-revert --domain web1 ") == {"before"}
-    assert complete("cairn snapshot-revert --di") == {"--disk", "--disks-only"}
-    assert complete("cairn help dom") == {"dominfo", "domstate", "domid", "domuuid", "domname", "domblkerror", "domblkinfo", "domblklist", "domblkstat", "domiflist", "domifstat", "domif-getlink", "domif-egress", "domif-setlink", "domiftune", "domifaddr", "domrename", "domstats", "domdirtyrate-calc", "dommemstat", "domhostname", "domfsinfo",
-                                         "domfstrim", "domfsfreeze", "domfsthaw", "domtime", "domjobinfo", "domjobabort"}
-    assert complete(f"cairn -c {fake.socket} start web2") == {"web2"}
-    # Words with characters at which the shell splits.
-    fake.cairn("start", "web2")
-    assert complete("cairn ssh root@w") == complete("cairn ssh w") == {"web2"} and complete("cairn ssh web2 ") == set()
-    assert complete("cairn cp w") == {"web2:", "web1.json", "web2.json"} and complete("cairn cp d") == {"d.raw"} == complete("cairn cp web2:/etc/passwd d")
-    assert complete("cairn run --publish 8080:80 --disk=d") == {"d.raw"}
-
-
-def zsh_offers(fake, *words):
-    """Return the words that the completion of zsh would add."""
-    typed = " ".join(shlex.quote(w) for w in words)
-    code = (f"compadd() {{ print -rl -- \"$words_found[@]\" }}; compset() {{ print -r -- $2 }}; _files() {{ print :files }}; words=({typed}); CURRENT={len(words)}; "
-            f"source {ROOT}/tools/completion/cairn.zsh")
-    return shell_says(fake, "zsh", "-fc", code)
-
-
-def fish_offers(fake, *words):
-    """Return the words that Tab of fish offers, without their descriptions."""
-    code = f"source {ROOT}/tools/completion/cairn.fish; complete -C {shlex.quote(' '.join(words))}"
-    return {line.split("\t")[0] for line in shell_says(fake, "fish", "--no-config", "-c", code)}
-
-
-def shell_says(fake, *command):
-    r = subprocess.run(command, text=True, capture_output=True, cwd=fake.tmp,
-                       env={**fake.env, "PATH": BUILD + ":" + os.environ["PATH"], "HOME": str(fake.tmp), "TERM": "dumb"})
-    assert r.stderr == ""
-    return set(r.stdout.splitlines()) - {""}
-
-
-@pytest.mark.parametrize("offers", [zsh_offers, fish_offers])
-def test_completion_of_other_shells(fake, offers):
-    fake.define("web1")
-    fake.define("web2")
-    fake.cairn("start", "web2")
-    assert "start" in offers(fake, "cairn", "st")
-    assert offers(fake, "cairn", "start", "") == {"web1"}
-    assert offers(fake, "cairn", "shutdown", "web2", "--mode", "") == {"acpi", "agent"}
-    assert offers(fake, "cairn", "shutdown", "web2", "--mode=") == {"--mode=acpi", "--mode=agent"}
-    assert "--paused" in offers(fake, "cairn", "start", "--pau")
-    (fake.tmp / "vm.json").write_text("{}")
-    assert offers(fake, "cairn", "define", "v") in ({":files", "--*="}, {"vm.json"})
-    assert offers(fake, "cairn", "run", "--disk=v") in ({":files", "--*="}, {"--disk=vm.json"})
-    assert offers(fake, "cairn", "cp", "w") in ({":files", "--*=", "web2:"}, {"web1.json", "web2.json", "web2:"})
-
-
-def test_completion_of_what_exists(fake):
-    """Words of each kind that an argument may name."""
-    (fake.tmp / "d.raw").write_bytes(bytes(1 << 20))
-    (fake.tmp / "pool").mkdir()
-    fake.define("web1", disks=[{"path": "d.raw", "format": "raw"}], interfaces=[{"type": "user"}])
-    fake.cairn("schedule", "web1", "shutdown", "--on", "daily", "--name", "night")
-    fake.cairn("threshold", "web1", "cpu", "--above", "90", "--name", "busy")
-    fake.cairn("pool-define-as", "images", "--target", str(fake.tmp / "pool"))
-
-    def complete(*line):
-        return {x.split("\t")[0] for x in fake.cairn("complete", "--", *line).stdout.splitlines()}
-
-    assert complete("schedule-pause", "web1", "") == {"night"} and complete("threshold-remove", "web1", "") == {"busy"}
-    assert complete("schedule", "web1", "") == {"start", "shutdown", "reboot", "suspend", "resume", "save", "snapshot", "export"}
-    assert complete("threshold", "web1", "") == {"cpu", "memory", "disk-space", "latency", "io-errors", "net"}
-    assert fake.cairn("complete", "--", "pool-info", "").stdout == f"images\t{fake.tmp}/pool\n" and complete("vol-create-as", "images", "") == set()
-    assert complete("domiftune", "web1", "") == {"net0"} == complete("domif-setlink", "--domain", "web1", "--interface", "")
-    assert complete("domif-setlink", "web1", "net0", "") == {"up", "down"}
-    assert complete("attach-interface", "web1", "") == {"network", "bridge", "user"} and complete("new", "--firmware", "") == {"bios", "uefi"}
-    assert complete("set-lifecycle-action", "web1", "") == {"poweroff", "reboot", "crash"} and "restart" in complete("set-lifecycle-action", "web1", "crash", "")
-    assert "add" in complete("net-update", "default", "") and "dns-host" in complete("net-update", "default", "add", "")
-    assert complete("domblkstat", "web1", "") == complete("domblkinfo", "web1", "") == {"vda"} and complete("attach-disk", "web1", "x.raw", "") == set()
-    assert complete("grant", "") == {"viewer", "guest", "operator", "admin", "owner"} and "web1" in complete("grant", "viewer", "")
-    assert {"root", "nobody"} & complete("grant", "viewer", "--user", "") == {"root"} and "root" in complete("quota", "--group", "")
-    assert {"cpu", "rx-bytes"} < complete("trend", "web1", "cpu", "") and complete("domrename", "web1", "") == set()
-    assert complete("restore", "") == complete("save", "web1", "") == complete("-c", "") == {":files"}
-    assert complete("nothing", "") == complete("list", "") == set() and "list" in complete("-c", "x", "")
-    assert {"--quiet", "--readonly"} < complete("-") and "list" in complete("-q", "-r", "")
-    assert "VM_STATE_CHANGE" in complete("event", "web1", "") and complete("exec", "web1", "-w", "") == set()
-
-
 def test_quiet_leaves_out_heads_and_sentences(fake):
     path = fake.write("web1")
     assert fake.cairn("-q", "define", path).stdout == fake.cairn("-q", "start", "web1").stdout == ""
@@ -816,298 +503,6 @@ def test_readonly_refuses_what_changes_something(fake):
         assert f"leave it out to run {args[0]}" in fake.cairn("-r", *args, ok=5).stderr
     assert not (fake.tmp / "seed.iso").exists()
     assert "web1" in fake.cairn("-r", "list", "--all").stdout and fake.cairn("--readonly", "domstate", "web1").stdout == "shut off\n"
-
-
-def test_completion_quotes_names_for_shell(fake):
-    """A VM's owner chooses its name, and root may press Tab: completions are quoted for the shell, and nothing is
-    executed."""
-    name = "x $(touch ran) `touch ran` 'y' \"z\" \\ $HOME;&"
-    fake.define(name)
-    offered = completions(fake, "cairn", "start", "")
-    assert [shlex.split(o) for o in offered] == [[name]]
-    assert completions(fake, "cairn", "start", "x\\ ") == offered  # as Tab leaves it
-    for quote in ("\"", "'"):
-        (rest,) = completions(fake, "cairn", "start", quote + "x ")
-        said = subprocess.check_output(["bash", "-c", f"printf %s {quote}{rest}{quote}"], cwd=fake.tmp, text=True)
-        assert said == name
-        assert completions(fake, "cairn", "start", quote + "y") == [""]
-    (fake.tmp / "d.raw").write_bytes(bytes(1 << 20))
-    fake.define("plain", disks=[{"path": "d.raw", "format": "raw"}])
-    fake.cairn("snapshot-create-as", "plain", "s $(touch ran)")
-    assert completions(fake, "cairn", "snapshot-delete", "'plain'", "") == ["s\\ \\$\\(touch\\ ran\\)"]
-    assert not (fake.tmp / "ran").exists()
-
-
-# ---- top ----
-
-def top(fake, *args):
-    """Return what it shows. Ask again while a process that stands still gives no figures of its own."""
-    while True:
-        vms = json.loads(fake.cairn("top", "--every", "0.2", "--format", "json", *args).stdout)
-        if all(v["cpu-percent"] is not None for v in vms if v["id"] != -1):
-            return vms
-
-
-def top_in_order(fake, names, *args):
-    """Return the VMs when they come in this order. Ask again: a VM whose process stood still between two samples shows
-    another rate."""
-    while True:
-        vms = top(fake, *args)
-        if [v["name"] for v in vms] == names:
-            return vms
-
-
-def test_top_once(fake):
-    for name, words in (("idle", None), ("busy", "works=2"), ("Works", "works=1"), ("off", None)):
-        fake.define(name, cmdline=words)
-    fake.cairn("start", "idle", "busy", "Works")
-    vms = top_in_order(fake, ["busy", "Works", "idle"])
-    assert all(v["state"] == "running" for v in vms)
-    busy = vms[0]
-    for key, much in (("disk-read-rate", 2), ("disk-write-rate", 4), ("net-rx-rate", 6), ("net-tx-rate", 8)):
-        # All rates refer to the same interval, whatever its length.
-        assert busy[key] == pytest.approx(busy["cpu-percent"] / 50 * 1e9 * much, rel=0.01), key
-        assert vms[2][key] == 0
-    assert vms[2]["cpu-percent"] == 0 and busy["memory"] == 32 << 20
-    assert busy["resident-memory"] > 4096 and busy["resident-memory"] == pytest.approx(fake.info("busy")["resident-memory"], rel=0.5)
-    assert [v["name"] for v in top(fake, "--sort", "name")] == ["busy", "idle", "Works"]
-    top_in_order(fake, ["busy", "Works", "idle"], "--sort", "net")
-    assert [v["name"] for v in top(fake, "--sort", "memory")] == ["busy", "idle", "Works"]
-    # The named VMs, in any state; a VM that is off has no rates.
-    vms = top(fake, "off", "idle", "--sort", "disk")
-    assert [(v["name"], v["id"], v["cpu-percent"]) for v in vms] == [("idle", fake.info("idle")["id"], 0.0), ("off", -1, None)]
-    rows = []
-    while [(r["name"], r["cpu-percent"]) for r in rows[2:]] != [("idle", "0.0")]:  # as top_in_order()
-        rows = list(csv.DictReader(io.StringIO(fake.cairn("top", "--every", "0.2", "--format", "csv").stdout)))
-        assert {r["name"] for r in rows} == {"busy", "Works", "idle"}
-    lines = [""] * 6
-    while lines[4].split()[1:4] != ["idle", "running", "0.0"]:
-        lines = fake.cairn("top", "--once", "--every", "0.2").stdout.splitlines()  # without a terminal: once
-        assert len(lines) == 6
-    assert lines[0].split() == ["Id", "Name", "State", "CPU", "%", "Memory", "Resident", "Read/s", "Written/s", "Received/s", "Sent/s"]
-    assert lines[4].split()[4:6] == ["32.0", "MiB"]
-
-
-def test_top_refuses_impossible_options(fake):
-    fake.cairn("top", "nope", ok=3)
-    for args in (["--every", "0"], ["--every", "x"], ["--sort", "id"]):
-        assert fake.cairn("top", *args, ok=2).stderr.startswith("error: ")
-    assert top(fake) == []
-
-
-def lines_of(got):
-    """Return the lines of the last complete screen."""
-    last = got.split(b"\x1b[J")[-2].split(b"\x1b[H")[-1]
-    return [x.replace(b"\x1b[K", b"").decode() for x in last.split(b"\r\n")]
-
-
-def test_top_redraws_on_terminal(fake):
-    for name, words in (("b-idle", None), ("a-busy", "works=1"), ("long" * 20, None)):
-        fake.define(name, cmdline=words)
-    fake.cairn("start", "b-idle", "a-busy")
-    pid, fd = terminal(fake, "top", "--every", "0.1", "--sort", "cpu")
-    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
-    unused = pty.openpty()
-    before = termios.tcgetattr(unused[0])  # cairn may have changed its own terminal by now
-    for end in unused:
-        os.close(end)
-    got = read_until(fd, b"\x1b[J")
-    assert got.startswith(b"\x1b[?1049h") and b"c: cpu" in got
-
-    def see(ok):
-        """Wait until the screen is as expected."""
-        nonlocal got
-        while True:
-            got = got[-20000:] + read_until(fd, b"\x1b[J")
-            lines = lines_of(got)
-            if ok(lines):
-                return lines
-
-    names = lambda lines: [x.split()[1] for x in lines[4:] if x.split()]  # noqa: E731
-    # Now there are rates, of a busy VM.
-    see(lambda lines: names(lines) == ["a-busy", "b-idle"] and lines[4].split()[3] not in ("-", "0.0"))
-    os.write(fd, b"m")
-    see(lambda lines: ", by memory" in lines[0])
-    os.write(fd, b"A")
-    see(lambda lines: ", by name" in lines[0])
-    # VMs appear and disappear.
-    fake.cairn("start", "long" * 20)
-    see(lambda lines: "long" * 20 in names(lines))
-    fake.cairn("destroy", "b-idle")
-    see(lambda lines: names(lines) == ["a-busy", "long" * 20])
-    # No line wraps, and rows below the screen's end are left out.
-    fcntl.ioctl(fd, termios.TIOCSWINSZ, struct.pack("HHHH", 5, 40, 0, 0))
-    see(lambda lines: len(lines) == 5 and max(map(len, lines)) == 40)
-    os.write(fd, b"q")
-    read_until(fd, b"\x1b[?25h\x1b[?1049l")
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    assert termios.tcgetattr(fd) == before
-    os.close(fd)
-
-
-@pytest.mark.parametrize("how", ["signal", "daemon"])
-def test_top_restores_terminal(fake, how):
-    pid, fd = terminal(fake, "top", "--every", "0.1")
-    read_until(fd, b"\x1b[J")
-    if how == "signal":
-        os.write(fd, b"\x03")
-    else:
-        fake.stop(signal.SIGKILL)
-    got = read_until(fd, b"\x1b[?1049l")
-    if how == "daemon" and b"read the usage of domains" not in got:
-        read_until(fd, b"read the usage of domains")  # where the user sees it
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    assert (status == 0) == (how == "signal")
-    os.close(fd)
-
-
-# ---- console ----
-
-def test_console_connects_terminal_to_guest(fake):
-    fake.define("vm1")
-    fake.cairn("console", "vm1", ok=4)
-    fake.cairn("start", "vm1")
-    pid, fd = terminal(fake, "console", "vm1")
-    read_until(fd, b"fake guest")  # output from before the attach
-    os.write(fd, b"\x03abc\r")  # Ctrl-C goes to the guest
-    assert b"\x03abc\r" in read_until(fd, b"abc\r")
-    os.write(fd, b"\x1dnot sent")
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    os.close(fd)
-    assert fake.info("vm1")["state"] == "running"
-
-
-def write_all(fd, data, seconds=50):
-    """Write to a terminal or pipe, and fail when its reader takes nothing for so long."""
-    os.set_blocking(fd, False)
-    while data:
-        assert select.select([], [fd], [], seconds)[1], f"{len(data)} bytes are not read"
-        try:
-            data = data[os.write(fd, data):]
-        except BlockingIOError:
-            pass
-    os.set_blocking(fd, True)
-
-
-# More than fits into the sockets and pipes between a terminal and a guest.
-PASTED = b"x" * 1023 * 1024
-
-
-def test_console_detaches_from_guest_that_does_not_read(fake):
-    fake.define("vm1")
-    fake.cairn("start", "vm1")
-    vm = fake.info("vm1")["pid"]
-    pid, fd = terminal(fake, "console", "vm1")
-    read_until(fd, b"fake guest")
-    os.kill(vm, signal.SIGSTOP)
-    try:
-        write_all(fd, PASTED)
-        os.write(fd, b"\x1d")
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    finally:
-        os.kill(vm, signal.SIGCONT)
-        os.close(fd)
-
-
-def test_console_ends_by_signal_while_guest_does_not_read(fake):
-    fake.define("vm1")
-    fake.cairn("start", "vm1")
-    vm = fake.info("vm1")["pid"]
-    p = subprocess.Popen([os.path.join(BUILD, "cairn"), "console", "vm1"], env=fake.env, stdin=subprocess.PIPE,
-                         stdout=subprocess.PIPE)
-    try:
-        read_until(p.stdout.fileno(), b"fake guest")
-        os.kill(vm, signal.SIGSTOP)
-        write_all(p.stdin.fileno(), PASTED)
-        p.terminate()
-        assert p.wait(50) == 0
-    finally:
-        os.kill(vm, signal.SIGCONT)
-        p.kill()
-        p.communicate()
-
-
-def test_console_ends_with_the_vm(fake):
-    fake.define("vm1", cmdline=f"off-after=1 when={fake.tmp}/go")
-    pid, fd = terminal(fake, "start", "--console", "vm1")
-    out = read_until(fd, b"fake guest")
-    (fake.tmp / "go").touch()
-    assert b"Domain 'vm1' started" in out and b"Escape character is ^]" in out
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    os.close(fd)
-    fake.wait("vm1", "shutoff")
-
-
-def test_start_console_of_short_lived_guest_works(fake):
-    fake.define("vm1", cmdline="exit-after=0:0")
-    r = fake.cairn("start", "--console", "vm1", ok=None)
-    assert r.stdout.startswith("Domain 'vm1' started\n")
-    # The guest ends after its console was opened, meanwhile, or before.
-    assert (r.returncode == 0 and not r.stderr or r.returncode == 1 and "the VM ended before it answered" in r.stderr or
-            r.returncode == 4 and "VM 'vm1' is shut off" in r.stderr), r
-    fake.wait("vm1", "shutoff")
-
-
-def test_console_of_real_vm(daemon, kvm, guest):
-    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, debug_exit=True)
-    daemon.cairn("start", "vm1")
-    pid, fd = terminal(daemon, "console", "vm1")
-    read_until(fd, b"interp")
-    os.write(fd, b"echo hello\r")
-    read_until(fd, b"ok")
-    os.write(fd, b"\x1d")
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    os.close(fd)
-    # A late attach sees earlier output.
-    pid, fd = terminal(daemon, "console", "vm1")
-    assert b"hello" in read_until(fd, b"ok")
-    os.write(fd, b"\x1d")
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
-    os.close(fd)
-
-
-def piped_console(daemon, *args, text="", ok=0):
-    """The output of a console whose standard input is a pipe with this text."""
-    r = subprocess.run([os.path.join(BUILD, "cairn"), "console", *args], env=daemon.env, input=text, text=True,
-                       capture_output=True, timeout=50)
-    assert r.returncode == ok, r
-    return r
-
-
-def test_piped_console_shows_output_so_far_and_exits(fake):
-    fake.define("vm1")
-    fake.cairn("start", "vm1")
-    piped_console(fake, "vm1", "--until", "fake guest", "--no-input", "--timeout", "45")
-    assert "fake guest" in piped_console(fake, "vm1").stdout
-    assert fake.info("vm1")["state"] == "running"
-
-
-def test_console_of_script_sends_input_and_waits_for_text(daemon, kvm, guest):
-    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, debug_exit=True)
-    daemon.cairn("start", "vm1")
-    piped_console(daemon, "vm1", "--no-input", "--until", "interp", "--timeout", "45")
-    r = piped_console(daemon, "vm1", "--no-history", "--until", "ok", "--timeout", "45", text="cpuid 0 0\r")
-    # The end of the line "interp" may come before it.
-    assert r.stdout.lstrip("\n").startswith("eax=") and r.stdout.endswith("ok")
-    # More input than the guest's side buffers arrives before the console ends.
-    piped_console(daemon, "vm1", text="".join(f"wrong {i:050}\r" for i in range(400)) + "cpuid 0x80000000 0\r")
-    shown = piped_console(daemon, "vm1", "--until", "eax=0x8000", "--timeout", "45", "--no-input").stdout
-    assert shown.count("err") == 400
-
-
-def test_console_fails_when_text_does_not_appear(fake):
-    fake.define("vm1")
-    fake.cairn("start", "vm1")
-    r = piped_console(fake, "vm1", "--until", "never", "--timeout", "0.2", ok=1)
-    assert 'error: timeout: the guest has not written "never"; see cairn domstate --reason vm1' in r.stderr
-    assert piped_console(fake, "vm1", "--no-input", "--timeout", "0.2").stderr == ""
-    assert "--until needs a text" in piped_console(fake, "vm1", "--until", "", ok=2).stderr
-    p = subprocess.Popen([os.path.join(BUILD, "cairn"), "console", "vm1", "--until", "never", "--no-input"], env=fake.env,
-                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    read_until(p.stdout.fileno(), b"fake guest")
-    fake.cairn("destroy", "vm1")
-    assert b'the console ended before the guest wrote "never"' in p.communicate(timeout=50)[1]
-    assert p.returncode == 1
 
 
 # ---- run ----

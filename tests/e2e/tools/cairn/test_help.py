@@ -13,8 +13,8 @@ import threading
 import agentlib
 import pytest
 
+from clilib import cairn
 from conftest import BUILD, ROOT, QmpError
-from test_cli import cairn
 
 # Commands without a verb: the protocol's own, those that help is made from, and one for clients that read no events.
 WITHOUT_VERB = {"qmp_capabilities", "query-commands", "query-qmp-schema", "schema-get", "job-wait"}
