@@ -1,5 +1,5 @@
 """otherslib: Python code that runs as another user, such as a hostile client of a daemon that others can reach
-(the fixture `shared` of test_daemon.py). Needs root. as_nobody() of test_daemon.py is enough for commands and their
+(the fixture `shared` of daemonlib.py). Needs root. as_nobody() of daemonlib.py is enough for commands and their
 answers."""
 
 import contextlib

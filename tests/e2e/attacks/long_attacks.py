@@ -24,11 +24,11 @@ import pytest
 import guestlib
 import schemalib
 from conftest import BUILD, ROOT, Console, Daemon, Qmp, until
+from daemonlib import as_nobody
 from fuselib import Op, fuse
 from oldlib import old_build
 from otherslib import as_user
 from test_bounds import define_as_nobody, dump_begun
-from test_daemon import as_nobody
 from test_policy import boot_anew
 from test_spawn import steal
 
@@ -49,7 +49,7 @@ TESTS = {
     "VM replaced during a define": (
         "api/access/test_hung_files.py::test_role_is_checked_again_when_a_define_takes_effect[VM replaced]", "KeyError: 'error'"),
     # One of two VMs has no process any more, or has that of the other one: this depends on which one listened last.
-    "socket of another VM": ("api/vm/test_daemon.py::test_no_vm_gets_socket_of_another", r"KeyError: 'pid'|assert \(\[\d+, .*\] == \[\d+, "),
+    "socket of another VM": ("api/vm/test_next_daemon.py::test_no_vm_gets_socket_of_another", r"KeyError: 'pid'|assert \(\[\d+, .*\] == \[\d+, "),
     "grant that is not stored": ("api/access/test_permission_writes.py::test_grant_that_is_not_stored_is_not_in_force",
                                  r"assert not True\nE +\+  where True = may_start"),
     "permission that returns with a name": (

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from conftest import BUILD, QmpError, until
-from test_daemon import NOBODY, as_nobody, audit, shared  # noqa: F401
+from daemonlib import NOBODY, as_nobody, audit, shared  # noqa: F401
 from test_qmp import as_nobody as as_nobody_on
 from test_timetable import far, history
 

@@ -7,8 +7,8 @@ import socket
 import pytest
 
 from conftest import QmpError, until
+from daemonlib import as_nobody, audit, shared  # noqa: F401
 from otherslib import NOBODY, run_as_user
-from test_daemon import as_nobody, audit, shared  # noqa: F401
 
 
 def test_refused_calls_do_not_wipe_the_log(fake):

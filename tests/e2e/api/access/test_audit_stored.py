@@ -10,8 +10,8 @@ import signal
 import pytest
 
 from conftest import BUILD, FAKE_VM, Daemon, QmpError, until
+from daemonlib import audit
 from mountlib import tmpfs
-from test_daemon import audit
 from test_slow_disk import PRELOAD
 
 REFUSED = r"vm-\w+ is refused: the audit log cannot be written \({}\), and cairnd runs with --audit-required. Next: make room"

@@ -9,9 +9,9 @@ import subprocess
 import pytest
 
 from conftest import Console, until
+from daemonlib import NOBODY, as_nobody, shared  # noqa: F401
 from fuselib import Op, fuse
 from test_authors import dumped, kept
-from test_daemon import NOBODY, as_nobody, shared  # noqa: F401
 from test_hung_files import asked
 
 

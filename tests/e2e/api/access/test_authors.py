@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from conftest import QmpError, until
-from test_daemon import NOBODY, as_nobody, shared  # noqa: F401
+from daemonlib import NOBODY, as_nobody, shared  # noqa: F401
 from test_rights import define, definition, files  # noqa: F401
 
 

@@ -11,9 +11,9 @@ import socket
 import pytest
 
 from conftest import Qmp, open_files, until
+from daemonlib import shared  # noqa: F401
 from fuselib import Op, fuse
 from otherslib import as_user
-from test_daemon import shared  # noqa: F401
 
 
 @pytest.fixture

@@ -12,9 +12,9 @@ import tempfile
 import pytest
 
 from conftest import BUILD, Console, Daemon, Qmp
+from daemonlib import NOBODY, shared  # noqa: F401
 from otherslib import as_user
 from test_compat import grow_old
-from test_daemon import NOBODY, shared  # noqa: F401
 
 GROUP = 4242
 

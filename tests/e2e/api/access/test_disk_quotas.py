@@ -12,8 +12,8 @@ import pytest
 
 import archivelib
 from conftest import BUILD, until
+from daemonlib import as_nobody, audit, shared  # noqa: F401
 from otherslib import NOBODY, run_as_user
-from test_daemon import as_nobody, audit, shared  # noqa: F401
 from test_quotas import GROUP, OTHER, ask_at_once, refusal, takes, used
 from test_rights import files  # noqa: F401
 from test_schedule import HOUR, LATE, miss, named, names, schedule, until_run

@@ -14,7 +14,7 @@ import tempfile
 import pytest
 
 from conftest import BUILD, FAKE_VM, Daemon, until
-from test_daemon import NOBODY, as_nobody
+from daemonlib import NOBODY, as_nobody
 
 GROUP = 4242
 PROGRAM = os.path.join(BUILD, "cairn-groups")

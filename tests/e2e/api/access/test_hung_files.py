@@ -10,9 +10,9 @@ import subprocess
 import pytest
 
 from conftest import BUILD, Qmp, open_files, until
+from daemonlib import NOBODY, shared  # noqa: F401
 from fuselib import Op, fuse
 from otherslib import as_user
-from test_daemon import NOBODY, shared  # noqa: F401
 
 
 @pytest.fixture

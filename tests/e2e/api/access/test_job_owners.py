@@ -13,8 +13,8 @@ import tempfile
 import pytest
 
 from conftest import BUILD, Qmp, open_files, until
+from daemonlib import audit, shared  # noqa: F401
 from otherslib import NOBODY, as_user
-from test_daemon import audit, shared  # noqa: F401
 
 GROUP = 4242
 

@@ -5,7 +5,7 @@ import os
 import signal
 
 from conftest import until
-from test_daemon import NOBODY, allowed, as_nobody, shared  # noqa: F401
+from daemonlib import NOBODY, allowed, as_nobody, shared  # noqa: F401
 
 
 def blocked(shared):  # noqa: F811

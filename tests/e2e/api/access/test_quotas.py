@@ -8,8 +8,8 @@ import socket
 import pytest
 
 from conftest import until
+from daemonlib import as_nobody, audit, shared  # noqa: F401
 from otherslib import NOBODY, run_as_user
-from test_daemon import as_nobody, audit, shared  # noqa: F401
 
 GROUP = 4711
 OTHER = 4242  # another user

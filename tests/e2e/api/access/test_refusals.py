@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from test_daemon import NOBODY, as_nobody, audit, kept_events, shared  # noqa: F401
+from daemonlib import NOBODY, as_nobody, audit, kept_events, shared  # noqa: F401
 
 
 @pytest.fixture

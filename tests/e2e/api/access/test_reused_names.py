@@ -3,9 +3,9 @@
 import json
 import os
 
-from otherslib import as_user
 from conftest import Qmp, until
-from test_daemon import allowed, as_nobody, kept_events, shared  # noqa: F401
+from daemonlib import allowed, as_nobody, kept_events, shared  # noqa: F401
+from otherslib import as_user
 
 
 def uuid_of(shared, name):  # noqa: F811

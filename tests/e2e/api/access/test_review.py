@@ -5,7 +5,7 @@ import os
 import signal
 import time
 
-from test_daemon import NOBODY, as_nobody, shared  # noqa: F401
+from daemonlib import NOBODY, as_nobody, shared  # noqa: F401
 
 DAY = 24 * 3600 * 10**9
 

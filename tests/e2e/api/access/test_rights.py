@@ -10,7 +10,7 @@ import pytest
 
 import pinlib
 from conftest import QmpError, open_files, until
-from test_daemon import NOBODY, allowed, as_nobody, shared  # noqa: F401
+from daemonlib import NOBODY, allowed, as_nobody, shared  # noqa: F401
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import signal
 import pytest
 
 from conftest import QmpError, until
+from daemonlib import NOBODY, as_nobody, audit, shared  # noqa: F401
 from test_approval import request, requests
-from test_daemon import NOBODY, as_nobody, audit, shared  # noqa: F401
 
 STRANGER = 4713
 

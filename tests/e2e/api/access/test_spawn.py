@@ -18,7 +18,7 @@ import archivelib
 import guestlib
 import slirplib
 from conftest import BUILD, until
-from test_daemon import NOBODY, shared  # noqa: F401
+from daemonlib import NOBODY, shared  # noqa: F401
 
 THIEF = """
 import ctypes, os, sys

@@ -11,8 +11,8 @@ import threading
 import pytest
 
 from conftest import BUILD, QmpError
+from daemonlib import NOBODY, shared  # noqa: F401
 from terminallib import terminal
-from test_daemon import NOBODY, shared  # noqa: F401
 
 
 def inactive(fake, name):

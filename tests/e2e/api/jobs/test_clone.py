@@ -13,8 +13,8 @@ import uuid
 import pytest
 
 from conftest import BUILD, Console, QmpError, until
+from daemonlib import NOBODY, as_nobody, shared  # noqa: F401
 from mountlib import tmpfs
-from test_daemon import NOBODY, as_nobody, shared  # noqa: F401
 from test_rights import files  # noqa: F401
 from test_undefine import disk, image, names
 

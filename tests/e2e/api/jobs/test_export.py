@@ -17,8 +17,8 @@ import pytest
 
 import archivelib
 from conftest import BUILD, Console, Daemon, FAKE_VM, until
+from daemonlib import NOBODY, allowed, as_nobody, shared  # noqa: F401
 from fuselib import Op, fuse
-from test_daemon import NOBODY, allowed, as_nobody, shared  # noqa: F401
 
 MIB = 1024 * 1024
 READ_BYTES = 128 * 1024  # that the kernel asks a FUSE file system for at once

@@ -8,9 +8,9 @@ import signal
 import pytest
 
 from conftest import QmpError, until
+from daemonlib import as_nobody, audit, shared  # noqa: F401
 from fuselib import Op, fuse
 from grouplib import Clones, begin_staying, define, job_of, trio  # noqa: F401
-from test_daemon import as_nobody, audit, shared  # noqa: F401
 from test_group_snapshot import pair  # noqa: F401
 from test_handover import console
 from test_kill_points import has_no_job, listed, patient

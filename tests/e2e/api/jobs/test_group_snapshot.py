@@ -7,8 +7,8 @@ import signal
 import pytest
 
 from conftest import Console, until
+from daemonlib import as_nobody, audit, shared  # noqa: F401
 from grouplib import Snapshots, begin, define, snapshots, trio  # noqa: F401
-from test_daemon import as_nobody, audit, shared  # noqa: F401
 from test_handover import image
 from test_kill_points import has_no_job, patient
 

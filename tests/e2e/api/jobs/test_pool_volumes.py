@@ -11,8 +11,8 @@ import subprocess
 import pytest
 
 from conftest import BUILD, FAKE_VM, Daemon, QmpError, until
+from daemonlib import NOBODY, as_nobody, shared  # noqa: F401
 from fuselib import Op, fuse
-from test_daemon import NOBODY, as_nobody, shared  # noqa: F401
 
 MIB = 1 << 20
 

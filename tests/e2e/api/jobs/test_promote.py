@@ -12,8 +12,8 @@ import time
 import pytest
 
 from conftest import BUILD, Console, QmpError, free_port, until
+from daemonlib import as_nobody, audit, shared  # noqa: F401
 from guestlib import disk
-from test_daemon import as_nobody, audit, shared  # noqa: F401
 from test_undefine import names
 
 pytestmark = pytest.mark.seconds(120)

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from conftest import QmpError
-from test_daemon import NOBODY, allowed, as_nobody, shared  # noqa: F401
+from daemonlib import NOBODY, allowed, as_nobody, shared  # noqa: F401
 
 MIB = 1024 * 1024
 CLUSTER = 65536

@@ -12,8 +12,8 @@ import pytest
 
 import guestlib
 from conftest import BUILD, Console, Daemon, until
+from daemonlib import NOBODY, as_nobody, shared  # noqa: F401
 from plainlib import qcow2
-from test_daemon import NOBODY, as_nobody, shared  # noqa: F401
 
 AT, FILL = 16 << 20, 1 << 20
 pytestmark = pytest.mark.usefixtures("kvm")

@@ -9,8 +9,8 @@ import time
 
 
 from conftest import until
+from daemonlib import NOBODY, as_nobody, shared  # noqa: F401
 from fuselib import Op, fuse
-from test_daemon import NOBODY, as_nobody, shared  # noqa: F401
 from test_rights import files  # noqa: F401
 
 

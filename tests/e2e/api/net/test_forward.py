@@ -13,7 +13,7 @@ import pytest
 
 import guestlib
 from conftest import BUILD, Console, Daemon, QmpError, until
-from test_daemon import as_nobody
+from daemonlib import as_nobody
 from test_net import lan  # noqa: F401
 from test_usernet import (  # noqa: F401 (fixtures)
     IDLE, answers, awaits, connect, daemon_for_all, define, free_port, host, libexec, listens, log, slirp, slirps, start, user)

@@ -17,9 +17,9 @@ import pytest
 
 import guestlib
 from conftest import Console, Daemon, until
+from daemonlib import as_nobody
 from guestlib import fields
 from netlib import ALL, TYPE, Lan, frame, mac_bytes, payload
-from test_daemon import as_nobody
 from test_linux import elsewhere
 
 pytestmark = pytest.mark.usefixtures("kvm")

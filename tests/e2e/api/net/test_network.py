@@ -15,9 +15,9 @@ import pytest
 
 import guestlib
 from conftest import BUILD, FAKE_VM, ROOT, Console, Daemon, QmpError, until
+from daemonlib import as_nobody
 from hostnetlib import PROGRAM
 from netlib import Lan
-from test_daemon import as_nobody
 
 MAC = "52:54:00:00:00:01"
 

@@ -17,9 +17,9 @@ import pytest
 
 import guestlib
 from conftest import BUILD, Console, QmpError, until
+from daemonlib import as_nobody
 from hostnetlib import Namespace
 from netlib import ipv6_add
-from test_daemon import as_nobody
 from test_forward import added, forwards
 from test_network import MAC, host, lan  # noqa: F401 (fixtures)
 from test_network_ports import ARP, RealDaemon, leases, mac_of

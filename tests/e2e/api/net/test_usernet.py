@@ -19,10 +19,10 @@ import pytest
 
 import guestlib
 from conftest import BUILD, FAKE_VM, ROOT, Console, Daemon, free_port, open_files, until
+from daemonlib import NOBODY, as_nobody
 from guestlib import fields
 from netlib import payload
 from slirplib import readable
-from test_daemon import NOBODY, as_nobody
 from test_idle import asleep
 from test_linux import one_start
 from test_net import LanDaemon, echo, figures, goes_through, lan, opened  # noqa: F401

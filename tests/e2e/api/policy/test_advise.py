@@ -13,7 +13,7 @@ from clonelib import own_kib
 from conftest import BUILD, FAKE_VM, Console, Daemon, until
 from plainlib import qcow2
 from test_cgroups import Grouped
-from test_daemon import NOBODY, as_nobody, shared  # noqa: F401 (fixture)
+from daemonlib import NOBODY, as_nobody, shared  # noqa: F401 (fixture)
 from test_host import needs_root
 from test_pressure import PRESSURE, bound
 from trendlib import HOUR, busy, idle, write

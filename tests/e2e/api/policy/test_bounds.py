@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from conftest import until
-from test_daemon import as_nobody, held_at_exit, pid_of, shared  # noqa: F401
+from daemonlib import as_nobody, held_at_exit, pid_of, shared  # noqa: F401
 from test_policy import boot_anew
 
 

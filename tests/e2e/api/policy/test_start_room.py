@@ -13,9 +13,9 @@ import pytest
 
 import guestlib
 from conftest import BUILD, Console, Daemon, free_port, until
+from daemonlib import NOBODY, as_nobody, shared  # noqa: F401
 from mountlib import tmpfs
 from plainlib import qcow2
-from test_daemon import NOBODY, as_nobody, shared  # noqa: F401
 from test_hung_files import asked
 
 

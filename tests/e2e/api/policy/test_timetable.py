@@ -9,8 +9,8 @@ import time
 import pytest
 
 from conftest import BUILD, QmpError, until
+from daemonlib import as_nobody, audit, shared  # noqa: F401
 from otherslib import NOBODY
-from test_daemon import as_nobody, audit, shared  # noqa: F401
 
 MINUTE = 60
 DAY = 24 * 3600

@@ -23,8 +23,8 @@ import pytest
 
 import certlib
 from conftest import BUILD, QmpError, until
+from daemonlib import as_nobody, audit, shared  # noqa: F401
 from otherslib import NOBODY
-from test_daemon import as_nobody, audit, shared  # noqa: F401
 from test_slow_disk import PRELOAD
 from test_timetable import define
 

@@ -17,7 +17,7 @@ import uuid
 import pytest
 
 from conftest import FAKE_VM, Console, Daemon, Qmp, QmpError, has_ended, open_fds, until
-from test_daemon import shared  # noqa: F401
+from daemonlib import shared  # noqa: F401
 
 NOBODY = 65534
 QEMU = "/usr/bin/qemu-system-x86_64"

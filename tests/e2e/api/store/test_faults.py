@@ -11,8 +11,8 @@ import subprocess
 import pytest
 
 from conftest import BUILD, FAKE_VM, ROOT, Console, Daemon, QmpError, all_vms
+from daemonlib import audit, pid_of
 from mountlib import tmpfs
-from test_daemon import audit, pid_of
 
 
 @pytest.mark.parametrize("page", ["faults.md", "threat-model.md"])

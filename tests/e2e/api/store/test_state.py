@@ -11,7 +11,7 @@ import time
 import pytest
 
 from conftest import FAKE_VM, ROOT, Daemon, QmpError, has_ended, until
-from test_daemon import audit, kept_events, pid_of
+from daemonlib import audit, kept_events, pid_of
 from test_slow_disk import PRELOAD
 
 DATA = pathlib.Path(ROOT) / "tests/data"

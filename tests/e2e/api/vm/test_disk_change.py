@@ -9,8 +9,8 @@ import signal
 import pytest
 
 from conftest import BUILD, until
+from daemonlib import NOBODY, shared  # noqa: F401
 from fuselib import Op, fuse
-from test_daemon import NOBODY, shared  # noqa: F401
 from test_hotplug import disks, image, machine
 from test_hung_files import asked
 from test_lost_connection import cut

@@ -17,7 +17,7 @@ import subprocess
 import pytest
 
 from conftest import BUILD, ROOT, Qmp, QmpError, open_files, until
-from test_daemon import NOBODY, allowed, as_nobody, kept_events, shared  # noqa: F401
+from daemonlib import NOBODY, allowed, as_nobody, kept_events, shared  # noqa: F401
 
 CLIENTS_MAX = 2000
 

@@ -11,8 +11,8 @@ import pytest
 
 import guestlib
 from conftest import Qmp
+from daemonlib import shared  # noqa: F401
 from otherslib import as_user, run_as_user
-from test_daemon import shared  # noqa: F401
 
 NODES_MAX = 16384
 STRANGER_TEXT_MAX, STRANGER_NODES_MAX = 4096, 64

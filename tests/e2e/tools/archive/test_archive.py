@@ -20,7 +20,7 @@ import archivelib
 import guestlib
 import pinlib
 from conftest import BUILD, inject_call, until
-from test_daemon import NOBODY
+from daemonlib import NOBODY
 from test_img import IMG
 
 MIB = 1024 * 1024

@@ -11,7 +11,7 @@ import types
 import pytest
 
 from conftest import Qmp, QmpError, until
-from test_daemon import NOBODY, as_nobody, audit, shared  # noqa: F401
+from daemonlib import NOBODY, as_nobody, audit, shared  # noqa: F401
 from test_exec import AGENT, host_pid, vm  # noqa: F401
 
 HOUR = "sleep 3600"

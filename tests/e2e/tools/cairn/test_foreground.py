@@ -10,7 +10,7 @@ import pytest
 
 import guestlib
 from conftest import BUILD, FAKE_VM, Daemon, until
-from test_daemon import pid_of
+from daemonlib import pid_of
 
 
 @pytest.fixture

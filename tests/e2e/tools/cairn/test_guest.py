@@ -11,7 +11,7 @@ import threading
 import agentlib
 import pytest
 from conftest import BUILD, QmpError, until
-from test_daemon import as_nobody, shared  # noqa: F401
+from daemonlib import as_nobody, shared  # noqa: F401
 
 
 @pytest.fixture

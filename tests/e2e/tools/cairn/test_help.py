@@ -58,7 +58,7 @@ def test_every_command_has_a_verb(schema):
 
 
 def test_help_of_command_matches_schema(schema):
-    """Role, states, whether it is a job: the daemon enforces what it reports (test_daemon.py: the matrix)."""
+    """Role, states, whether it is a job: the daemon enforces what it reports (test_roles.py: the matrix)."""
     for v in VERBS.values():
         for c in v["commands"]:
             assert c == schema[c["name"]], v["name"]

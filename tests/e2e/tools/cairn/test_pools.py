@@ -12,7 +12,7 @@ import time
 import pytest
 
 from conftest import BUILD, until
-from test_daemon import NOBODY, shared  # noqa: F401
+from daemonlib import NOBODY, shared  # noqa: F401
 from test_pool_volumes import Held
 from test_slow_disk import PRELOAD
 

@@ -14,8 +14,8 @@ import subprocess
 import pytest
 
 from conftest import BUILD, FAKE_VM, ROOT, Daemon, Qmp, has_ended, until
+from daemonlib import pid_of
 from test_control import inherited
-from test_daemon import pid_of
 
 
 class Service(Daemon):
