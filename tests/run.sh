@@ -272,8 +272,8 @@ tmp_size() { # in KiB
 	du -skxc "$tmp" ${shm:+"$shm"} 2>/dev/null | sed -n '$s/\t.*//p'
 }
 
-tmp_watch() {
-	while sleep 1; do
+tmp_watch() { # ends with the run, even if that is killed
+	while sleep 1 && kill -0 $$ 2>/dev/null; do
 		tmp_size >>"$results/sizes"
 	done
 }

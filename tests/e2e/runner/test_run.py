@@ -112,6 +112,19 @@ def test_late_end_to_end_test_fails_and_the_run_says_what_its_processes_wait_for
     assert (status, failed) == (1, 1) and re.search(r"process \d+: sleep 1000\n.* system call \d", out), out
 
 
+def test_killed_run_leaves_no_process(tree):
+    """Only the program of the test ends later."""
+    begun, go = tree.path / "begun", tree.path / "go"
+    tree.unit("test_a", f"echo $TEST_SHM >{begun}.new; mv {begun}.new {begun}; until [ -e {go} ]; do sleep 0.1; done")
+    with subprocess.Popen([tree.path / "tests/run.sh", tree.build, "unit"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                          start_new_session=True, env={**os.environ, "TMPDIR": str(tree.path / "tmp")}) as p:
+        until(begun.exists)
+        p.kill()
+    go.touch()
+    shutil.rmtree(begun.read_text().strip())
+    until(lambda: subprocess.run(["pgrep", "-s", str(p.pid)], stdout=subprocess.DEVNULL).returncode == 1)
+
+
 def test_unit_program_fails_that_is_not_built(tree):
     (tree.path / "tests/unit/x/test_a.c").touch()
     assert tree.run("unit")[:4] == (1, 0, 1, 0)
