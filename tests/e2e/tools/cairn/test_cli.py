@@ -130,7 +130,7 @@ def test_list_is_sorted_as_in_virsh(fake):
 
 
 def test_verbs_and_options_of_virsh_are_accepted(fake):
-    """Verbs and options that users of virsh type. An option without an effect is accepted where virsh's promise holds."""
+    """Options of virsh without an effect here are accepted where virsh's promise holds."""
     fake.define("vm1")
     fake.define("vm2")
     uuid = fake.info("vm1")["uuid"]
