@@ -90,9 +90,26 @@ function liveSection(title, show, vm) {
 	return { whole, end };
 }
 
+// Say that there is no VM of this name, until there is one. Returns a function that ends that.
+function showGone(main, vm) {
+	let over = false;
+	const look = () => execute("vm-info", { vm }).then(() => over || dispatchEvent(new Event("hashchange")), () => {});
+	const stop = listen((event) => {
+		if (!event || event.event === "ROLES_CHANGED" || (event.event === "VM_DEFINED" && event.data.vm === vm))
+			look();
+	});
+	main.replaceChildren(element("h2", {}, vm), element("p", {}, "There is no VM of this name."));
+	main.focus({ preventScroll: true });
+	look(); // it may have been defined anew before this function listened
+	return () => {
+		over = true;
+		stop();
+	};
+}
+
 // Show the VM in `main`. Returns a function that ends it.
 export function showVm(main, vm) {
-	let last = null, lastAt = 0, dead = false;
+	let last = null, lastAt = 0, dead = false, uuid = null;
 	const state = element("span", { className: "state" });
 	const table = element("dl");
 	const actions = actionButtons(vm);
@@ -107,9 +124,15 @@ export function showVm(main, vm) {
 		section("Definition", (box) => showDefinition(box, vm)));
 
 	async function refresh() {
-		const info = await execute("vm-info", { vm });
+		const info = await execute("vm-info", { vm: uuid ?? vm });
 		if (dead)
 			return;
+		if (info.name !== vm) { // it was renamed
+			end();
+			location.replace(`#/vm/${encodeURIComponent(info.name)}`);
+			return;
+		}
+		uuid = info.uuid;
 		const now = performance.now(), time = info["cpu-time"];
 		const cpu = last !== null && time >= last ? (time - last) / 1e4 / (now - lastAt) : null;
 		last = time ?? null;
@@ -122,23 +145,44 @@ export function showVm(main, vm) {
 		table.replaceChildren(...facts(info, cpu).flatMap(([k, v]) => [element("dt", {}, k), element("dd", {}, String(v))]));
 	}
 
-	const failed = (error) => message(error.message, true);
-	const stop = listen((event) => {
-		if (!event || event.data?.vm === vm)
-			refresh().catch(failed);
-		if (!event || (event.data?.vm === vm && !/_PROGRESS$/.test(event.event)))
-			disks.load().catch(failed);
-		if (!event || (event.data?.vm === vm && /^SNAPSHOT_/.test(event.event)))
-			refreshSnapshots();
-	});
-	const timer = setInterval(() => document.hidden || refresh().catch(() => {}), FIGURES_MS);
-	refresh().catch(failed);
-	disks.load().catch(failed);
-	refreshSnapshots();
-	return () => {
+	let end = () => {
 		dead = true;
 		stop();
 		clearInterval(timer);
 		live.forEach((one) => one.end());
 	};
+
+	// refresh() finds out whether the VM is gone, so a NotFound of another command is no news.
+	function failed(error) {
+		if (!dead && error.class !== "NotFound")
+			message(error.message, true);
+	}
+
+	// Show the present state. Without the VM no part of the view works, so none stays.
+	async function update(whenFailed) {
+		try {
+			await refresh();
+		} catch (error) {
+			if (dead || error.class !== "NotFound") {
+				whenFailed(error);
+				return;
+			}
+			end();
+			end = showGone(main, vm);
+		}
+	}
+
+	const stop = listen((event) => {
+		if (!event || event.data?.vm === vm)
+			update(failed);
+		if (!event || (event.data?.vm === vm && !/_PROGRESS$/.test(event.event)))
+			disks.load().catch(failed);
+		if (!event || (event.data?.vm === vm && /^SNAPSHOT_/.test(event.event)))
+			refreshSnapshots();
+	});
+	const timer = setInterval(() => document.hidden || update(() => {}), FIGURES_MS);
+	update(failed);
+	disks.load().catch(failed);
+	refreshSnapshots();
+	return () => end();
 }

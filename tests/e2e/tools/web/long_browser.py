@@ -3,6 +3,7 @@
 import contextlib
 import http.server
 import os
+import shutil
 import subprocess
 import threading
 import time
@@ -503,6 +504,48 @@ def test_vm_is_managed_by_keys(tmp_path, browser):
         until(lambda: not browser.find_elements("css selector", "details[open]"))
 
 
+# The list draws its rows in the frame after it was scrolled.
+SETTLED = "const done = arguments[0]; requestAnimationFrame(() => requestAnimationFrame(() => setTimeout(() => done(true))))"
+
+
+def test_long_list_is_walked_by_keys(tmp_path, browser):
+    """Tab goes through all of 100 VMs in order, and back. The focus stays with its VM while others come and go, and
+    while it is scrolled out of sight."""
+    names = [f"vm{i:03}" for i in range(100)]
+    with fake_daemon(tmp_path) as (d, web):
+        q = d.qmp()
+        (tmp_path / "kernel").touch()
+        for name in names:
+            q.run("vm-define", definition={"name": name, "memory": "32M", "boot": {"kernel": str(tmp_path / "kernel")}})
+        browser.get(web.address)
+        until(lambda: "100 VMs" in text(browser))
+        tab_to(browser, "Filter by name")
+
+        def walk(keys, wanted):
+            for label in wanted:
+                press(browser, *keys)
+                assert focused(browser) == label
+                until(lambda: browser.execute_async_script(SETTLED))
+        all_labels = [label for name in names for label in (name, f"Start {name}")]
+        walk([TAB], all_labels)
+        walk([SHIFT, TAB], all_labels[-2:100:-1])
+        assert focused(browser) == "Start vm050"
+        browser.execute_script("scrollTo(0, 0)")
+        until(lambda: "vm000" in text(browser))
+        for name in ("vm000", "vm049", "vm051"):
+            q.run("vm-undefine", vm=name)
+        q.run("vm-define", definition={"name": "a", "memory": "32M", "boot": {"kernel": str(tmp_path / "kernel")}})
+        until(lambda: "98 VMs" in text(browser) and text(browser, ".rows").startswith("a\n"))
+        assert focused(browser) == "Start vm050"
+        walk([TAB], ["vm052", "Start vm052"])
+        q.run("vm-undefine", vm="vm052")
+        until(lambda: "97 VMs" in text(browser) and focused(browser) == "vm053")
+        press(browser, SHIFT, TAB)
+        assert focused(browser) == "Start vm050"
+        press(browser, ENTER)
+        until(lambda: d.info("vm050")["state"] == "running" and focused(browser) == "Shut down vm050")
+
+
 def test_console_continues_with_the_next_start(tmp_path, browser):
     with fake_daemon(tmp_path) as (d, web):
         d.define("vm1")
@@ -522,6 +565,80 @@ def test_console_continues_with_the_next_start(tmp_path, browser):
         until(lambda: greetings() == 2)
         browser.find_element("css selector", "pre.console").send_keys("w")
         until(lambda: text(browser, "pre.console").rstrip().endswith("w"))
+
+
+# Holds back the events of the page's next connections while holdEvents(true).
+HOLD_EVENTS = """const send = window.fetch;
+let held = Promise.resolve(), letGo = null;
+window.holdEvents = (yes) => yes ? held = new Promise((resolve) => { letGo = resolve; }) : letGo();
+window.fetch = async (path, options) => {
+    const answer = await send(path, options);
+    if (path !== "/events" || !answer.ok)
+        return answer;
+    return new Response(answer.body.pipeThrough(new TransformStream({ async transform(part, to) {
+        await held;
+        to.enqueue(part);
+    } })));
+};"""
+GONE = "There is no VM of this name."
+
+
+def gone(browser, name):
+    until(lambda: heading(browser) == name and GONE in text(browser, "main"))
+    assert not browser.find_elements("css selector", "main button")
+
+
+def test_view_of_a_vm_that_disappears_has_no_buttons(tmp_path, browser):
+    """A VM that is defined with this name is shown again. A removal is also seen after a time without a connection."""
+    with fake_daemon(tmp_path) as (d, web):
+        d.define("vm1")
+        browser.get(web.address)
+        until(lambda: "1 VMs" in text(browser))
+        follow(browser, "vm1")
+        until(lambda: heading(browser) == "vm1 shut off")
+        for _ in range(2):
+            d.cairn("undefine", "vm1")
+            gone(browser, "vm1")
+            d.define("vm1")
+            until(lambda: heading(browser) == "vm1 shut off")
+        d.stop()
+        until(lambda: text(browser, "#message"))
+        assert heading(browser) == "vm1 shut off"
+        shutil.rmtree(d.state / "vms/vm1")
+        d.start()
+        gone(browser, "vm1")
+        browser.execute_script("location.hash = '#/vm/none'")
+        gone(browser, "none")
+        follow(browser, "VMs")
+        until(lambda: "0 VMs" in text(browser))
+
+
+def test_renamed_vm_is_shown_by_its_new_name(tmp_path, browser):
+    """Also if the event of the rename comes after the old name was not found, and if another VM has taken that name."""
+    with fake_daemon(tmp_path) as (d, web):
+        def rename(old, new):
+            """The daemon refuses it while it reads the snapshots for the page."""
+            until(lambda: d.cairn("domrename", old, new, ok=None).returncode == 0)
+        d.define("vm1")
+        browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": HOLD_EVENTS})
+        browser.get(web.address)
+        until(lambda: "1 VMs" in text(browser))
+        follow(browser, "vm1")
+        until(lambda: heading(browser) == "vm1 shut off")
+        rename("vm1", "a")
+        until(lambda: heading(browser) == "a shut off")
+        browser.execute_script("holdEvents(true)")
+        rename("a", "b & c#%d")
+        until(lambda: heading(browser) == "b & c#%d shut off")
+        browser.execute_script("holdEvents(false)")
+        browser.execute_script("holdEvents(true)")
+        rename("b & c#%d", "e")
+        d.define("b & c#%d")
+        browser.execute_script("holdEvents(false)")
+        until(lambda: heading(browser) == "e shut off")
+        click(browser, "Start")
+        until(lambda: heading(browser) == "e running")
+        assert d.info("b & c#%d")["state"] == "shutoff"
 
 
 def test_newest_events_are_shown(tmp_path, browser):
