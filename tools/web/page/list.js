@@ -20,8 +20,14 @@ function rowNew() {
 	return row;
 }
 
+function rowHide(row) {
+	row.vm = null;
+	row.line.hidden = true;
+}
+
 function rowShow(row, vm, index) {
-	row.vm = vm;
+	Object.assign(row, { vm, index });
+	row.line.hidden = false;
 	row.line.style.transform = `translateY(${index * ROW}px)`;
 	row.line.setAttribute("aria-rowindex", index + 1);
 	setText(row.name, vm.name);
@@ -38,8 +44,8 @@ function rowShow(row, vm, index) {
 // Show the list in `main`. Returns a function that ends it.
 export function showList(main) {
 	let vms = new Map(), shown = [], dead = false, drawing = false;
+	let rows = []; // those of VMs in order, then hidden ones
 	let loading = Promise.resolve(), loadTimer = null, loadedAt = -LOAD_MS;
-	const rows = [];
 	const filter = element("input", { type: "search", placeholder: "Filter by name", "aria-label": "Filter by name" });
 	const count = element("span", { className: "soft" });
 	const box = element("div", { className: "rows", role: "table", "aria-label": "Virtual machines" });
@@ -50,25 +56,36 @@ export function showList(main) {
 		const top = Math.max(0, -box.getBoundingClientRect().top);
 		const first = Math.max(0, Math.floor(top / ROW) - 4);
 		const n = Math.max(0, Math.min(shown.length - first, Math.ceil(innerHeight / ROW) + 8));
-		while (rows.length < n) {
-			rows.push(rowNew());
-			box.append(rows.at(-1).line);
+		const focused = rows.find((row) => row.line.contains(document.activeElement));
+		const at = focused ? shown.indexOf(vms.get(focused.vm?.name)) : -1;
+		// Tab goes on from the row with the focus, also if that is out of sight.
+		const wanted = [...new Set([...Array.from({ length: n }, (_, i) => first + i), ...(at < 0 ? [] : [at - 1, at, at + 1])])]
+			.filter((i) => i >= 0 && i < shown.length).sort((a, b) => a - b);
+		// A row keeps its VM while that is in sight or has the keyboard's focus, so that Enter acts on no other one.
+		const names = new Set(wanted.map((i) => shown[i].name));
+		const kept = new Map(rows.filter((row) => names.has(row.vm?.name)).map((row) => [row.vm.name, row]));
+		const free = rows.filter((row) => !names.has(row.vm?.name) && row !== focused);
+		const used = wanted.map((i) => kept.get(shown[i].name) || free.pop() || rowNew());
+		used.forEach((row, i) => rowShow(row, shown[wanted[i]], wanted[i]));
+		rowsInOrder(used, Math.max(0, used.indexOf(focused)));
+		if (focused && at < 0) {
+			free.push(focused);
+			(used[Math.min(focused.index - first, used.length - 1)]?.name ?? filter).focus({ preventScroll: true });
 		}
-		// A row keeps its VM while it is in sight, and with it the keyboard's focus.
-		const free = new Set(rows), wanted = [];
-		for (let i = first; i < first + n; i++) {
-			const row = rows[i % rows.length];
-			if (free.delete(row))
-				wanted.push([row, i]);
-		}
-		for (const [row, i] of wanted) {
-			row.line.hidden = false;
-			rowShow(row, shown[i], i);
-		}
-		for (const row of free) {
-			row.line.hidden = true;
-			row.vm = null;
-		}
+		free.forEach(rowHide);
+		rows = [...used, ...free];
+	}
+
+	// Bring the rows into the order of Tab. The row at `still` stays in its place, and with it the keyboard's focus.
+	function rowsInOrder(used, still) {
+		if (used.length && !used[still].line.isConnected)
+			box.append(used[still].line);
+		for (let i = still - 1; i >= 0; i--)
+			if (used[i].line.nextSibling !== used[i + 1].line)
+				used[i + 1].line.before(used[i].line);
+		for (let i = still + 1; i < used.length; i++)
+			if (used[i].line.previousSibling !== used[i - 1].line)
+				used[i - 1].line.after(used[i].line);
 	}
 
 	function drawSoon() {
