@@ -47,6 +47,8 @@ def test_purge_keeps_defined_vms(purge, tmp_path):
     assert f"rm -r {state}" in purge() and (vm / "definition.json").exists()
     (vm / "definition.json").unlink()
     vm.rmdir()
+    (state / "vms/.draft-3").write_text("{}")  # of a killed daemon
+    (state / "lock.takeover").touch()  # of one that took over from a stuck one
     assert purge() == "" and not state.exists() and state.parent.exists()
     assert purge() == ""
 
