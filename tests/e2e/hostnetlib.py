@@ -244,8 +244,9 @@ class Host(Namespace):
         return {"rules": rules, "links": links, "routes": routes.splitlines(), "conf": conf.splitlines(), "dnsmasq": self.dnsmasq()}
 
     def dnsmasq(self):
-        """Return the processes that have files of this host's networks."""
-        return [p for p in processes("dnsmasq") if self.tmp in mounts(p)]
+        """Return the processes that have files of this host's networks. Mounts name places in a file system, which
+        need not be the root's."""
+        return [p for p in processes("dnsmasq") if os.path.basename(self.tmp) in mounts(p)]
 
     def names(self):
         """Return the processes that answer DNS for networks with names in their egress rules."""
