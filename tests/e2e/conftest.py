@@ -45,6 +45,17 @@ KEPT_MAX = 256 << 20  # bytes that folders of failed tests have in all
 # Each report of a sanitizer goes to a file here: no test reads the stderr of a VM's process, and the process
 # may end after its test.
 REPORTS = tempfile.mkdtemp(prefix="cairn-reports-") if guestlib.SANITIZED else None
+# LD_PRELOAD separates paths by blanks and colons, and PAM's files by blanks. If the path of the build folder has some,
+# libraries have other paths.
+LINKS = tempfile.TemporaryDirectory(prefix="cairn-links-") if re.search(r"[\s:]", BUILD) else None
+if LINKS:
+    os.chmod(LINKS.name, 0o755)
+    os.symlink(os.path.join(BUILD, "helpers"), os.path.join(LINKS.name, "helpers"))
+
+
+def library(name):
+    """Return the path of one of tests/helpers/preload for LD_PRELOAD or a file of PAM."""
+    return os.path.join(LINKS.name if LINKS else BUILD, "helpers", name + ".so")
 
 
 def pytest_configure(config):

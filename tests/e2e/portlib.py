@@ -4,9 +4,9 @@ import os
 import select
 import socket
 
-from conftest import BUILD
+from conftest import library
 
-KILLER = os.path.join(BUILD, "helpers/kill_call.so")
+KILLER = library("kill_call")
 MODES = ["nat", "route", "isolated", "open"]
 
 

@@ -113,14 +113,15 @@ static void fake_agent_mount_proc(void)
 		_exit(126);
 }
 
-/* Let a program, cairn-agent, serve a connection to the guest's vsock. path: ends at a blank; NULL: nothing listens. */
+/* Let a program, cairn-agent, serve a connection to the guest's vsock. path: in double
+ * quotes; NULL: nothing listens. */
 static void fake_cairn_agent(const char *path, const struct channel_msg *m, int sock, uint16_t version)
 {
 	struct vm_reply reply = { 0 };
 	char program[256] = "";
 
 	if (path)
-		sscanf(path, "%255[^ ]", program);
+		sscanf(path, "\"%255[^\"]", program);
 	if (access(program, X_OK) < 0)
 		*program = 0;
 	if (*program && !fork()) {

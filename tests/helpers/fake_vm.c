@@ -5,7 +5,7 @@
  *   kill-after=MS garbage-after=MS close-after=MS off-after=MS panic-after=MS io-error-after=MS
  *   crash-after=MS (preserved)  exit-after=MS:VALUE (debug exit)  rude-after=MS (panic; detail is not UTF-8)
  *   agent-after=MS (an agent opens its port and answers)  no-agent (the guest's agent does not answer)
- *   cairn-agent=PATH (vsock connections go to this program, as --fd FD; while it is not there nothing listens)
+ *   cairn-agent="PATH" (vsock connections go to this program, as --fd FD; while it is not there nothing listens)
  *   hands-over (no agent answers before)  hands-over-silently (without its event)  agent-socket=PATH (an agent's)
  *   handover-ends=FILE (the old process ends once FILE exists)  goes-on-when=FILE (the new one serves then)
  *   leaves-query=SOCKET (once SOCKET exists, hand the VM over to its listener instead of answering a query)

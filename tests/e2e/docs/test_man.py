@@ -915,7 +915,7 @@ def run(daemon, guest, example, steps):
                   "disks": [{"path": "NAME.qcow2", "format": "qcow2"}]}
     if daemon.vm_program:
         definition.update(guest_agent=True, boot={"kernel": guest, "cmdline": f"agent-after=0 agent-socket={daemon.tmp}/agent.sock "
-                                                                       f"cairn-agent={BUILD}/cairn-agent"})
+                                                                       f'cairn-agent="{BUILD}/cairn-agent"'})
     script = [PRELUDE, "exec >given 2>&1", *steps["given"], "exec >out 2>err",
               *(how.replace("{}", example) for how in steps["how"] or ["{}"]),
               "exec >then 2>&1; set -x", *steps["then"]]
@@ -947,7 +947,7 @@ def test_example_works(kvm, guest, tmp_path, page, example):
         pytest.skip("memory is reclaimed only with userfaultfd")
     # VMs and files that the page assumes to exist; and no daemon here may use the host's folders.
     for theirs, ours in (("user alice", "user nobody"), ("/srv/cairn", "srv"),
-                         (" nbdkit-cairn-plugin.so", " " + PLUGIN)):
+                         (" nbdkit-cairn-plugin.so", " " + shlex.quote(PLUGIN))):
         example = example.replace(theirs, ours)
     if page == "cairnd.1" and "--state-dir" not in example:
         example += " --state-dir own"

@@ -11,7 +11,7 @@ import time
 import pytest
 
 import archivelib
-from conftest import BUILD, until
+from conftest import BUILD, library, until
 from daemonlib import as_nobody, audit, shared  # noqa: F401
 from otherslib import NOBODY, run_as_user
 from test_quotas import GROUP, OTHER, ask_at_once, refusal, takes, used
@@ -452,7 +452,7 @@ def test_live_clones_of_a_killed_daemon_count_or_are_gone(host):
         return list(host.state.glob("batches/*.json"))
     go.touch()
     host.stop()
-    host.env |= {"LD_PRELOAD": os.path.join(BUILD, "helpers/slow_sync.so"), "SLOW_SYNC_OF": "/vms/x", "SLOW_SYNC_UNTIL": str(go),
+    host.env |= {"LD_PRELOAD": library("slow_sync"), "SLOW_SYNC_OF": "/vms/x", "SLOW_SYNC_UNTIL": str(go),
                  "SLOW_SYNC_COUNT": str(syncs)}
     host.start()
     define(host, "a")

@@ -328,7 +328,7 @@ def test_edit_offers_another_try_after_conflict_or_error(fake):
     assert status == 2 and said.count("not JSON") == said.count("neither JSON") == 1 and "k - no, and keep the file" in said
     assert inactive(fake, "vm1")["memory"] == "32M"
     # Another user changes the definition first: edit shows this, and the next try compares with the new one.
-    other = f"{BUILD}/cairn setvcpus vm1 5; sed -i 's/32M/64M/' \"$1\""
+    other = f"'{BUILD}/cairn' setvcpus vm1 5; sed -i 's/32M/64M/' \"$1\""
     editor(fake, other, "sed -i 's/\"vcpus\": *1/\"vcpus\":5/' \"$1\"")
     status, said = typed(fake, "y")
     assert status == 0, said

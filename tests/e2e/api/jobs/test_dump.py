@@ -13,7 +13,7 @@ import time
 
 import pytest
 
-from conftest import BUILD, Console, Qmp, QmpError, has_ended, open_files, until
+from conftest import BUILD, Console, Qmp, QmpError, has_ended, library, open_files, until
 from fuselib import Op, fuse
 from guestlib import SANITIZED
 
@@ -322,7 +322,7 @@ def test_older_dumps_stay_until_the_new_one_is_stored(fake):
         pytest.skip("slow_sync.so has to come behind a sanitizer")
     go, dumps = fake.tmp / "go", fake.state / "vms/vm1/dumps"
     fake.stop()
-    fake.env |= {"LD_PRELOAD": os.path.join(BUILD, "helpers/slow_sync.so"), "SLOW_SYNC_OF": "/dumps", "SLOW_SYNC_UNTIL": str(go)}
+    fake.env |= {"LD_PRELOAD": library("slow_sync"), "SLOW_SYNC_OF": "/dumps", "SLOW_SYNC_UNTIL": str(go)}
     fake.start()
     fake.define("vm1", cmdline="crash-after=1", on_crash="coredump-destroy")
     dumps.mkdir()

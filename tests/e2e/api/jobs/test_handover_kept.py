@@ -12,7 +12,7 @@ import threading
 
 import pytest
 
-from conftest import BUILD, FAKE_VM, Console, Daemon, has_ended, until
+from conftest import BUILD, FAKE_VM, Console, Daemon, has_ended, library, until
 from test_handover import goes_on, hold, held, job_of, restart, taking_over, vm  # noqa: F401 (held, vm are fixtures)
 
 
@@ -189,7 +189,7 @@ def test_daemon_follows_a_handover_while_the_old_process_ends_slowly(tmp_path):
     """The old process closes its connection long before it ends, so the daemon connects again. The new process's first
     message comes just after the daemon has looked for a message, and must not count as one of the old process."""
     ends, looked = tmp_path / "ends", tmp_path / "looked"
-    env = {"LD_PRELOAD": os.path.join(BUILD, "helpers", "late_message.so"), "LATE_MESSAGE": str(looked)}
+    env = {"LD_PRELOAD": library("late_message"), "LATE_MESSAGE": str(looked)}
     if "asan" in BUILD:
         pytest.skip("late_message.so has to come behind a sanitizer")
     with contextlib.closing(Daemon(tmp_path, FAKE_VM, env)) as d:

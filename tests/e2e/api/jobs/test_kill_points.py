@@ -13,7 +13,7 @@ import threading
 
 import pytest
 
-from conftest import BUILD, FAKE_VM, Console, Daemon, Qmp, QmpError, free_port, until
+from conftest import BUILD, FAKE_VM, Console, Daemon, Qmp, QmpError, free_port, library, until
 from forkpinlib import pins_in
 from test_handover import console, image
 from test_hotplug import ASKED, RELEASE, Guest, detach_of
@@ -22,7 +22,7 @@ from test_undefine import names
 STEP = int(os.environ.get("CAIRN_KILL_STEP", 36))
 SEED = int(os.environ.get("CAIRN_KILL_SEED", 1))
 START_CALLS = 60  # about as many as a daemon makes while it starts
-PRELOAD = os.path.abspath(os.path.join(BUILD, "helpers/kill_point.so"))
+PRELOAD = library("kill_point")
 
 
 class Killer:

@@ -11,7 +11,7 @@ import signal
 import pytest
 
 import guestlib
-from conftest import BUILD, Console, Daemon, until
+from conftest import BUILD, Console, Daemon, library, until
 from daemonlib import NOBODY, as_nobody, shared  # noqa: F401
 from plainlib import qcow2
 
@@ -200,7 +200,7 @@ def test_spare_ends_after_an_idle_minute(tmp_path, guest):
     if guestlib.SLOW > 1:
         pytest.skip("later_clock.so has to come behind a sanitizer")
     ahead = tmp_path / "ahead"
-    d = Daemon(tmp_path, env={"LD_PRELOAD": os.path.join(BUILD, "helpers/later_clock.so"), "CLOCK_AHEAD": str(ahead)})
+    d = Daemon(tmp_path, env={"LD_PRELOAD": library("later_clock"), "CLOCK_AHEAD": str(ahead)})
     with contextlib.closing(d):
         start(d, guest)
         clone(d, "c1")

@@ -886,7 +886,7 @@ def test_default_network_exists_from_the_first_start(tmp_path, lan):
     script = f"""
         set -e; trap 'kill $pid 2>/dev/null || :' EXIT
         mount -t tmpfs none /var/lib; mount -t tmpfs none /run
-        export CAIRN_LIBEXEC={d.program} CAIRN_JOURNAL= PATH={BUILD}:$PATH
+        export CAIRN_LIBEXEC={d.program} CAIRN_JOURNAL= PATH="{BUILD}:$PATH"
         unset CAIRN_SOCKET
         begin() {{ cairnd 2>>{tmp_path}/log & pid=$!; until cairn net-list >/dev/null 2>&1; do sleep 0.02; done; }}
         end() {{ kill $pid; wait $pid; pid=; }}
@@ -943,5 +943,5 @@ def test_net_edit_refuses(plain):
     assert "10.78.0.99" in refused and "your changes are in " in refused and stored(plain) == was
     os.unlink(refused.split("your changes are in ")[1].strip())
     other = plain.network(mtu=1400)
-    again = edit(plain, f"s/10.77.0.99/10.77.0.88/;w /dev/null' \"$1\"; {BUILD}/cairn -c {plain.socket} net-define {other} >/dev/null; : '", ok=False)
+    again = edit(plain, f"s/10.77.0.99/10.77.0.88/;w /dev/null' \"$1\"; \"{BUILD}/cairn\" -c {plain.socket} net-define {other} >/dev/null; : '", ok=False)
     assert "changed in the meantime" in again.stderr and stored(plain) == was | {"mtu": 1400}

@@ -10,7 +10,7 @@ import pytest
 
 import guestlib
 from clonelib import own_kib
-from conftest import BUILD, FAKE_VM, Console, Daemon, until
+from conftest import FAKE_VM, Console, Daemon, library, until
 from plainlib import qcow2
 from test_cgroups import Grouped
 from daemonlib import NOBODY, as_nobody, shared  # noqa: F401 (fixture)
@@ -83,7 +83,7 @@ def half_past(tmp_path):
         pytest.skip("set_clock.so has to come behind a sanitizer")
     ahead = HOUR // 2 - int(time.time()) % HOUR
     (tmp_path / "clock").write_text(str(ahead))
-    clock = {"LD_PRELOAD": os.path.join(BUILD, "helpers/set_clock.so"), "SET_CLOCK": str(tmp_path / "clock")}
+    clock = {"LD_PRELOAD": library("set_clock"), "SET_CLOCK": str(tmp_path / "clock")}
     with contextlib.closing(Daemon(tmp_path, FAKE_VM, clock)) as d:
         yield d, ahead
 

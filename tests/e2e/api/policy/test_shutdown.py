@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from conftest import BUILD, FAKE_VM, Console, Daemon, QmpError, has_ended, until
+from conftest import FAKE_VM, Console, Daemon, QmpError, has_ended, library, until
 from guestlib import SANITIZED, SLOW
 from plainlib import qcow2
 from test_policy import bounded, ready, scheduled
@@ -59,7 +59,7 @@ def test_set_clock_moves_no_deadline(tmp_path, step):
     """The clock is set while the guest shuts down, and again while no daemon runs."""
     if SANITIZED:
         pytest.skip("set_clock.so has to come behind a sanitizer")
-    clock = {"LD_PRELOAD": os.path.join(BUILD, "helpers/set_clock.so"), "SET_CLOCK": str(tmp_path / "clock")}
+    clock = {"LD_PRELOAD": library("set_clock"), "SET_CLOCK": str(tmp_path / "clock")}
     with contextlib.closing(Daemon(tmp_path, FAKE_VM, clock)) as d:
         for vm, timeout in ("soon", 2), ("late", 3600):
             d.define(vm, **DEAF)

@@ -12,7 +12,7 @@ import time
 import pytest
 
 import guestlib
-from conftest import BUILD, Console, Daemon, free_port, until
+from conftest import Console, Daemon, free_port, library, until
 from daemonlib import NOBODY, as_nobody, shared  # noqa: F401
 from mountlib import tmpfs
 from plainlib import qcow2
@@ -118,7 +118,7 @@ def busy_host():
         pytest.skip("busy_clock.so has to come behind a sanitizer")
     with tempfile.TemporaryDirectory(prefix="cairn-test-") as folder:
         os.chmod(folder, 0o711)
-        env = {"LD_PRELOAD": os.path.join(BUILD, "helpers/busy_clock.so")}
+        env = {"LD_PRELOAD": library("busy_clock")}
         with contextlib.closing(Daemon(pathlib.Path(folder), env=env)) as d:
             yield d
 

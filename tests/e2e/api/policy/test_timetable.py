@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from conftest import BUILD, QmpError, until
+from conftest import BUILD, QmpError, library, until
 from daemonlib import as_nobody, audit, shared  # noqa: F401
 from otherslib import NOBODY
 
@@ -289,7 +289,7 @@ def exported(d, due):
     return True
 
 
-@pytest.mark.parametrize("preload", ["", os.path.join(BUILD, "helpers/no_replace.so")], ids=["", "nfs"])
+@pytest.mark.parametrize("preload", ["", library("no_replace")], ids=["", "nfs"])
 def test_export_of_vm_that_is_off(archives, preload):
     archives.env["LD_PRELOAD"] = os.path.abspath(preload) if preload else ""
     archives.cairn("schedule", "vm1", "export", "--on", far(), "--missed", "once", "--name", "x", "--to", str(archives.tmp / "to"))

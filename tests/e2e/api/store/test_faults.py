@@ -10,7 +10,7 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD, FAKE_VM, ROOT, Console, Daemon, QmpError, all_vms
+from conftest import BUILD, FAKE_VM, ROOT, Console, Daemon, QmpError, all_vms, library
 from daemonlib import audit, pid_of
 from mountlib import tmpfs
 
@@ -105,7 +105,7 @@ def unreadable(tmp_path):
     if "asan" in BUILD:
         pytest.skip("fail_read.so has to come behind a sanitizer")
     which = tmp_path / "which"
-    d = Daemon(tmp_path, vm_program=FAKE_VM, env={"LD_PRELOAD": os.path.join(BUILD, "helpers/fail_read.so"), "READ_FAIL": str(which)})
+    d = Daemon(tmp_path, vm_program=FAKE_VM, env={"LD_PRELOAD": library("fail_read"), "READ_FAIL": str(which)})
     for name in ("a", "other"):
         d.define(name)
     d.cairn("grant", "owner", "a", "--user", "1234")

@@ -11,10 +11,10 @@ import time
 import pytest
 
 import pinlib
-from conftest import BUILD, FAKE_VM, Daemon, QmpError, until
+from conftest import BUILD, FAKE_VM, Daemon, QmpError, library, until
 
 SYNC_MS = 150
-PRELOAD = os.path.abspath(os.path.join(BUILD, "helpers/slow_sync.so"))
+PRELOAD = library("slow_sync")
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import signal
 
 import pytest
 
-from conftest import BUILD, until
+from conftest import BUILD, library, until
 from daemonlib import NOBODY, shared  # noqa: F401
 from fuselib import Op, fuse
 from test_hotplug import disks, image, machine
@@ -148,7 +148,7 @@ def test_client_that_loses_its_role_meanwhile_attaches_nothing(shared):  # noqa:
     d, go, syncs = shared, shared.tmp / "go", shared.tmp / "syncs"
     d.cairn("grant", "owner", "mine", "--user", "nobody")
     d.stop()
-    d.env |= {"LD_PRELOAD": os.path.join(BUILD, "helpers/slow_sync.so"), "SLOW_SYNC_OF": "/vms/other", "SLOW_SYNC_UNTIL": str(go),
+    d.env |= {"LD_PRELOAD": library("slow_sync"), "SLOW_SYNC_OF": "/vms/other", "SLOW_SYNC_UNTIL": str(go),
               "SLOW_SYNC_COUNT": str(syncs)}
     d.start()
     d.cairn("start", "mine")

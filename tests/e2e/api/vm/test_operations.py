@@ -15,9 +15,9 @@ import time
 
 import pytest
 
-from conftest import BUILD, FAKE_VM, Daemon, Qmp, until
+from conftest import BUILD, FAKE_VM, Daemon, Qmp, library, until
 
-PRELOAD = os.path.abspath(os.path.join(BUILD, "helpers/slow_sync.so"))
+PRELOAD = library("slow_sync")
 
 # Letter: what the refusal says. "+": allowed: it succeeds, or its job begins, while the first operation is under way,
 # or it ends that one. "w": waits, and succeeds when the first operation is over. Lower case: waits, and is refused

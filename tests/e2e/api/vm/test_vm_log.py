@@ -115,7 +115,7 @@ def test_log_gives_no_orders_to_a_terminal(tmp_path):
     log.touch()
     reader, writer = os.pipe()
     place = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
-    with subprocess.Popen(["bash", "-c", f"exec {BUILD}/cairn-log 3<&{its.fileno()}"], pass_fds=[its.fileno()]) as p:
+    with subprocess.Popen(["bash", "-c", f'exec "{BUILD}/cairn-log" 3<&{its.fileno()}'], pass_fds=[its.fileno()]) as p:
         its.close()
         socket.send_fds(ours, [struct.pack("<HHIQ", 1, 1, 3, 0) + b"vm1"], [reader, place])
         for i, piece in enumerate(pieces):

@@ -376,7 +376,7 @@ def test_installed_library_works_in_c_program(fake, tmp_path):
     if "asan" in BUILD or "tsan" in BUILD:
         pytest.skip("a program without sanitizers cannot link what has them")
     prefix = tmp_path / "prefix"
-    subprocess.run(["make", "-s", f"BUILD={BUILD}", f"PREFIX={prefix}", "install"], cwd=ROOT, check=True, timeout=55,
+    subprocess.run(["make", "-s", f"BUILD={os.path.relpath(BUILD, ROOT)}", f"PREFIX={prefix}", "install"], cwd=ROOT, check=True, timeout=55,
                    stdout=subprocess.DEVNULL)
     env = {**os.environ, "PKG_CONFIG_PATH": str(prefix / "lib/pkgconfig")}
     flags = subprocess.run(["pkg-config", "--cflags", "--libs", "cairn"], env=env, check=True, capture_output=True,

@@ -190,7 +190,7 @@ def test_environment_replaces_the_agents(agent):
 
 
 def test_program_gets_no_fds_and_no_ignored_signals():
-    agent = Agent("sh", "-c", f'trap "" HUP 40; exec {BUILD}/cairn-agent --fd "$0"')
+    agent = Agent("sh", "-c", f'trap "" HUP 40; exec "{BUILD}/cairn-agent" --fd "$0"')
     begun(agent, "sh", "-c", "ls /proc/self/fd; grep -E 'Sig(Blk|Ign)' /proc/self/status", flags=0)
     out = b""
     while (f := agent.frame()) and f[0] != EXIT:

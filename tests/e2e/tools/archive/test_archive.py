@@ -19,12 +19,12 @@ import pytest
 import archivelib
 import guestlib
 import pinlib
-from conftest import BUILD, inject_call, until
+from conftest import inject_call, library, until
 from daemonlib import NOBODY
 from test_img import IMG
 
 MIB = 1024 * 1024
-NO_REPLACE = os.path.abspath(os.path.join(BUILD, "helpers/no_replace.so"))
+NO_REPLACE = library("no_replace")
 
 
 def run(*command):

@@ -13,7 +13,7 @@ from conftest import BUILD, ROOT
 def completions(fake, *words, line=None):
     """Return Tab's completions of the last word. line: what was typed [the words with blanks between them]."""
     script = os.path.join(ROOT, "tools", "completion", f"{words[0]}.bash")
-    code = (f"source {script}; COMP_WORDS=({' '.join(shlex.quote(w) for w in words)}); COMP_LINE={shlex.quote(line or ' '.join(words))}; "
+    code = (f"source {shlex.quote(script)}; COMP_WORDS=({' '.join(shlex.quote(w) for w in words)}); COMP_LINE={shlex.quote(line or ' '.join(words))}; "
             f"COMP_CWORD={len(words) - 1}; _{words[0].replace('-', '_')}; printf '%s\\n' \"${{COMPREPLY[@]}}\"")
     r = subprocess.run(["bash", "-c", code], text=True, capture_output=True, cwd=fake.tmp,
                        env={**fake.env, "PATH": BUILD + ":" + os.environ["PATH"]})
@@ -91,13 +91,13 @@ def zsh_offers(fake, *words):
     """Return the words that the completion of zsh would add."""
     typed = " ".join(shlex.quote(w) for w in words)
     code = (f"compadd() {{ print -rl -- \"$words_found[@]\" }}; compset() {{ print -r -- $2 }}; _files() {{ print :files }}; words=({typed}); CURRENT={len(words)}; "
-            f"source {ROOT}/tools/completion/cairn.zsh")
+            f"source {shlex.quote(ROOT)}/tools/completion/cairn.zsh")
     return shell_says(fake, "zsh", "-fc", code)
 
 
 def fish_offers(fake, *words):
     """Return the words that Tab of fish offers, without their descriptions."""
-    code = f"source {ROOT}/tools/completion/cairn.fish; complete -C {shlex.quote(' '.join(words))}"
+    code = f"source {shlex.quote(ROOT)}/tools/completion/cairn.fish; complete -C {shlex.quote(' '.join(words))}"
     return {line.split("\t")[0] for line in shell_says(fake, "fish", "--no-config", "-c", code)}
 
 

@@ -22,7 +22,7 @@ AGENT = os.path.join(BUILD, "cairn-agent")
 
 @pytest.fixture
 def vm(fake):
-    fake.define("web1", cmdline=f"cairn-agent={AGENT}", vsock=True)
+    fake.define("web1", cmdline=f'cairn-agent="{AGENT}"', vsock=True)
     fake.cairn("start", "web1")
     return fake
 
@@ -76,7 +76,7 @@ def test_every_status_and_signal_is_told(vm):
 def test_wait_for_agent_knows_cairn_agent(vm, tmp_path):
     vm.cairn("wait", "web1", "--for", "agent", "--timeout", "60")
     program = tmp_path / "agent"
-    vm.define("web2", cmdline=f"cairn-agent={program}", vsock=True)
+    vm.define("web2", cmdline=f'cairn-agent="{program}"', vsock=True)
     vm.cairn("start", "web2")
     assert "no guest agent answers" in vm.cairn("wait", "web2", "--for", "agent", "--timeout", "0.1", ok=1).stderr
     with subprocess.Popen([os.path.join(BUILD, "cairn"), "wait", "web2", "--for", "agent"], env=vm.env) as waiter:
@@ -310,7 +310,7 @@ def liar(fake):
     program = fake.tmp / "liar"
     program.write_text(f'#!/bin/bash\ncat {fake.tmp}/says >&$2\n[ -e {fake.tmp}/ends ] || exec cat <&$2 >/dev/null\n')
     program.chmod(0o755)
-    fake.define("web1", cmdline=f"cairn-agent={program}", vsock=True)
+    fake.define("web1", cmdline=f'cairn-agent="{program}"', vsock=True)
     fake.cairn("start", "web1")
     return fake
 

@@ -158,7 +158,7 @@ def test_program_that_is_no_agent_harms_nobody(fake):
         program.write_text(f"#!/bin/sh\n{script} >&$2\n")
         program.chmod(0o755)
         name = f"web{i}"
-        fake.define(name, cmdline=f"cairn-agent={program}", vsock=True)
+        fake.define(name, cmdline=f'cairn-agent="{program}"', vsock=True)
         fake.cairn("start", name)
         q = Qmp(fake.socket)
         j = q.run("agent-exec", vm=name, arg=["true"])["job"]
@@ -180,7 +180,7 @@ def test_agent_that_floods_without_output_does_not_keep_the_daemon_busy(fake):
     program = fake.tmp / "agent"
     program.write_text(f"#!/bin/sh\nexec cat {fake.tmp}/frames >&$2\n")
     program.chmod(0o755)
-    fake.define("web1", cmdline=f"cairn-agent={program}", vsock=True)
+    fake.define("web1", cmdline=f'cairn-agent="{program}"', vsock=True)
     fake.cairn("start", "web1")
     q = Qmp(fake.socket)
     j = over(q, q.run("agent-exec", vm="web1", arg=["true"])["job"])
@@ -193,7 +193,7 @@ def test_programs_of_a_user_are_limited(shared):  # noqa: F811
     vm = shared
     vm.cairn("grant", "guest", "--user", "nobody")
     for i in range(9):
-        vm.define(f"web{i}", cmdline=f"cairn-agent={AGENT}", vsock=True)
+        vm.define(f"web{i}", cmdline=f'cairn-agent="{AGENT}"', vsock=True)
         vm.cairn("start", f"web{i}")
     more = ["agent-exec", {"vm": "web8", "arg": ["sleep", "3600"]}]
     *begun, refused = as_nobody(vm, *(["agent-exec", {"vm": f"web{i % 8}", "arg": ["sleep", "3600"]}] for i in range(64)), more)
@@ -209,7 +209,7 @@ def test_programs_of_a_user_are_limited(shared):  # noqa: F811
 
 def test_role_guest_runs_and_cancels_and_a_viewer_sees_no_output(shared):  # noqa: F811
     vm = shared
-    vm.define("web1", cmdline=f"cairn-agent={AGENT}", vsock=True)
+    vm.define("web1", cmdline=f'cairn-agent="{AGENT}"', vsock=True)
     vm.cairn("start", "web1")
     q = Qmp(vm.socket)
 
@@ -242,7 +242,7 @@ def test_role_guest_runs_and_cancels_and_a_viewer_sees_no_output(shared):  # noq
 def test_job_on_the_vms_own_socket(shared):  # noqa: F811
     """With QEMU's job commands and events. The role guest suffices there, too, and only for such jobs."""
     vm = shared
-    vm.define("web1", cmdline=f"cairn-agent={AGENT}", vsock=True)
+    vm.define("web1", cmdline=f'cairn-agent="{AGENT}"', vsock=True)
     vm.cairn("start", "web1")
     path = vm.cairn("qmp-path", "web1").stdout.strip()
     q = Qmp(path)

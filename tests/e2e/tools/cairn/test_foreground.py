@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 import guestlib
-from conftest import BUILD, FAKE_VM, Daemon, until
+from conftest import BUILD, FAKE_VM, Daemon, library, until
 from daemonlib import pid_of
 
 
@@ -143,7 +143,7 @@ def test_follower_waits_for_the_end_of_a_job(fake, command):
     go, work = fake.tmp / "go", fake.tmp / "work"
     go.touch()
     fake.stop()
-    fake.env |= {"LD_PRELOAD": os.path.join(BUILD, "helpers/slow_sync.so"), "SLOW_SYNC_OF": "/vms/vm1", "SLOW_SYNC_UNTIL": str(go)}
+    fake.env |= {"LD_PRELOAD": library("slow_sync"), "SLOW_SYNC_OF": "/vms/vm1", "SLOW_SYNC_UNTIL": str(go)}
     fake.start()
     fake.define("vm1", cmdline=f"work-until={work}")
     f = Follower(fake)

@@ -208,7 +208,7 @@ SCRIPT = 'cat; echo "$A" $PWD >&2; exit 7'
 
 @pytest.fixture
 def guest_agent(fake):
-    fake.define("web1", cmdline=f"cairn-agent={AGENT}", vsock=True)
+    fake.define("web1", cmdline=f'cairn-agent="{AGENT}"', vsock=True)
     fake.define("deaf")
     with cairn_client.Client(fake.socket) as c:
         for vm in ("web1", "deaf"):

@@ -14,7 +14,7 @@ import subprocess
 import pytest
 
 import archivelib
-from conftest import BUILD, inject_call, until
+from conftest import BUILD, inject_call, library, until
 
 MIB = 1024 * 1024
 CLUSTER = 65536
@@ -290,7 +290,7 @@ def test_page_ends_by_time_without_an_entry(tmp_path, monkeypatch):
     debugfs("b.raw", "cd lost+found", "mkdir in", "cd /", "rm f9")
     image_of("a.raw", "b.raw")
     whole = diff()[0]["result"]["list"]
-    monkeypatch.setenv("LD_PRELOAD", os.path.join(BUILD, "helpers/later_clock.so"))
+    monkeypatch.setenv("LD_PRELOAD", library("later_clock"))
     monkeypatch.setenv("CLOCK_STEP", "10")  # so each page ends after one name
     pages, page = [], {}
     while page is not None:

@@ -13,13 +13,13 @@ import tempfile
 
 import pytest
 
-from conftest import until
+from conftest import library, until
 from guestlib import BUILD
 from hostnetlib import IPV6, PROGRAM, UUID, Host, as_root, netns, network, veth
 from netlib import ipv6_add
 from portlib import KILLER, MODES, Wire, datagram, datagram6, frame, talk
 
-PRELOAD = os.path.abspath(os.path.join(BUILD, "helpers/no_nftables.so"))
+PRELOAD = library("no_nftables")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD, FAKE_VM, ROOT, Daemon, Qmp, has_ended, until
+from conftest import BUILD, FAKE_VM, ROOT, Daemon, Qmp, has_ended, library, until
 from daemonlib import pid_of
 from test_control import inherited
 
@@ -104,7 +104,7 @@ def test_passed_sockets_of_other_process_are_ignored(tmp_path):
 
 def test_installed_units(tmp_path):
     prefix = tmp_path / "prefix"
-    subprocess.run(["make", "-s", f"BUILD={BUILD}", f"PREFIX={prefix}", "install"], cwd=ROOT, check=True,
+    subprocess.run(["make", "-s", f"BUILD={os.path.relpath(BUILD, ROOT)}", f"PREFIX={prefix}", "install"], cwd=ROOT, check=True,
                    timeout=55, stdout=subprocess.DEVNULL)
     units = prefix / "lib/systemd/system"
     service = configparser.ConfigParser(strict=False, interpolation=None)
@@ -179,7 +179,7 @@ class Watched(Service):
 
 def test_beats_go_on_while_the_disk_hangs(tmp_path):
     """The manager's limit is 900 ms, so a beat comes each 300 ms. A killed daemon could not release its lock."""
-    preload = os.path.abspath(os.path.join(BUILD, "helpers/slow_sync.so"))
+    preload = library("slow_sync")
     if "asan" in BUILD:
         pytest.skip("slow_sync.so has to come behind a sanitizer")
     go = tmp_path / "go"
@@ -279,7 +279,7 @@ def test_uninstall_removes_installed_files(tmp_path):
     foreign.parent.mkdir(parents=True)
     foreign.write_text("somebody else's")
     for target in ("install", "uninstall"):
-        subprocess.run(["make", "-s", f"BUILD={BUILD}", f"DESTDIR={root}", target], cwd=ROOT, check=True, timeout=55,
+        subprocess.run(["make", "-s", f"BUILD={os.path.relpath(BUILD, ROOT)}", f"DESTDIR={root}", target], cwd=ROOT, check=True, timeout=55,
                        stdout=subprocess.DEVNULL)
         assert os.path.exists(root / "usr/local/bin/cairn") == (target == "install")
     assert [p for p in root.rglob("*") if not p.is_dir()] == [foreign]

@@ -7,7 +7,7 @@ import tempfile
 import shutil
 from pathlib import Path
 
-from conftest import BUILD, FAKE_VM, ROOT, Daemon, until
+from conftest import FAKE_VM, ROOT, Daemon, library, until
 from weblib import Web
 
 ALICE, BOB = 60001, 60002
@@ -17,7 +17,7 @@ USERS = (("alice", ALICE, "20000::::::"), ("bob", BOB, "20000::::::"), ("locked"
          ("old", 60005, "0::::::"), ("crash", 60006, "20000::::::"), ("hang", 60007, "20000::::::"), ("spin", 60008, "20000::::::"),
          ("leave", 60009, "20000::::::"), ("empty", 60010, "20000::::::"), ("cairn-web", 60011, "20000::::::"), ("root", 0, "20000::::::"),
          ("factor", 60012, "20000::::::"), ("hidden", 60013, "20000::::::"))
-PAM = f"""auth required {os.path.abspath(BUILD)}/helpers/pam_trouble.so
+PAM = f"""auth required {library("pam_trouble")}
 auth required pam_unix.so
 """
 
