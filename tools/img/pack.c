@@ -254,10 +254,12 @@ static bool pack_step(struct pack *k)
 	/* The pieces form a ring, so they are read and written in order. */
 	for (unsigned i = 0; i < k->npieces && !k->res && !img_interrupted(); i++) {
 		struct piece *p = &k->pieces[(k->first + i) % k->npieces];
+		int r;
 
 		if (p->state != PIECE_IDLE)
 			continue;
-		k->res = holes_skip(k);
+		r = holes_skip(k); /* runs the loop, so a read may fail meanwhile */
+		k->res = k->res ? k->res : r;
 		if (k->res || k->pos == k->size || !img_rate_allows(k->o->rate, k->pos))
 			break;
 		piece_start(k, p);

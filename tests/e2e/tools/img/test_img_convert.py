@@ -219,7 +219,7 @@ def test_shortest_run_of_zeros(box, sparse, fmt):
     assert sparse == "0" or holes[-1]["start"] + holes[-1]["length"] == 3 * MIB
 
 
-def damaged(box):
+def damaged(box, cluster=True, table=True):
     """A disk of which one cluster cannot be read, as its compressed data is garbage, and one L2 table."""
     box.qemu("create", "-q", "-f", "raw", "plain", "64M")
     box.io("plain", "write -P 1 0 1M", "write -P 2 40M 1M", fmt="raw")
@@ -227,8 +227,10 @@ def damaged(box):
     l1 = be64(box.path / "a", 40)
     l2 = be64(box.path / "a", l1) & 0x00FFFFFFFFFFFE00
     entry = be64(box.path / "a", l2 + 8 * 5) & ((1 << (62 - (14 - 8))) - 1)
-    poke(box.path / "a", entry, b"\xff" * 16)
-    poke(box.path / "a", l1 + 8, b"\x80\x00\x00\x00\x00\x00\x01\x08")
+    if cluster:
+        poke(box.path / "a", entry, b"\xff" * 16)
+    if table:
+        poke(box.path / "a", l1 + 8, b"\x80\x00\x00\x00\x00\x00\x01\x08")
 
 
 @pytest.mark.parametrize("options", [("-O", "raw"), ("-O", "qcow2"), ("-O", "qcow2", "-c")])
@@ -245,6 +247,13 @@ def test_salvage(box, options):
     box.qemu("convert", "--salvage", "-O", "qcow2", "a", "theirs")
     box.qemu("compare", "-f", fmt, "-F", "qcow2", "ours", "theirs")
     assert box.img("convert", "-q", "--salvage", *options, "a", "ours").stderr == ""
+
+
+def test_compressing_a_damaged_backing_file_ends(box):
+    """A read fails while the tables of the next part are read."""
+    damaged(box, table=False)
+    box.qemu("create", "-q", "-f", "qcow2", "-b", "a", "-F", "qcow2", "over", "64M")
+    box.fails("convert", "-O", "qcow2", "-c", "over", "x")
 
 
 def test_salvage_to_standard_output(box):
