@@ -145,6 +145,32 @@ void block_report_error(struct block *b, int error, bool corrupt, const char *wh
 	loop_nop(b->loop, &b->error_op);
 }
 
+void block_note_damage(struct block *image, uint64_t off, uint64_t len, const char *what)
+{
+	image->damage = (struct block_damage){ .what = what, .image = image, .off = off, .len = len, .image_off = off };
+}
+
+const struct block_damage *block_damage_find(const struct block *b, uint64_t off, uint64_t len)
+{
+	for (; b; b = b->backing)
+		if (b->damage.what && b->damage.off < off + len && off < b->damage.off + b->damage.len)
+			return &b->damage;
+	return NULL;
+}
+
+int block_read_error(const struct block *b, uint64_t off, uint64_t len, int res, struct err *e)
+{
+	const struct block_damage *d = block_damage_find(b, off, len);
+	char layer[32] = "";
+
+	if (!d)
+		return err_set_errno(e, res, "%s: cannot read at offset %" PRIu64, b->name, off);
+	if (d->image->layer && !strcmp(d->image->name, b->name)) /* the layer has no name of its own */
+		snprintf(layer, sizeof(layer), ": backing layer %u", d->image->layer);
+	return err_set(e, res, ERR_CORRUPT, "%s%s: %s of guest offset %" PRIu64 " is damaged; `cairn-img convert --salvage` copies the rest "
+		"of the disk, with zeros in its place", d->image->name, layer, d->what, d->image_off);
+}
+
 int block_synced(struct block *b, int fd, int res)
 {
 	if (res < 0 && !b->sync_error && !(fcntl(fd, F_GETFL) & O_DIRECT)) {

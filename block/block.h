@@ -71,6 +71,7 @@ struct block_layer {
 	int fd; /* the image's file; taken on success only */
 	enum block_format format;
 	int data_fd; /* a qcow2 image's external data file; taken like fd; 0: none */
+	const char *name; /* the image's name in errors; borrowed; NULL: that of the disk */
 	/* Instead of fd: a disk of another kind, open on the same loop; taken like fd. Only as the lowest layer. */
 	struct block *open;
 };
@@ -219,5 +220,8 @@ int block_device_bytes(const struct block *b, uint64_t *ret_bytes);
  * flags, offset, len, iov and niov; the function sets done.
  * Returns the request's result. */
 int block_run(struct block *b, struct block_req *r);
+/* Explain why a read of [off, off + len), or block_extent() there, has failed: *e names the image, and the place if the
+ * image is damaged there. res: -errno. Returns res. */
+int block_read_error(const struct block *b, uint64_t off, uint64_t len, int res, struct err *e);
 
 #endif

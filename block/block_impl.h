@@ -28,13 +28,21 @@ struct block_ops {
 	void (*free)(struct block *b);
 };
 
+/* The last damage of an image that a read of a disk has met. */
+struct block_damage {
+	const char *what; /* the damaged part; a constant; NULL: none yet */
+	const struct block *image;
+	uint64_t off, len; /* range of the disk */
+	uint64_t image_off; /* guest offset in the image */
+};
+
 /* Each format embeds this as its first member. */
 struct block {
 	const struct block_ops *ops;
 	struct loop *loop;
 	struct block *backing; /* owned; NULL at the lowest layer */
 	struct block_info info;
-	char name[64];
+	char name[256];
 	unsigned layer; /* 0: the disk; else the n-th below it */
 	int fd;
 	int data_fd; /* 0: none */
@@ -58,6 +66,7 @@ struct block {
 	bool error_armed;
 	int error_code;
 	char error_why[256];
+	struct block_damage damage;
 	int sync_error; /* 0: none; see block_synced() */
 	bool buffered, no_flush; /* see struct block_open */
 };
@@ -123,6 +132,10 @@ void block_fdatasync(struct block *b, struct loop_op *op, int fd);
 
 /* As block_flush_all(), beside reads in flight. */
 int block_flush_all_beside_reads(struct block *b);
+/* Note for block_read_error() that [off, off + len) of the image cannot be read. what: the damaged part; a constant. */
+void block_note_damage(struct block *image, uint64_t off, uint64_t len, const char *what);
+/* Returns the damage that a read of [off, off + len) has met in any layer; NULL: none. */
+const struct block_damage *block_damage_find(const struct block *b, uint64_t off, uint64_t len);
 /* Report an error to the listener; see block.h. `corrupt` also marks the disk permanently corrupt. */
 void block_report_error(struct block *b, int error, bool corrupt, const char *why);
 

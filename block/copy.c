@@ -63,6 +63,7 @@ struct copy {
 	struct chunk *spare;
 	unsigned nspare, reading;
 	int read_res;
+	uint64_t bad_off, bad_len; /* what could not be read, if read_res is an error */
 
 	/* The writer's fields: */
 	struct loop_task over_task;
@@ -225,6 +226,15 @@ static void zeros_find(struct chunk *k)
 	}
 }
 
+static void read_failed(struct copy *c, uint64_t off, uint64_t len, int res)
+{
+	if (!c->read_res) {
+		c->bad_off = off;
+		c->bad_len = len;
+	}
+	copy_failed(c, &c->read_res, res);
+}
+
 static void chunk_read(struct block_req *r, int res);
 
 /* Read [k->done, k->done + len) of the chunk into its buffer. */
@@ -245,7 +255,7 @@ static void chunk_read(struct block_req *r, int res)
 
 	c->reading--;
 	if (res < 0 && !c->o->unreadable) {
-		copy_failed(c, &c->read_res, res);
+		read_failed(c, r->offset, r->len, res);
 		chunk_return(&k->task);
 		return;
 	}
@@ -358,7 +368,7 @@ static void *reader_thread(void *opaque)
 			int r = chunk_start(c);
 
 			if (r < 0)
-				copy_failed(c, &c->read_res, r);
+				read_failed(c, c->pos, c->size_bytes - c->pos, r);
 		}
 		wait_ns = read_more(c) ? chunk_hold(c) : 0;
 		if (read_more(c) || c->nspare < c->nchunks)
@@ -415,6 +425,8 @@ int block_copy(const struct block_copy *o, struct err *e)
 	c.nchunks = to.direct ? CHUNKS_DIRECT : CHUNKS;
 	c.at_a_time = to.direct ? AT_A_TIME_DIRECT : AT_A_TIME;
 	r = copy_run(&c);
+	if (c.read_res)
+		return block_read_error(o->from, c.bad_off, c.bad_len, r, e);
 	if (r < 0)
 		return err_set_errno(e, r, "copying failed");
 	return o->stop && o->stop(o->opaque) ? err_set(e, -ECANCELED, ERR_CANCELLED, "the copy was cancelled") : 0;

@@ -218,7 +218,7 @@ static int layer_open(struct loop *l, const struct block_open *o, unsigned i, st
 {
 	const struct block_layer *layer = &o->layers[i];
 	bool read_only = o->read_only || (i > 0 && i != o->writable), locked, data_locked = false;
-	const char *name = o->name ? o->name : "disk";
+	const char *name = layer->name ? layer->name : o->name ? o->name : "disk";
 	CLEANUP_FREE struct qcow2_pin *pin = NULL;
 	struct block_file file, data_file;
 	enum lock_mode mode;

@@ -49,11 +49,24 @@ static void req_end(struct parts_req *q, int res)
 
 static void req_next(struct parts_req *q);
 
+/* Note damage of a part's range [at, at + len) as damage of the disk's range from off on. */
+static void damage_note(struct block *b, const struct block *part, uint64_t at, uint64_t len, uint64_t off)
+{
+	const struct block_damage *d = block_damage_find(part, at, len);
+
+	if (!d)
+		return;
+	b->damage = *d;
+	b->damage.off = off;
+	b->damage.len = len;
+}
+
 static void inner_done(struct block_req *r, int res)
 {
 	struct parts_req *q = container_of(r, struct parts_req, inner);
 
 	if (res < 0) {
+		damage_note(&q->p->base, r->block, r->offset, r->len, q->outer->offset + q->done);
 		req_end(q, res);
 		return;
 	}
@@ -147,8 +160,10 @@ static int parts_extent(struct block *b, uint64_t off, uint64_t len, struct bloc
 	block_info(part->b, &info);
 	at += part->offset;
 	r = block_extent(part->b, at, MIN(len, info.size_bytes - at), ret);
-	if (r < 0)
+	if (r < 0) {
+		damage_note(b, part->b, at, len, off);
 		return r;
+	}
 	ret->has_host = false;
 	if (ret->len % block) {
 		ret->zero = ret->zero && ret->len > block;

@@ -284,6 +284,9 @@ static void packed_read(struct io *io, int res)
 	} else if (res == -EINVAL) {
 		log_guest(q->base.name, "the compressed cluster at 0x%llx cannot be unpacked",
 			(unsigned long long)p->host);
+		if (!p->req->map->vm)
+			block_note_damage(&q->base, p->req->block_req->offset + p->at - p->in_cluster, q->cluster_bytes,
+				"the compressed cluster");
 		res = -EIO;
 	}
 	part_done(p, res);

@@ -156,8 +156,7 @@ static int l1_check(const struct qcow2 *q, uint64_t e1)
 	return (e1 & QCOW2_L1_RESERVED) || (table & (q->cluster_bytes - 1)) ? -EIO : 0;
 }
 
-int map_lookup(struct qcow2 *q, const struct map *m, uint64_t off, uint64_t len, struct wait *w,
-	struct extent *ret)
+static int extent_find(struct qcow2 *q, const struct map *m, uint64_t off, uint64_t len, struct wait *w, struct extent *ret)
 {
 	uint64_t i = off >> (q->cluster_bits + q->l2_bits);
 	uint64_t e1 = i < m->l1.n ? m->l1.entries[i] : 0, table = e1 & QCOW2_OFFSET_MASK;
@@ -179,6 +178,15 @@ int map_lookup(struct qcow2 *q, const struct map *m, uint64_t off, uint64_t len,
 		return 0;
 	r = cache_get(&q->l2, slice_offset(q, table, off), w, &s);
 	return r < 0 ? r : extent_in_slice(q, s, off, len, e1 & QCOW2_COPIED, ret);
+}
+
+int map_lookup(struct qcow2 *q, const struct map *m, uint64_t off, uint64_t len, struct wait *w, struct extent *ret)
+{
+	int r = extent_find(q, m, off, len, w, ret);
+
+	if (r == -EIO && !m->vm)
+		block_note_damage(&q->base, off, 1, "the table entry");
+	return r;
 }
 
 /* ---- creating and copying tables ---- */

@@ -219,14 +219,17 @@ static uint64_t run_length(const struct snapshot_source *s, uint64_t i, uint64_t
 }
 
 /* Read whole clusters. The disk may end inside the last one. */
-static int clusters_read(struct snapshot_source *s, uint64_t i, uint64_t n, uint8_t *buf)
+static int clusters_read(struct snapshot_source *s, uint64_t i, uint64_t n, uint8_t *buf, struct err *e)
 {
 	uint64_t off = s->data.list[i] * CLUSTER, len = MIN(n * CLUSTER, s->disk_bytes - off);
 	struct iovec iov = { buf, len };
 	struct block_req r = { .op = BLOCK_READ, .offset = off, .len = len, .iov = &iov, .niov = 1 };
 
+	int res;
+
 	memset(buf + len, 0, n * CLUSTER - len);
-	return block_run(s->b, &r);
+	res = block_run(s->b, &r);
+	return res < 0 ? block_read_error(s->b, off, len, res, e) : 0;
 }
 
 static int snapshot_read(struct source *source, void *buf, uint64_t off, size_t len, struct err *e)
@@ -243,10 +246,10 @@ static int snapshot_read(struct source *source, void *buf, uint64_t off, size_t 
 			memcpy(p, s->meta + off, n);
 		} else {
 			n = run_length(s, i, len / CLUSTER) * CLUSTER;
-			r = clusters_read(s, i, n / CLUSTER, p);
+			r = clusters_read(s, i, n / CLUSTER, p, e);
 		}
 		if (r < 0)
-			return err_set_errno(e, r, "%s: reading the snapshot", s->name);
+			return r;
 		p += n;
 		off += n;
 		len -= n;

@@ -15,12 +15,13 @@
 #define STEP_BYTES (2 * MIB)
 #define SECTOR_BYTES 512u
 
-static int read_at(struct block *b, uint64_t off, uint64_t len, uint8_t *buf)
+static int read_at(struct block *b, uint64_t off, uint64_t len, uint8_t *buf, struct err *e)
 {
 	struct block_info info;
 	uint64_t there;
 	struct iovec iov;
-	struct block_req r = { .op = BLOCK_READ, .offset = off, .iov = &iov, .niov = 1 };
+	struct block_req q = { .op = BLOCK_READ, .offset = off, .iov = &iov, .niov = 1 };
+	int r;
 
 	if (!b) {
 		memset(buf, 0, len);
@@ -30,8 +31,9 @@ static int read_at(struct block *b, uint64_t off, uint64_t len, uint8_t *buf)
 	there = off < info.size_bytes ? MIN(len, info.size_bytes - off) : 0;
 	memset(buf + there, 0, len - there);
 	iov = (struct iovec){ buf, there };
-	r.len = there;
-	return there ? block_run(b, &r) : 0;
+	q.len = there;
+	r = there ? block_run(b, &q) : 0;
+	return r < 0 ? block_read_error(b, off, there, r, e) : 0;
 }
 
 static int write_at(struct block *b, uint64_t off, uint64_t len, uint8_t *buf)
@@ -42,9 +44,10 @@ static int write_at(struct block *b, uint64_t off, uint64_t len, uint8_t *buf)
 	return block_run(b, &r);
 }
 
-static int extent_at(struct block *b, uint64_t off, uint64_t len, struct block_extent *x)
+static int extent_at(struct block *b, uint64_t off, uint64_t len, struct block_extent *x, struct err *e)
 {
 	struct block_info info;
+	int r;
 
 	*x = (struct block_extent){ .zero = true, .len = len };
 	if (!b)
@@ -52,7 +55,8 @@ static int extent_at(struct block *b, uint64_t off, uint64_t len, struct block_e
 	block_info(b, &info);
 	if (off >= info.size_bytes)
 		return 0;
-	return block_extent(b, off, MIN(len, info.size_bytes - off), x);
+	r = block_extent(b, off, MIN(len, info.size_bytes - off), x);
+	return r < 0 ? block_read_error(b, off, len, r, e) : 0;
 }
 
 /* ---- rebase ---- */
@@ -80,16 +84,16 @@ static int rebase_put(struct rebase *z, uint64_t off, uint64_t len, bool is_whol
 
 /* Keep the disk's content in a stretch at off: where the image has no data and the old and the new backing chain
  * differ, copy the old content into the image. *len: most to handle; set to the length handled. */
-static int rebase_step(struct rebase *z, uint64_t off, uint64_t *len, uint64_t grain)
+static int rebase_step(struct rebase *z, uint64_t off, uint64_t *len, uint64_t grain, struct err *e)
 {
 	struct block_extent x, y;
-	int r = block_extent(z->top, off, *len, &x);
+	int r = extent_at(z->top, off, *len, &x, e);
 
 	if (!r)
 		*len = MIN(*len, x.len);
 	if (r < 0 || (x.present && !x.layer))
 		return r;
-	r = extent_at(z->new, off, *len, &y);
+	r = extent_at(z->new, off, *len, &y, e);
 	if (r < 0)
 		return r;
 	*len = MIN(*len, y.len);
@@ -99,13 +103,18 @@ static int rebase_step(struct rebase *z, uint64_t off, uint64_t *len, uint64_t g
 	}
 	/* An extent of a raw file ends anywhere, a request does not. */
 	*len = MIN(ROUND_UP(*len, SECTOR_BYTES), STEP_BYTES);
-	r = read_at(z->top, off, *len, z->a);
+	r = read_at(z->top, off, *len, z->a, e);
 	if (!r)
-		r = read_at(z->new, off, *len, z->b);
+		r = read_at(z->new, off, *len, z->b, e);
 	for (uint64_t i = 0, n; i < *len && !r; i += n) {
 		n = MIN(*len - i, grain - (off + i) % grain);
 		if (memcmp(z->a + i, z->b + i, n))
 			r = rebase_put(z, off + i, n, n == grain, z->a + i);
+		/* A write of a part of a cluster reads the rest of it. */
+		if (r == -EIO && read_at(z->top, ROUND_DOWN(off + i, grain), grain, z->a, e) < 0)
+			return r;
+		if (r < 0)
+			return err_set_errno(e, r, "%s: cannot copy", z->common.o.path);
 	}
 	return r;
 }
@@ -123,10 +132,10 @@ static int rebase_copy(struct rebase *z, struct err *e)
 		if (r < 0)
 			return r;
 		len = info.size_bytes - off;
-		r = rebase_step(z, off, &len, info.discard_granularity ? info.discard_granularity : 65536);
+		r = rebase_step(z, off, &len, info.discard_granularity ? info.discard_granularity : 65536, e);
 		img_progress_set(&z->common.progress, off, info.size_bytes);
 	}
-	return r < 0 ? err_set_errno(e, r, "%s: cannot copy", z->common.o.path) : 0;
+	return r;
 }
 
 /* Open the new backing file, with its name relative to the image's folder. The user gave the name, so every folder is
@@ -273,11 +282,11 @@ struct commit {
 	uint8_t *buf;
 };
 
-static int commit_step(struct commit *k, uint64_t off, uint64_t *len)
+static int commit_step(struct commit *k, uint64_t off, uint64_t *len, struct err *e)
 {
 	struct block_req z = { .op = BLOCK_WRITE_ZEROES, .flags = BLOCK_REQ_MAY_UNMAP, .offset = off };
 	struct block_extent x;
-	int r = block_extent(k->top, off, *len, &x);
+	int r = extent_at(k->top, off, *len, &x, e);
 
 	if (r < 0)
 		return r;
@@ -292,12 +301,16 @@ static int commit_step(struct commit *k, uint64_t off, uint64_t *len)
 	}
 	if (x.zero) {
 		z.len = *len;
-		return block_run(k->base, &z);
+		r = block_run(k->base, &z);
+		return r < 0 ? err_set_errno(e, r, "cannot commit") : 0;
 	}
 	*len = MIN(*len, STEP_BYTES);
 	k->copied_bytes += *len;
-	r = read_at(k->top, off, *len, k->buf);
-	return r ? r : write_at(k->base, off, *len, k->buf);
+	r = read_at(k->top, off, *len, k->buf, e);
+	if (r < 0)
+		return r;
+	r = write_at(k->base, off, *len, k->buf);
+	return r < 0 ? err_set_errno(e, r, "cannot commit") : 0;
 }
 
 static int commit_copy(struct commit *k, struct err *e)
@@ -322,12 +335,13 @@ static int commit_copy(struct commit *k, struct err *e)
 			return err_set(e, -EINTR, ERR_CANCELLED, "interrupted; the disk is unchanged, commit "
 				"the rest later");
 		len = top.size_bytes - off;
-		r = commit_step(k, off, &len);
+		r = commit_step(k, off, &len, e);
 		img_progress_set(&k->common.progress, off, top.size_bytes);
 	}
 	/* Make the backing file durable before the image drops the data. */
-	if (!r)
-		r = block_run(k->base, &flush);
+	if (r < 0)
+		return r;
+	r = block_run(k->base, &flush);
 	return r < 0 ? err_set_errno(e, r, "cannot commit") : 0;
 }
 

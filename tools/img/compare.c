@@ -83,8 +83,7 @@ static int extent_at(struct side *s, uint64_t off, uint64_t len, struct err *e)
 		return 0;
 	}
 	r = block_extent(s->b, off, MIN(len, s->size - off), &s->x);
-	return r < 0 ? err_set_errno(e, r, "%s: cannot look up offset %llu", s->o.path,
-		(unsigned long long)off) : 0;
+	return r < 0 ? block_read_error(s->b, off, len, r, e) : 0;
 }
 
 static int step_read(struct compare *c, uint64_t off, uint64_t len, struct err *e)
@@ -100,8 +99,7 @@ static int step_read(struct compare *c, uint64_t off, uint64_t len, struct err *
 		else
 			r = side_read(s, off, there);
 		if (r < 0)
-			return err_set_errno(e, r, "%s: cannot read at %llu", s->o.path,
-				(unsigned long long)off);
+			return block_read_error(s->b, off, there, r, e);
 	}
 	return 0;
 }

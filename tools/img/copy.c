@@ -105,13 +105,16 @@ static int stream_read(struct block *from, uint8_t *buf, uint64_t off, uint64_t 
 	return block_run(from, &q);
 }
 
-static int stream_piece(struct block *from, int fd, const struct img_copy_how *how, uint8_t *buf, uint64_t off, uint64_t n)
+static int stream_piece(struct block *from, int fd, const struct img_copy_how *how, uint8_t *buf, uint64_t off, uint64_t n,
+	struct err *e)
 {
 	int r = stream_read(from, buf, off, n);
 	struct block_info info;
 
 	block_info(from, &info);
-	if (r < 0 && how->salvage) {
+	if (r < 0 && !how->salvage)
+		return block_read_error(from, off, n, r, e);
+	if (r < 0) {
 		for (uint64_t i = 0; i < n; i += info.logical_block_bytes) {
 			r = stream_read(from, buf + i, off + i, info.logical_block_bytes);
 			if (r < 0) {
@@ -121,7 +124,8 @@ static int stream_piece(struct block *from, int fd, const struct img_copy_how *h
 		}
 		r = 0;
 	}
-	return r ? r : write_full(fd, buf, n);
+	r = write_full(fd, buf, n);
+	return r < 0 ? err_set_errno(e, r, "copying failed") : 0;
 }
 
 int img_copy_stream(struct block *from, int fd, const struct img_copy_how *how, struct img_rate *rate,
@@ -129,14 +133,14 @@ int img_copy_stream(struct block *from, int fd, const struct img_copy_how *how, 
 {
 	CLEANUP_FREE uint8_t *buf = aligned_alloc(4096, PIECE_BYTES);
 	struct block_info info;
-	int r = buf ? 0 : -ENOMEM;
+	int r = buf ? 0 : err_set_errno(e, -ENOMEM, "copying failed");
 
 	block_info(from, &info);
 	for (uint64_t off = 0, n; off < info.size_bytes && !r && !img_interrupted(); off += n) {
 		img_rate_sleep(rate, off);
 		n = MIN(PIECE_BYTES, info.size_bytes - off);
-		r = stream_piece(from, fd, how, buf, off, n);
+		r = stream_piece(from, fd, how, buf, off, n, e);
 		img_progress_set(progress, off + n, info.size_bytes);
 	}
-	return r < 0 && r != -ECANCELED ? err_set_errno(e, r, "copying failed") : img_check_interrupted(e);
+	return r < 0 && r != -ECANCELED ? r : img_check_interrupted(e);
 }

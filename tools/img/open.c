@@ -35,7 +35,7 @@ void img_layers_free(struct img_layer *layers, unsigned n)
 
 struct block_layer img_layer_files(const struct img_layer *y)
 {
-	return (struct block_layer){ .fd = y->fd, .format = y->format, .data_fd = y->data_fd };
+	return (struct block_layer){ .fd = y->fd, .format = y->format, .data_fd = y->data_fd, .name = img_layer_shown(y) };
 }
 
 void img_layer_given(struct img_layer *y)

@@ -39,6 +39,8 @@ struct pack {
 	struct piece *pieces;
 	unsigned npieces, first; /* first: the next piece to write */
 	int res;
+	bool unreadable; /* the error is that [bad_off, bad_off + bad_len) cannot be read */
+	uint64_t bad_off, bad_len;
 	pthread_t threads[WORKERS_MAX];
 	unsigned nthreads;
 	pthread_mutex_t lock;
@@ -132,6 +134,16 @@ static void piece_submit(struct piece *p, uint64_t len)
 	block_submit(p->k->o->from, &p->req);
 }
 
+static int read_failed(struct pack *k, uint64_t off, uint64_t len, int res)
+{
+	if (k->res)
+		return k->res;
+	k->unreadable = true;
+	k->bad_off = off;
+	k->bad_len = len;
+	return k->res = res;
+}
+
 /* With how->salvage, a piece that cannot be read is read again block by block. */
 static void piece_read(struct block_req *r, int res)
 {
@@ -140,7 +152,7 @@ static void piece_read(struct block_req *r, int res)
 	struct block_info info;
 
 	if (res < 0 && !how->salvage) {
-		p->k->res = p->k->res ? p->k->res : res;
+		read_failed(p->k, r->offset, r->len, res);
 		p->state = PIECE_IDLE;
 		return;
 	}
@@ -199,7 +211,7 @@ static int piece_write(struct pack *k, struct piece *p)
 enum { STRETCH_ZERO, STRETCH_DATA, STRETCH_BELOW };
 
 /* Describe the stretch from pos on. Returns one of the values above; -errno. */
-static int stretch_next(const struct pack *k, uint64_t *ret_len)
+static int stretch_next(struct pack *k, uint64_t *ret_len)
 {
 	const struct img_copy_how *how = k->o->how;
 	struct block_extent x;
@@ -208,7 +220,7 @@ static int stretch_next(const struct pack *k, uint64_t *ret_len)
 
 	*ret_len = k->size - k->pos;
 	if (r < 0)
-		return how->salvage ? STRETCH_DATA : r;
+		return how->salvage ? STRETCH_DATA : read_failed(k, k->pos, *ret_len, r);
 	block_info(k->o->from, &info);
 	if (how->over_backing && k->pos < info.backing_bytes && (!x.present || x.layer)) {
 		*ret_len = MIN(x.len, info.backing_bytes - k->pos);
@@ -337,5 +349,7 @@ int img_pack(const struct img_pack *o, struct err *e)
 	pieces_free(&k);
 	if (!r)
 		r = k.res;
-	return r < 0 && r != -ECANCELED ? err_set_errno(e, r, "copying failed") : img_check_interrupted(e);
+	if (r == -ECANCELED || r >= 0)
+		return img_check_interrupted(e);
+	return k.unreadable ? block_read_error(o->from, k.bad_off, k.bad_len, r, e) : err_set_errno(e, r, "copying failed");
 }

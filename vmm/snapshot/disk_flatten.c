@@ -44,7 +44,11 @@ static void open_run(struct disk_call *c, struct block *b)
 
 static void read_done(struct block_req *r, int res)
 {
-	disk_call_return(&container_of(r, struct flat_call, req)->c, res, NULL);
+	struct disk_call *c = &container_of(r, struct flat_call, req)->c;
+
+	if (res < 0)
+		block_read_error(r->block, r->offset, r->len, res, &c->e);
+	disk_call_return(c, res, NULL);
 }
 
 static void read_run(struct disk_call *c, struct block *b)

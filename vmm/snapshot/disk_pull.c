@@ -35,7 +35,11 @@ struct pull_call {
 
 static void request_done(struct block_req *r, int res)
 {
-	disk_call_return(&container_of(r, struct pull_call, req)->c, res, NULL);
+	struct disk_call *c = &container_of(r, struct pull_call, req)->c;
+
+	if (res < 0 && r->op == BLOCK_READ)
+		block_read_error(r->block, r->offset, r->len, res, &c->e);
+	disk_call_return(c, res, NULL);
 }
 
 static void request_run(struct disk_call *c, struct block *b)

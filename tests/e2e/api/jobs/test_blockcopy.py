@@ -179,6 +179,27 @@ def test_impossible_copy_is_refused(vm, args, says):
     assert not os.path.exists(vm.tmp / "a")
 
 
+@pytest.mark.parametrize("verb", [["blockcopy", "vm1", "vda", "--dest", "copy.raw", "--finish"], ["blockpull", "vm1", "vda", "--wait"]], ids=lambda v: v[0])
+def test_damaged_cluster_is_named(daemon, kvm, guest, monkeypatch, verb):
+    """The message names the layer of the disk, the cluster, and the way to rescue the rest."""
+    monkeypatch.chdir(daemon.tmp)
+    (daemon.tmp / "plain").write_bytes(b"data" * (MIB // 4))
+    subprocess.run(["qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", "plain", "base"], check=True)
+    with open("base", "r+b") as f:
+        def word(at):
+            f.seek(at)
+            return int.from_bytes(f.read(8), "big")
+        entry = word((word(word(40)) & 0x00FFFFFFFFFFFE00) + 8 * 3)
+        f.seek(entry & ((1 << 54) - 1))
+        f.write(b"\xff" * 16)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "disk.qcow2"], check=True)
+    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, disks=[
+        {"id": "vda", "path": "disk.qcow2", "format": "qcow2", "backing": [{"path": "base", "format": "qcow2"}]}])
+    daemon.cairn("start", "vm1")
+    said = daemon.cairn(*verb, ok=False).stderr
+    assert f"vda: backing layer 1: the compressed cluster of guest offset {3 << 16} is damaged; `cairn-img convert --salvage` copies" in said
+
+
 @pytest.fixture
 def hung(vm):
     """Mount a file system that answers only after release()."""

@@ -249,11 +249,35 @@ def test_salvage(box, options):
     assert box.img("convert", "-q", "--salvage", *options, "a", "ours").stderr == ""
 
 
+DAMAGE = f"damaged.qcow2: the compressed cluster of guest offset {5 * 16384} is damaged; `cairn-img convert --salvage` copies the rest"
+
+
+@pytest.mark.parametrize("verb", [("convert", "-O", "raw", "IMAGE", "x"), ("convert", "-O", "qcow2", "-c", "IMAGE", "x"), ("convert", "IMAGE", "-"), ("convert", "-O", "raw", "plain", "IMAGE", "x"),
+                                  ("dd", "-O", "raw", "bs=64k", "count=4", "if=IMAGE", "of=x"), ("commit", "-f", "qcow2", "IMAGE"),
+                                  ("rebase", "-f", "qcow2", "-b", "", "IMAGE"), ("compare", "IMAGE", "plain")], ids=lambda v: " ".join(v[:4]))
+def test_damaged_cluster_is_named(box, verb):
+    """The message names the image of the chain, the cluster, and the way to rescue the rest."""
+    damaged(box, table=False)
+    (box.path / "a").rename(box.path / "damaged.qcow2")
+    box.qemu("create", "-q", "-f", "qcow2", "-b", "damaged.qcow2", "-F", "qcow2", "over", "64M")
+    image = "over"
+    if verb[0] == "commit":
+        box.qemu("create", "-q", "-f", "raw", "base", "64M")
+        box.qemu("rebase", "-u", "-f", "qcow2", "-b", "base", "-F", "raw", "damaged.qcow2")
+        image = "damaged.qcow2"
+    assert DAMAGE in box.fails(*[w.replace("IMAGE", image) for w in verb], status=4 if verb[0] == "compare" else 1)
+
+
 def test_compressing_a_damaged_backing_file_ends(box):
     """A read fails while the tables of the next part are read."""
     damaged(box, table=False)
     box.qemu("create", "-q", "-f", "qcow2", "-b", "a", "-F", "qcow2", "over", "64M")
     box.fails("convert", "-O", "qcow2", "-c", "over", "x")
+
+
+def test_damaged_table_is_named(box):
+    damaged(box, cluster=False)
+    assert "a: the table entry of guest offset 33554432 is damaged" in box.fails("convert", "a", "x")
 
 
 def test_salvage_to_standard_output(box):
