@@ -108,11 +108,12 @@ static la_ssize_t on_read(struct archive *a, void *arg, const void **ret)
 }
 
 /* libarchive does not tell where the content of a member begins. It ends at the header of the next one, after padding
- * to whole blocks. The digest of a blob proves the position. Returns 0; -ENOENT. */
+ * to whole blocks. The digest of a blob proves the position. Returns 0; -ENOENT: it is no layout; -E2BIG. */
 static int members_read(struct store *s, struct archive *a)
 {
 	struct archive_entry *entry;
 	struct member *last = NULL;
+	bool layout = false, index = false, full = false;
 	int r;
 
 	for (;;) {
@@ -123,7 +124,7 @@ static int members_read(struct store *s, struct archive *a)
 			last->off = (uint64_t)archive_read_header_position(a) - ROUND_UP(last->size, TAR_BLOCK);
 		last = NULL;
 		if (r < ARCHIVE_WARN || r == ARCHIVE_EOF)
-			return r == ARCHIVE_EOF ? 0 : -ENOENT;
+			return r != ARCHIVE_EOF || !layout || !index ? -ENOENT : full ? -E2BIG : 0;
 		name = archive_entry_pathname(entry);
 		if (!name)
 			return -ENOENT;
@@ -132,10 +133,12 @@ static int members_read(struct store *s, struct archive *a)
 			return -ENOENT;
 		if (archive_entry_filetype(entry) != AE_IFREG || strlen(name) >= NAME_BYTES)
 			continue;
+		layout |= !strcmp(name, "oci-layout");
+		index |= !strcmp(name, "index.json");
 		last = member_add(s, name);
-		if (!last)
-			return -ENOENT;
-		last->size = (uint64_t)archive_entry_size(entry);
+		if (last)
+			last->size = (uint64_t)archive_entry_size(entry);
+		full |= !last; /* a tar archive of another kind may have a folder "blobs" */
 	}
 }
 
@@ -164,10 +167,11 @@ int store_open_archive(const char *path, struct store **ret, struct err *e)
 		archive_read_set_read_callback(a, on_read);
 		archive_read_set_callback_data(a, &s->fd);
 		r = archive_read_open1(a) < ARCHIVE_WARN ? -ENOENT : members_read(s, a);
-		if (!r && (!member_find(s, "oci-layout") || !member_find(s, "index.json")))
-			r = -ENOENT;
 		if (r == -ENOENT)
 			err_set(e, r, ERR_INVALID, "%s is no OCI archive (a tar file, not compressed, with oci-layout and index.json)", path);
+		if (r == -E2BIG)
+			err_set(e, r, ERR_UNSUPPORTED, "the OCI archive %s has more than %d files; copy the image that you need to an archive of "
+				"its own, with `skopeo copy oci-archive:FILE:TAG oci-archive:NEW`", path, MEMBERS_MAX);
 	}
 	archive_read_free(a);
 	if (r < 0) {

@@ -144,6 +144,18 @@ def test_oci_archive_is_read_in_place(tmp_path):
     assert "v3; it has: v1, v2" in make(f"oci-archive:{path}:v3", tmp_path / "cache", ok=False)
 
 
+def test_archive_of_too_many_files_names_the_limit(tmp_path):
+    """A tar archive without the files of a layout is the root itself."""
+    blobs = [entry(f"blobs/sha256/{n}") for n in range(4095)]
+    for name, more in (("fits", 0), ("many", 1)):
+        (tmp_path / name).write_bytes(tar(*blobs[:4094 + more], entry("oci-layout"), entry("index.json", b"{}")))
+    (tmp_path / "plain").write_bytes(tar(*blobs, entry("blobs/a"), entry("blobs/b")))
+    assert "names no image" in make(tmp_path / "fits", tmp_path / "cache", ok=False)
+    for source in (tmp_path / "many", f"oci-archive:{tmp_path}/many"):
+        assert "has more than 4096 files; copy the image that you need" in make(source, tmp_path / "cache", ok=False)
+    assert "/blobs/b" in listing(make(tmp_path / "plain", tmp_path / "cache")["image"])
+
+
 def test_skopeo_writes_the_same_image(tmp_path):
     layout = Layout(tmp_path / "layout")
     layout.add(layout.manifest(*layers()), "v1")
