@@ -1,10 +1,13 @@
 #include "tools/root/folder.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "tools/root/size_counts.h"
 
 #include <errno.h>
 #include <fts.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -16,6 +19,7 @@ struct walk {
 	struct sha256_ctx sha;
 	int64_t newest_ns;
 	uint32_t files;
+	struct size_counts sizes;
 };
 
 static int name_compare(const FTSENT **a, const FTSENT **b)
@@ -32,6 +36,8 @@ static void file_add(struct walk *w, const FTSENT *f)
 		st->st_uid, st->st_gid, (intmax_t)st->st_size, (intmax_t)changed, (uintmax_t)st->st_nlink);
 
 	w->newest_ns = MAX(w->newest_ns, changed);
+	if (S_ISREG(st->st_mode))
+		size_counts_add(&w->sizes, (uint64_t)st->st_size);
 	sha256_update(&w->sha, f->fts_pathlen + 1u, (const uint8_t *)f->fts_path);
 	sha256_update(&w->sha, (size_t)n + 1, (const uint8_t *)text);
 }
@@ -63,21 +69,22 @@ static void tick_await(int64_t newest_ns)
 		nanosleep(&(struct timespec){ .tv_nsec = TICK_NS }, NULL);
 }
 
-int folder_digest(const char *path, uint32_t files_max, uint8_t ret[SHA256_DIGEST_SIZE], struct err *e)
+int folder_digest(const char *path, uint32_t files_max, uint8_t ret[SHA256_DIGEST_SIZE], bool *ret_many_alike, struct err *e)
 {
 	char *const paths[] = { (char *)path, NULL };
 	FTS *fts = fts_open(paths, FTS_PHYSICAL | FTS_NOCHDIR, name_compare);
-	struct walk w = { .files = 0 };
+	CLEANUP_FREE struct walk *w = must_alloc(calloc(1, sizeof(*w)));
 	int r;
 
 	if (!fts)
 		return err_set_errno(e, -errno, "%s", path);
-	sha256_init(&w.sha);
-	r = walk_run(&w, fts, files_max, e);
+	sha256_init(&w->sha);
+	r = walk_run(w, fts, files_max, e);
 	fts_close(fts);
 	if (r < 0)
 		return r;
-	tick_await(w.newest_ns);
-	sha256_digest(&w.sha, SHA256_DIGEST_SIZE, ret);
+	tick_await(w->newest_ns);
+	sha256_digest(&w->sha, SHA256_DIGEST_SIZE, ret);
+	*ret_many_alike = size_counts_are_many(&w->sizes);
 	return 0;
 }

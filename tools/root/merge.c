@@ -3,6 +3,7 @@
 #include "base/util.h"
 #include "tools/root/layer.h"
 #include "tools/root/sandbox.h"
+#include "tools/root/size_counts.h"
 #include "tools/root/tree.h"
 
 #include <archive.h>
@@ -21,6 +22,7 @@ struct merge {
 	struct tree *tree;
 	struct merge_root root;
 	uint64_t content;
+	struct size_counts sizes;
 	uint32_t entry;
 	struct archive *out;
 	uint8_t buf[COPY_BYTES];
@@ -76,8 +78,10 @@ static int entry_index(struct merge *m, unsigned layer, struct archive_entry *en
 
 	if (!path)
 		return err_set(e, -EINVAL, ERR_CORRUPT, "%s has an entry without a name", m->in->layers[layer].name);
-	if (size > 0 && kind == TREE_FILE)
+	if (size > 0 && kind == TREE_FILE) {
 		m->content += (uint64_t)size;
+		size_counts_add(&m->sizes, (uint64_t)size);
+	}
 	if (m->content > CONTENT_MAX)
 		return err_set(e, -EFBIG, ERR_UNSUPPORTED, "the files of the image have more than 1 TiB");
 	r = owner_check(m, entry, path, e);
@@ -139,8 +143,9 @@ static int content_copy(struct merge *m, struct layer_reader *reader, int64_t si
 	return r;
 }
 
-/* Write a further name of a file. */
-static int link_write(struct merge *m, const char *target, struct tree_name *n, struct err *e)
+/* Write a further name of a file. sqfstar searches the folder of a link's target from its last name on, so the target
+ * is the name before. target: that name; set to the new one. */
+static int link_write(struct merge *m, char target[PATH_MAX], struct tree_name *n, struct err *e)
 {
 	struct archive_entry *entry = archive_entry_new();
 	char path[PATH_MAX];
@@ -151,6 +156,7 @@ static int link_write(struct merge *m, const char *target, struct tree_name *n, 
 		archive_entry_set_filetype(entry, AE_IFREG);
 		archive_entry_set_hardlink(entry, target);
 		r = header_write(m, entry, e);
+		memcpy(target, path, sizeof(path));
 	} else {
 		err_set_errno(e, r, "a name of the image");
 	}
@@ -241,9 +247,9 @@ static int layers_pass(struct merge *m, struct err *e)
 	return r;
 }
 
-static int report_send(int fd, int r, const struct err *e, const struct merge_root *root)
+static int report_send(int fd, int r, const struct err *e, const struct merge *m)
 {
-	struct merge_report report = { .r = r, .root = *root };
+	struct merge_report report = { .r = r, .root = m->root, .many_alike = size_counts_are_many(&m->sizes) };
 
 	if (r < 0)
 		report.e = *e;
@@ -259,7 +265,7 @@ static int merge_run(struct merge *m, int tar, int report, struct err *e)
 	if (r < 0)
 		return r;
 	tree_finish(m->tree);
-	if (report_send(report, 0, NULL, &m->root) < 0)
+	if (report_send(report, 0, NULL, m) < 0)
 		return err_set_errno(e, -EPIPE, "report");
 	r = out_open(m, tar, e);
 	if (!r)
@@ -289,6 +295,6 @@ pid_t merge_start(const struct merge_input *in, const int tar[2], const int repo
 	close(tar[0]); /* or else this process would not see sqfstar's end */
 	close(report[0]);
 	r = merge_run(&m, tar[1], report[1], e);
-	report_send(report[1], r, e, &m.root);
+	report_send(report[1], r, e, &m);
 	_exit(r < 0);
 }

@@ -32,6 +32,7 @@ struct merge_report {
 	int r; /* 0 or -errno */
 	struct err e;
 	struct merge_root root; /* in the first report */
+	bool many_alike; /* in the first report; see size_counts.h */
 };
 
 /* Start the process, which ends with this one.

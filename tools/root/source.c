@@ -29,6 +29,7 @@ static const char *const skopeo_transports[] = { "docker://", "docker-archive:",
 struct source {
 	struct merge_input in;
 	const char *folder; /* NULL: layers */
+	bool many_alike; /* of a folder; see size_counts.h */
 	struct json_object *config; /* borrowed; NULL: none */
 };
 
@@ -63,7 +64,7 @@ static int image_make(struct cache *c, const char *key, const struct source *s, 
 		return r;
 	snprintf(path, sizeof(path), "%s/" CACHE_IMAGE, work);
 	*ret = description_new(s, key);
-	r = s->folder ? squash_folder(s->folder, path, e) : squash_layers(&s->in, path, e);
+	r = s->folder ? squash_folder(s->folder, s->many_alike, path, e) : squash_layers(&s->in, path, e);
 	if (!r)
 		r = cache_finish(c, key, *ret, e);
 	cache_error(c, r, e);
@@ -124,12 +125,13 @@ static int folder_make(struct cache *c, const char *path, const struct source_op
 {
 	uint8_t digest[SHA256_DIGEST_SIZE];
 	char key[KEY_BYTES];
-	int r = folder_digest(path, o->files_max, digest, e);
+	bool many_alike;
+	int r = folder_digest(path, o->files_max, digest, &many_alike, e);
 
 	if (r < 0)
 		return r;
 	hex_print(digest, SHA256_DIGEST_SIZE, key);
-	return image_get(c, key, &(struct source){ .folder = path }, ret, e);
+	return image_get(c, key, &(struct source){ .folder = path, .many_alike = many_alike }, ret, e);
 }
 
 /* Split PATH:TAG. A file of the whole name wins. Returns the tag, or NULL. */

@@ -16,12 +16,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-static int sqfstar_start(struct child *c, const struct merge_root *root, bool all_root, int in, const char *path, struct err *e)
+static int sqfstar_start(struct child *c, const struct merge_root *root, bool all_root, bool many_alike, int in, const char *path,
+	struct err *e)
 {
 	char mode[16];
 	char *const argv[] = { (char *)"sqfstar", (char *)"-quiet", (char *)"-no-progress", (char *)"-noI", (char *)"-noD", (char *)"-noF",
 		(char *)"-noX", (char *)"-mem", (char *)"256M", (char *)"-mkfs-time", (char *)"0", (char *)"-root-mode", mode,
-		(char *)(all_root ? "-all-root" : "-exports"), (char *)path, NULL };
+		(char *)(all_root ? "-all-root" : "-exports"), (char *)(many_alike ? "-no-duplicates" : "-exports"), (char *)path, NULL };
 
 	snprintf(mode, sizeof(mode), "%o", root->mode & 07777);
 	return child_start(c, "squashfs-tools", argv, in, -1, e);
@@ -106,7 +107,7 @@ int squash_layers(const struct merge_input *in, const char *path, struct err *e)
 		r = report_take(&w, &report, e);
 	}
 	if (!r)
-		r = sqfstar_start(&w.sqfstar, &report.root, false, w.tar[0], path, e);
+		r = sqfstar_start(&w.sqfstar, &report.root, false, report.many_alike, w.tar[0], path, e);
 	fd_close(&w.tar[0]);
 	if (!r)
 		r = work_end(&w, e);
@@ -140,7 +141,7 @@ static int folder_end(struct child *tar, struct child *sqfstar, struct err *e)
 	return r;
 }
 
-int squash_folder(const char *folder, const char *path, struct err *e)
+int squash_folder(const char *folder, bool many_alike, const char *path, struct err *e)
 {
 	struct child tar = { .said = -1 }, sqfstar = { .said = -1 };
 	struct merge_root root;
@@ -157,7 +158,7 @@ int squash_folder(const char *folder, const char *path, struct err *e)
 	r = tar_start(&tar, folder, p[1], e);
 	close(p[1]);
 	if (!r)
-		r = sqfstar_start(&sqfstar, &root, all_root, p[0], path, e);
+		r = sqfstar_start(&sqfstar, &root, all_root, many_alike, p[0], path, e);
 	close(p[0]);
 	if (!r)
 		r = folder_end(&tar, &sqfstar, e);

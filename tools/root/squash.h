@@ -5,12 +5,14 @@
 #ifndef CAIRN_TOOLS_ROOT_SQUASH_H
 #define CAIRN_TOOLS_ROOT_SQUASH_H
 
+#include <stdbool.h>
+
 struct err;
 struct merge_input;
 
 /* Merge layers into an image at the path, which must not exist. Returns 0; -errno with a sentence. */
 int squash_layers(const struct merge_input *in, const char *path, struct err *e);
-/* Make an image of a folder, by tar. */
-int squash_folder(const char *folder, const char *path, struct err *e);
+/* Make an image of a folder, by tar. many_alike: see size_counts.h. */
+int squash_folder(const char *folder, bool many_alike, const char *path, struct err *e);
 
 #endif

@@ -542,6 +542,30 @@ def test_output_and_memory_of_sqfstar_are_limited(tmp_path):
     assert int((tmp_path / "memory").read_text()) == 4 << 20 and int((tmp_path / "output").read_text()) == 16 << 20
 
 
+@pytest.mark.parametrize("kind", ["tar", "folder"])
+@pytest.mark.parametrize("files", [100, 14200])
+def test_many_files_of_one_size_are_not_compared(tmp_path, kind, files):
+    """sqfstar would compare each of them with all others."""
+    source = tmp_path / "root"
+    if kind == "tar":
+        source.write_bytes(tar(*(entry(f"{n % 100}/{n}", b"%6d" % n) for n in range(files))))
+    for n in range(files if kind == "folder" else 0):
+        (source / str(n % 100)).mkdir(parents=True, exist_ok=True)
+        (source / str(n % 100) / str(n)).write_bytes(b"%6d" % n)
+    maker = start(source, tmp_path / "cache", PATH=path_with_sqfstar(tmp_path / "bin", f'echo "$@" >{tmp_path}/args; exec {shutil.which("sqfstar")} "$@"'))
+    assert maker.communicate(timeout=50)[1] == ""
+    assert ("-no-duplicates" in (tmp_path / "args").read_text()) == (files > 1000)
+
+
+def test_hard_links_in_several_folders(tmp_path):
+    source = tmp_path / "root.tar"
+    source.write_bytes(tar(entry("a/first", b"1"), *(link(f"{n % 3}/{n}", "a/first") for n in range(9)), entry("a/second", b"2"), link("0/last", "a/second")))
+    image = make(source, tmp_path / "cache")["image"]
+    assert [cat(image, f"{n % 3}/{n}") for n in range(9)] == [b"1"] * 9 and cat(image, "0/last") == b"2"
+    subprocess.run(["unsquashfs", "-q", "-n", "-d", tmp_path / "out", image], check=True, capture_output=True, timeout=50)
+    assert {os.stat(tmp_path / "out" / str(n % 3) / str(n)).st_ino for n in range(9)} == {os.stat(tmp_path / "out" / "a" / "first").st_ino}
+
+
 @pytest.mark.parametrize("mtime, shown", [((1 << 31) - 1, "2038-01-19 03:14"), (1 << 32, "2106-02-07 06:28")])
 def test_times_after_2038(tmp_path, mtime, shown):
     source = tmp_path / "root.tar"
