@@ -7,12 +7,17 @@
 
 #define CLOCK_NS_PER_S 1000000000ULL
 
+static inline uint64_t timespec_ns(const struct timespec *ts)
+{
+	return (uint64_t)ts->tv_sec * CLOCK_NS_PER_S + (uint64_t)ts->tv_nsec;
+}
+
 static inline uint64_t clock_ns(clockid_t id)
 {
 	struct timespec ts;
 
 	clock_gettime(id, &ts);
-	return (uint64_t)ts.tv_sec * CLOCK_NS_PER_S + (uint64_t)ts.tv_nsec;
+	return timespec_ns(&ts);
 }
 
 /* Time since 1970, UTC. The host's administrator may set it back. */

@@ -4,6 +4,7 @@
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/jobs/clone_files.h"
+#include "api/jobs/import.h"
 #include "api/jobs/job.h"
 #include "api/jobs/job_recover.h"
 #include "api/jobs/pin_release.h"
@@ -155,7 +156,10 @@ static void definition_update(void *opaque)
 	struct definition *def;
 	struct err e;
 	int r = definition_without(p, vm->def, &def, &e);
+	const struct definition_disk *d = disk_find(vm_live(vm), p->image);
 
+	if (d && store_has_file(vm->host->store, vm->def->name, IMPORTED_FILE))
+		pull_left_add(vm, d); /* undefine removes them with the other files of the import */
 	if (pins_remove(vm->host, p->image))
 		pin_release_due(vm->host);
 	/* The definer makes the change: vm_define() keeps the authors. */

@@ -4,8 +4,10 @@
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/vm/image_users.h"
+#include "api/vm/pull_mark.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/util.h"
 
@@ -130,7 +132,7 @@ static bool others_boot(const struct vm *vm, const char *path)
 
 /* Add a file in the import's folder, unless another VM uses the file or another user added it. Then the
  * file stays, and so does the folder. */
-static void own_add(const struct vm *vm, const char *folder, const char *id, const char *path, struct volumes *v)
+static void own_add(const struct vm *vm, const char *folder, const char *id, const char *path, uint64_t until_ns, struct volumes *v)
 {
 	if (!is_in(folder, path) || !rights_are_same(author_of(vm->def, path), volumes_author(vm, v)) || others_boot(vm, path) || image_user(vm, path))
 		return;
@@ -139,23 +141,29 @@ static void own_add(const struct vm *vm, const char *folder, const char *id, con
 			v->list[i].read_only = false;
 			return;
 		}
-	if (v->n < VOLUMES_MAX)
+	if (v->n < VOLUMES_MAX) {
 		volume_add(v, id, path, false);
+		v->list[v->n - 1].until_ns = until_ns;
+	}
 }
 
 static void all_own_add(const struct vm *vm, const char *folder, struct volumes *v)
 {
 	const struct definition *def = vm->def;
+	const char *path, *disk;
+	uint64_t ns;
 
 	for (uint32_t i = 0; i < def->ndisks; i++)
 		for (unsigned k = 0; k < def->disks[i].nlayers; k++) {
-			own_add(vm, folder, def->disks[i].id, def->disks[i].layers[k].path, v);
-			own_add(vm, folder, def->disks[i].id, def->disks[i].layers[k].data_file, v);
+			own_add(vm, folder, def->disks[i].id, def->disks[i].layers[k].path, 0, v);
+			own_add(vm, folder, def->disks[i].id, def->disks[i].layers[k].data_file, 0, v);
 		}
-	own_add(vm, folder, "kernel", def->kernel, v);
-	own_add(vm, folder, "initrd", def->initrd, v);
-	own_add(vm, folder, "loader", def->loader, v);
-	own_add(vm, folder, "nvram", def->nvram_template, v);
+	own_add(vm, folder, "kernel", def->kernel, 0, v);
+	own_add(vm, folder, "initrd", def->initrd, 0, v);
+	own_add(vm, folder, "loader", def->loader, 0, v);
+	own_add(vm, folder, "nvram", def->nvram_template, 0, v);
+	for (size_t i = 0; (path = pull_left_at(vm, i, &disk, &ns)); i++)
+		own_add(vm, folder, disk, path, ns, v);
 	v->folder = path_copy(folder);
 }
 
@@ -264,6 +272,8 @@ static int volume_probe(const struct removal *w, unsigned i, uint8_t *ret_kind, 
 		return errno == ENOENT ? 0 : err_set_errno(e, -errno, "disk %s: %s", x->id, x->path);
 	}
 	*ret_kind = (uint8_t)kind_of(st.st_mode);
+	if (*ret_kind == VOLUME_FILE && x->until_ns && timespec_ns(&st.st_ctim) > x->until_ns)
+		*ret_kind = VOLUME_CHANGED;
 	if (*ret_kind == VOLUME_FILE)
 		r = others_check(w, x, &st, e);
 	if (!r && *ret_kind == VOLUME_FILE)
@@ -322,6 +332,8 @@ static const char *why_it_stays(const struct volume *x)
 		return "it is a symbolic link";
 	case VOLUME_OTHER:
 		return "it is not a file";
+	case VOLUME_CHANGED:
+		return "it was changed after the disk had been pulled";
 	default:
 		return "it is read-only for the VM";
 	}

@@ -1,7 +1,7 @@
 /* volumes: the files of a VM that undefine with --storage or --remove-all-storage may delete: the disks' top images and
  * their data files, if the VM writes to them and no other VM uses them, and only regular files. Backing files, kernel
  * and initrd stay, except with --remove-all-storage for an imported VM: then every regular file in the import's folder
- * that the definition names and no other VM uses is deleted, too, and then the folder.
+ * that the definition names, or named before a pull, and no other VM uses is deleted, too, and then the folder.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_VOLUMES_H
 #define CAIRN_API_JOBS_VOLUMES_H
@@ -23,12 +23,13 @@ struct vm_host;
 #define VOLUMES_MAX CHANNEL_FDS_MAX
 
 /* Kind of file that the forked process found at a volume's path; it reports the kinds as notes (fork_as.h). */
-enum volume_kind { VOLUME_UNSEEN, VOLUME_FILE, VOLUME_MISSING, VOLUME_DEVICE, VOLUME_LINK, VOLUME_OTHER };
+enum volume_kind { VOLUME_UNSEEN, VOLUME_FILE, VOLUME_MISSING, VOLUME_DEVICE, VOLUME_LINK, VOLUME_OTHER, VOLUME_CHANGED };
 
 struct volume {
 	char id[16];
 	char *path; /* owned */
 	bool read_only; /* never deleted */
+	uint64_t until_ns; /* not deleted if it was changed later, since it is another file then; 0: no such time */
 	enum volume_kind kind;
 };
 

@@ -147,19 +147,53 @@ def test_undefine_removes_all_imported_files(daemon, chain, tmp_path):
     assert os.path.exists("kernel") and os.path.exists("base.raw") and not os.path.exists("a.qcow2")
 
 
-def test_undefine_reports_folder_that_keeps_former_layers(daemon, kvm, tmp_path, monkeypatch):
-    """blockpull of the imported disk removes its backing file from the definition, not from the folder."""
+@pytest.fixture
+def pulled(daemon, kvm, tmp_path, monkeypatch):
+    """A function that imports the VM vm2, whose disk has two backing files, and pulls them into the disk's image."""
     monkeypatch.chdir(tmp_path)
     with open("base.raw", "wb") as f:
         f.write(os.urandom(MIB))
-    run("qemu-img", "create", "-q", "-f", "qcow2", "-b", "base.raw", "-F", "raw", "a.qcow2")
-    daemon.define("vm1", disks=[{"path": "a.qcow2", "format": "qcow2", "backing": [{"path": "base.raw", "format": "raw"}]}])
+    for name, backing, fmt in ("mid.qcow2", "base.raw", "raw"), ("a.qcow2", "mid.qcow2", "qcow2"):
+        run("qemu-img", "create", "-q", "-f", "qcow2", "-b", backing, "-F", fmt, name)
+    daemon.define("vm1", disks=[{"path": "a.qcow2", "format": "qcow2", "backing": [
+        {"path": "mid.qcow2", "format": "qcow2"}, {"path": "base.raw", "format": "raw"}]}])
     daemon.cairn("export", "vm1", "x.tar")
-    daemon.cairn("import", "x.tar", "--name", "vm2")
-    daemon.cairn("blockpull", "vm2", "vda")
-    r = daemon.cairn("undefine", "vm2", "--remove-all-storage")
+
+    def again():
+        daemon.cairn("import", "x.tar", "--name", "vm2")
+        daemon.cairn("blockpull", "vm2", "vda")
+        assert sorted(os.listdir("vm2")) == ["kernel", "vda-1.qcow2", "vda-2.raw", "vda.qcow2"]
+    return again
+
+
+UNDEFINE = "undefine", "vm2", "--remove-all-storage"
+
+
+def test_undefine_removes_former_layers_of_the_import(daemon, pulled, tmp_path):
+    """blockpull removes the disk's backing files from the definition. They are the VM's all the same."""
+    pulled()
+    said = daemon.cairn(*UNDEFINE, "--dry-run").stdout
+    assert all(f"Would remove volume 'vda'({tmp_path}/vm2/{name})" in said for name in ("vda.qcow2", "vda-1.qcow2", "vda-2.raw"))
+    daemon.cairn(*UNDEFINE)
+    assert not os.path.exists("vm2") and os.path.exists("base.raw") and os.path.exists("mid.qcow2")
+    # After a rename, and by a daemon that learns of the layers from the store.
+    pulled()
+    daemon.cairn("domrename", "vm2", "vm3")
+    daemon.stop(signal.SIGKILL)
+    daemon.start()
+    daemon.cairn("undefine", "vm3", *UNDEFINE[2:])
+    assert not os.path.exists("vm2")
+
+
+def test_undefine_keeps_former_layers_that_others_use_or_have_changed(daemon, pulled, tmp_path):
+    pulled()
+    daemon.define("vm3", disks=[{"path": "vm2/vda-2.raw", "format": "raw", "readonly": True}])
+    shutil.copy("base.raw", "own.qcow2")
+    os.rename("own.qcow2", "vm2/vda-1.qcow2")  # of the user, with the name of the former layer
+    r = daemon.cairn(*UNDEFINE)
+    assert f"Volume 'vda'({tmp_path}/vm2/vda-1.qcow2) stays: it was changed after the disk had been pulled.\n" in r.stdout
     assert f"Volume 'folder'({tmp_path}/vm2) stays: it has other files than the removed ones.\n" in r.stdout
-    assert os.listdir("vm2") == ["vda-1.raw"]
+    assert sorted(os.listdir("vm2")) == ["vda-1.qcow2", "vda-2.raw"]
 
 
 def test_import_warns_of_a_network_that_the_host_lacks(daemon, tmp_path):
