@@ -140,7 +140,7 @@ def test_start_is_refused_with_a_remedy(direct, lan):  # noqa: F811
     lan.ip("link", "del", "other")
     direct.write_vm("b", mac="52:54:00:00:00:02", filter="clean-traffic")
     assert "'lan' has mode bridge; remove them" in direct.cairn("start", "b", ok=False).stderr
-    assert "has macvtap devices, and the guest of a live clone has its source's MAC" in direct.cairn("clone", "--live", "a", "c", ok=False).stderr
+    assert "has macvtap devices, which deliver nothing to the MAC address that the guest of a live clone has" in direct.cairn("clone", "--live", "a", "c", ok=False).stderr
     assert "ports lead to VMs on networks of mode nat" in direct.cairn("forward-add", "a", "auto:22", ok=False).stderr
     name, = direct.links()
     alias = lan.ip("link", "show", name)[0]["ifalias"]
