@@ -20,6 +20,7 @@ function leave() {
 	viewEnd?.();
 	viewEnd = null;
 	logoutButton.hidden = userName.hidden = true;
+	document.title = "Cairn";
 	message("");
 }
 
@@ -40,11 +41,12 @@ function show() {
 		return;
 	viewEnd?.();
 	message("");
-	const vm = location.hash.match(/^#\/vm\/(.+)$/);
+	const vm = location.hash.match(/^#\/vm\/(.+)$/), name = vm && decodeURIComponent(vm[1]), isHost = location.hash === "#/host";
+	document.title = vm || isHost ? `${name ?? "Host"} - Cairn` : "Cairn";
 	if (vm)
-		viewEnd = showVm(main, decodeURIComponent(vm[1]));
+		viewEnd = showVm(main, name);
 	else
-		viewEnd = location.hash === "#/host" ? showHost(main) : showList(main);
+		viewEnd = isHost ? showHost(main) : showList(main);
 }
 
 function enter() {

@@ -625,6 +625,7 @@ def test_renamed_vm_is_shown_by_its_new_name(tmp_path, browser):
         until(lambda: "1 VMs" in text(browser))
         follow(browser, "vm1")
         until(lambda: heading(browser) == "vm1 shut off")
+        assert browser.title == "vm1 - Cairn"
         rename("vm1", "a")
         until(lambda: heading(browser) == "a shut off")
         browser.execute_script("holdEvents(true)")
@@ -638,7 +639,7 @@ def test_renamed_vm_is_shown_by_its_new_name(tmp_path, browser):
         until(lambda: heading(browser) == "e shut off")
         click(browser, "Start")
         until(lambda: heading(browser) == "e running")
-        assert d.info("b & c#%d")["state"] == "shutoff"
+        assert d.info("b & c#%d")["state"] == "shutoff" and browser.title == "e - Cairn"
 
 
 def test_newest_events_are_shown(tmp_path, browser):
