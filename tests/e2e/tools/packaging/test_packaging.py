@@ -77,14 +77,28 @@ def test_purge_keeps_files_that_the_daemon_did_not_make(purge, tmp_path, fake):
      "cairnd keeps running. Its processes: 102 103 \nVMs keep running. Their processes: 101 \n"),
     ({101: "/usr/sbin/cairnd"}, "cairnd keeps running. Its processes: 101 \n")])
 def test_removal_names_processes_of_the_package_only(tmp_path, programs, said):
-    """The script's ls prints where the links of these processes lead."""
+    assert removal_says(tmp_path, programs) == said
+
+
+def test_removal_takes_no_work_on_files_for_a_daemon(tmp_path):
+    """A process cairnd-files outlives its daemon."""
+    shutil.copy("/bin/sleep", tmp_path / "cairnd-files")
+    with subprocess.Popen([tmp_path / "cairnd-files", "600"]) as work:
+        try:
+            said = removal_says(tmp_path, {101: "/usr/libexec/cairn/cairn-vm", work.pid: "/usr/sbin/cairnd"})
+        finally:
+            work.kill()
+    assert said == "VMs keep running without a daemon. Their processes: 101 \n"
+
+
+def removal_says(folder, programs):
+    """Run the script with an ls that prints where the links of these processes lead."""
     lines = [f"lrwxrwxrwx 1 root root 0 Nov 20 11:55 /proc/{pid}/exe -> {program}" for pid, program in programs.items()]
     for name, text in (("ls", "\n".join(["#!/bin/sh", "cat <<.", *lines, "."])), ("deb-systemd-invoke", "#!/bin/sh")):
-        (tmp_path / name).write_text(text + "\n")
-        (tmp_path / name).chmod(0o755)
-    env = {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    r = subprocess.run(["sh", DEBIAN / "cairn.prerm", "remove"], env=env, capture_output=True, text=True, check=True)
-    assert r.stdout == said
+        (folder / name).write_text(text + "\n")
+        (folder / name).chmod(0o755)
+    env = {"PATH": f"{folder}:{os.environ['PATH']}"}
+    return subprocess.run(["sh", DEBIAN / "cairn.prerm", "remove"], env=env, capture_output=True, text=True, check=True).stdout
 
 
 def test_scripts_are_shell():
