@@ -101,9 +101,10 @@ static void changes_late(void *opaque)
 	control_changes_run(opaque, loop_now_ns());
 }
 
-/* len: bytes of the body to keep. */
-static int change_hold(struct control *c, struct channel_msg *m, size_t len, bool is_work, struct err *e)
+/* Let a request wait. is_work: it is as the daemon sent it, whereas part_check() has filled up that of a device. */
+static int change_hold(struct control *c, struct channel_msg *m, bool is_work, struct err *e)
 {
+	size_t len = is_work || m->head.type == VM_MSG_UNPLUG ? m->head.body_bytes : sizeof(struct vm_config);
 	struct change *x = c->changes_timer || !loop_timer_new(c->loop, changes_late, c, &c->changes_timer) ?
 		calloc(1, sizeof(*x) + sizeof(struct vm_config)) : NULL; /* handlers clear what a shorter body lacks */
 	struct change **last = &c->changes;
@@ -122,17 +123,16 @@ static int change_hold(struct control *c, struct channel_msg *m, size_t len, boo
 
 int control_change(struct control *c, struct channel_msg *m, struct err *e)
 {
-	size_t len = m->head.type == VM_MSG_UNPLUG ? m->head.body_bytes : sizeof(struct vm_config);
 	int r = change_check(c, m, e);
 
 	if (r < 0)
 		return r;
-	return c->changes || vm_plug_must_wait(c->vm) ? change_hold(c, m, len, false, e) : change_apply(c, m, e);
+	return c->changes || vm_plug_must_wait(c->vm) ? change_hold(c, m, false, e) : change_apply(c, m, e);
 }
 
 int control_work_hold(struct control *c, struct channel_msg *m, struct err *e)
 {
-	return change_hold(c, m, m->head.body_bytes, true, e);
+	return change_hold(c, m, true, e);
 }
 
 bool control_work_cancel_held(struct control *c)

@@ -235,7 +235,7 @@ static void basic_print(const struct port_text *t)
 	rule(t, "basic", "meta protocol ip igmp type membership-query drop");
 }
 
-/* Limit the questions to these addresses, which are of one family. */
+/* Limit how many DNS questions a port may send to these addresses of the network, which are of one family. */
 static void dns_limit_print(const struct port_text *t, const char *chain, const struct address *const *a, unsigned n)
 {
 	char list[3 * (ADDRESS_TEXT_MAX + 2)] = "", text[ADDRESS_TEXT_MAX];
