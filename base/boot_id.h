@@ -6,7 +6,7 @@
 
 #define BOOT_ID_TEXT 64
 
-/* Read the random UUID of the host's boot. Returns false, with an empty text, if the kernel tells none. */
+/* Read the random UUID of the host's boot. Returns false, with an empty text, if the kernel has none. */
 bool boot_id_read(char id[BOOT_ID_TEXT]);
 
 #endif

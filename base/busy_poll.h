@@ -20,9 +20,9 @@
 /* The initial state is all zeros: no polls. */
 struct busy_poll {
 	uint32_t window_ns; /* length of the next poll; 0: none */
-	uint16_t failed;    /* polls in sequence that found nothing, or that others needed the processor for */
+	uint16_t failed;    /* polls in sequence that found nothing or delayed other threads */
 	uint16_t skip;	    /* short sleeps that are to pass before the window opens again */
-	uint32_t max_ns;    /* constant: longest poll without work, in place of BUSY_POLL_NS; 0: that */
+	uint32_t max_ns;    /* constant: longest poll without work; 0: BUSY_POLL_NS */
 };
 
 /* Learn from a poll that has ended. contended: another thread wanted the processor. */

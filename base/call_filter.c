@@ -14,8 +14,8 @@
 #define REACH 255 /* greatest number of instructions that a conditional jump skips */
 #define SEARCH_MAX 120 /* each value takes at most two instructions of a search, which one jump can skip */
 #define X32_CALLS 0x40000000u /* the first number of the x32 mode's system calls */
-/* The lower half of an argument; all that is compared, and the kernel takes of an int, is there (the processor is
- * little-endian). */
+/* The offset of the lower half of an argument (the processor is little-endian). A filter compares no more, and the
+ * kernel reads no more of an int. */
 #define ARGUMENT_OFFSET(n) (offsetof(struct seccomp_data, args) + (n) * sizeof(uint64_t))
 
 static void put(struct call_filter *f, unsigned code, uint32_t k, unsigned on_equal, unsigned otherwise)
@@ -55,7 +55,7 @@ static void put_any(struct call_filter *f, const unsigned *values, size_t n, uin
 	}
 }
 
-/* Sort the n values, of which there are few, and leave out those that occur again. Returns the number of the rest. */
+/* Sort n values and drop duplicates; n is small. Returns the number of the remaining values. */
 static unsigned sort_values(uint32_t *v, unsigned n)
 {
 	unsigned kept = 0;
@@ -74,8 +74,8 @@ static unsigned sort_values(uint32_t *v, unsigned n)
 	return kept;
 }
 
-/* Search the bounds from lo to hi - 1, of which the loaded value has reached those before lo and none from hi on. If it
- * has reached an odd number of all bounds, jump to the instruction `yes`, else to the one behind it. */
+/* Search the bounds from lo to hi - 1. The loaded value is known to have reached the bounds before lo, and none from hi
+ * on. If it has reached an odd number of all bounds, jump to the instruction `yes`, else to the one behind it. */
 static void put_search(struct call_filter *f, const uint32_t *bounds, unsigned lo, unsigned hi, unsigned yes)
 {
 	unsigned mid = (lo + hi) / 2, next = f->n + 1u, below = next, above = next + mid - lo;

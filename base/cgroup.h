@@ -19,7 +19,7 @@ const char *cgroup_mount(char *buf, size_t size);
 void cgroup_folder(const char *mount, pid_t pid, char *buf, size_t size);
 /* Read which controllers a file of a group lists. file: "cgroup.controllers" or "cgroup.subtree_control". */
 void cgroup_controllers_read(const char *folder, const char *file, bool ret_has[CGROUP_CONTROLLERS]);
-/* List the controllers of which has[] is `present`: "cpu, memory". Returns buf. */
+/* List the controllers whose has[] equals `present`: "cpu, memory". Returns buf. */
 const char *cgroup_controllers_list(const bool has[CGROUP_CONTROLLERS], bool present, char *buf, size_t size);
 
 #endif

@@ -120,7 +120,7 @@ static int fds_peek(int sock)
 	unsigned reset = 0;
 	ssize_t n;
 
-	/* The credentials fill the room for control data, so the look reports fds by MSG_CTRUNC and leaves them in the
+	/* The credentials fill the room for control data, so the peek reports fds by MSG_CTRUNC and leaves them in the
 	 * queue. */
 	do {
 		struct msghdr msg = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,

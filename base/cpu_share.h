@@ -5,7 +5,7 @@
 
 #include <stdint.h>
 
-/* Work that was idle before may use so much at once. */
+/* After idle time, the work may use this much at once. */
 #define CPU_SHARE_BURST_NS 50000000ULL
 
 /* The initial state is all zeros. */

@@ -9,10 +9,10 @@
 #define NAME_TEXT 256 /* a name of an answer as text */
 #define POINTER 0xc0
 #define CNAMES_MAX 16
-#define RECORDS_MAX 256 /* of an answer that are looked at */
+#define RECORDS_MAX 256 /* most records of an answer that are read */
 enum { TYPE_A = 1, TYPE_CNAME = 5, TYPE_AAAA = 28, TYPE_OPT = 41, TYPE_AXFR = 252, TYPE_ANY = 255, TYPE_IXFR = 251 };
 enum { CLASS_IN = 1 };
-enum { QUERY_BITS = 0xf8, ANSWER_BIT = 0x80, OPCODE = 0x78, RECURSION = 1 }; /* of the byte DNS_FLAGS */
+enum { QUERY_BITS = 0xf8, ANSWER_BIT = 0x80, OPCODE = 0x78, RECURSION = 1 }; /* bits of the byte at DNS_FLAGS */
 #define EDNS_BYTES 11
 #define EDNS_DNSSEC 0x8000
 #define ROOM_DEFAULT 512

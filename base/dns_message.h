@@ -13,7 +13,7 @@
 #define DNS_HEADER 12
 #define DNS_QUERY_MAX 320 /* header, a name of 255 bytes, type and class, and the record of EDNS */
 #define DNS_ANSWER_MAX 4096
-#define DNS_ADDRESSES_MAX 32 /* of one answer; further ones stay closed */
+#define DNS_ADDRESSES_MAX 32 /* most addresses that are read from one answer; further ones are not opened */
 /* Offsets in the header and values. */
 enum { DNS_ID = 0, DNS_FLAGS = 2, DNS_CODE = 3, DNS_QUESTIONS = 4, DNS_ANSWERS = 6, DNS_EXTRAS = 10 };
 enum { DNS_REFUSED = 5, DNS_FAILED = 2 };

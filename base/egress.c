@@ -306,7 +306,8 @@ bool egress_rule_has_name(const struct egress_rule *r, const char *name)
 
 #define IPV4(bits, a, b, c) { EGRESS_IPV4_BITS + (bits), { [10] = 0xff, [11] = 0xff, (a), (b), (c) } }
 
-/* IPv4 addresses that are not public (IANA's special-purpose registry). Documentation's are left: nobody has them. */
+/* IPv4 addresses that are not public (IANA's special-purpose registry). The prefixes for documentation are left out,
+ * because no host has such an address. */
 static const struct egress_prefix special[] = {
 	IPV4(8, 0, 0, 0), IPV4(8, 10, 0, 0), IPV4(10, 100, 64, 0), IPV4(8, 127, 0, 0), IPV4(16, 169, 254, 0),
 	IPV4(12, 172, 16, 0), IPV4(24, 192, 0, 0), IPV4(24, 192, 88, 99), IPV4(16, 192, 168, 0), IPV4(15, 198, 18, 0),

@@ -17,7 +17,7 @@
 
 #define EGRESS_IPV4_BITS 96 /* bits before an IPv4 address in its IPv6 form */
 
-/* Of addresses that a name has opened. */
+/* For how long an address that a name has opened stays open. */
 #define EGRESS_TTL_MIN_S 300   /* an address is open at least for this time after the answer */
 #define EGRESS_TTL_MAX_S 86400
 #define EGRESS_IDLE_S 300      /* after its end, an address that is in use stays open for existing connections */
@@ -47,7 +47,7 @@ struct egress {
 	struct egress_rule rules[EGRESS_RULES_MAX];
 };
 
-/* Parse "any", an address, a prefix, a DNS name or "*." and one. Sets target, bits, address, below and name.
+/* Parse "any", an address, a prefix, a DNS name, or "*." and a DNS name. Sets target, bits, address, below and name.
  * Returns NULL; or the fault, as the end of a sentence. */
 const char *egress_target_parse(const char *text, struct egress_rule *r);
 void egress_target_print(const struct egress_rule *r, char text[EGRESS_TARGET_TEXT]);

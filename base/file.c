@@ -15,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-/* Of tries to lock a file. */
+/* how often file_lock() tries */
 #define LOCK_TRIES 5
 #define LOCK_PAUSE_NS 2000000
 

@@ -10,9 +10,8 @@
 int hex_value(char c);
 /* Print n bytes as 2 * n lower-case digits and a NUL. text: room for 2 * n + 1 characters. */
 void hex_print(const uint8_t *bytes, size_t n, char *text);
-/* Parse exactly 2 * n digits; what follows them is not read.
- * bytes: set on success only.
- * Returns false if a character is no digit, or the text ends before. */
+/* Parse exactly 2 * n digits; characters after them are not read. bytes: set on success only. Returns false if a
+ * character is no digit, or the text is shorter. */
 bool hex_parse(const char *text, uint8_t *bytes, size_t n);
 
 #endif

@@ -9,7 +9,7 @@
 #define HOST_LABEL_MAX 63 /* RFC 1035, section 2.3.4 */
 #define HOST_NAME_BYTES 253
 
-/* Return the length of the host name's first label; 0: it is none. RFC 1123, section 2.1. */
+/* Return the length of the host name's first label; 0: the text does not begin with a label. RFC 1123, section 2.1. */
 static inline size_t host_label_length(const char *s)
 {
 	size_t n = strcspn(s, ".");

@@ -16,7 +16,7 @@ int kvm_ioctl(int fd, unsigned long req, void *arg);
 
 /* Convert leaves to KVM's struct, which the caller frees; NULL: out of memory. */
 struct kvm_cpuid2 *kvm_cpuid_new(const struct cpuid *c);
-/* Make leaves that KVM supports those that a guest can have. c: has room for two more.
+/* Change leaves that KVM supports into leaves that a guest can have. c: has room for two more.
  * - Hide shadow stacks (Linux 6.18): only KVM_GET_ONE_REG reads their pointer, so a VM's state lacks it.
  * - Add the sub-leaves 1 of leaves 0xB and 0x1F, which Linux 6.2 and newer leave out: without them, a guest takes each
  *   core for a package. */

@@ -83,7 +83,7 @@ int lockdown_limits(const struct lockdown_limit *limits, size_t n, struct err *e
 	return 0;
 }
 
-/* If the user namespace has no other user, root stays, and landlock and seccomp remain. */
+/* If the user namespace maps no other user, the process stays root, and landlock and seccomp remain. */
 static int root_leave(void)
 {
 	if (geteuid() != 0)

@@ -91,8 +91,8 @@ __attribute__((format(printf, 3, 0))) static void line_write(enum log_level leve
 	line[n - 1] = 0;
 	utf8_clean(line);
 	line[n - 1] = '\n';
-	/* A pipe does not block, and is full if its reader does not keep up: the next line says how many are lost.
-	 * Other failures can be reported nowhere. */
+	/* A non-blocking pipe is full if its reader is slow: count the lost lines, and let the next line report their
+	 * number. Other failures can be reported nowhere. */
 	if (write(atomic_load(&log_fd), line, (size_t)n) < 0 && errno == EAGAIN)
 		atomic_fetch_add(&lines_lost, 1);
 }

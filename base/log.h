@@ -21,10 +21,9 @@ void log_set_level(enum log_level level);
 void log_set_limit(unsigned lines_a_minute);
 /* Set the fd for log lines: borrowed; initially 2. */
 void log_set_fd(int fd);
-/* Takes lines in place of the fd. take() returns false if the line shall go to the fd. It runs in the thread that logs,
- * and logs nothing itself.
- * vm: name of the VM that the line is about: the first argument of a format that begins with LOG_VM; NULL: no VM.
- * text: "device: message", without owner. Neither has control characters. */
+/* A sink gets the lines in place of the fd. take() returns false if the line shall go to the fd. take() runs in the
+ * thread that logs, and logs nothing itself. vm: name of the VM that the line is about: the first argument of a format
+ * that begins with LOG_VM; NULL: no VM. text: "device: message", without owner. Neither has control characters. */
 #define LOG_VM "VM '%s'"
 struct log_sink {
 	bool (*take)(void *opaque, enum log_level level, const char *vm, const char *text);

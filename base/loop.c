@@ -464,8 +464,8 @@ void loop_woke(struct loop *l)
 		l->woke_ns = clock_monotonic_ns();
 }
 
-/* An operation takes the disk's time, and the next request the guest's. So what polls with an operation in flight find
- * tells nothing about polls without one. */
+/* An operation takes the disk's time, and the next request the guest's. So the loop keeps the history of polls with an
+ * operation in flight apart from that of polls without one. */
 static struct busy_poll *busy_of(struct loop *l)
 {
 	return &l->busy[l->in_flight != 0];

@@ -6,7 +6,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
-/* In us. Users without CAP_SYS_RESOURCE may only have windows that are multiples of 2 s. */
+/* Times in us. Users without CAP_SYS_RESOURCE may only have windows that are multiples of 2 s. */
 static const char trigger[] = "some 200000 2000000";
 
 int memory_pressure_open(int folder, const char *path)

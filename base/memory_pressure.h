@@ -1,5 +1,5 @@
-/* memory_pressure: the kernel's pressure stall information of memory (PSI), as a file descriptor that polls ready.
- * Any thread. */
+/* memory_pressure: the kernel's pressure stall information (PSI) about memory, as a file descriptor for poll(). Any
+ * thread. */
 #ifndef CAIRN_BASE_MEMORY_PRESSURE_H
 #define CAIRN_BASE_MEMORY_PRESSURE_H
 

@@ -126,7 +126,8 @@ int relay_take(int sock, int *fds, unsigned n)
 	return r;
 }
 
-/* First move the relays out of the way, and then each file, because its number may be another one's. */
+/* First move the sockets to the relays out of the range, and then each file, because its number may be another
+ * one's. */
 int relay_take_at(int first, int64_t relays, int64_t n)
 {
 	int fds[CHANNEL_FDS_MAX], r = 0;

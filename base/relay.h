@@ -32,7 +32,7 @@ struct relay_message {
 	uint64_t seq;
 	const void *body;
 	size_t len;
-	const int *fds; /* to send behind the held files; borrowed */
+	const int *fds; /* sent behind the held files; borrowed */
 	unsigned nfds;
 };
 

@@ -11,7 +11,7 @@ struct share_header {
 	uint64_t id;
 };
 
-/* Bytes that one READ or WRITE moves at most: such a message fits the default buffer of a socket. */
+/* Most bytes of one READ or WRITE: such a message fits the default buffer of a socket. */
 #define SHARE_DATA_MAX (128u << 10)
 /* A FUSE message, without struct share_header: data, two names or fewer, and its own headers. */
 #define SHARE_FUSE_MAX (SHARE_DATA_MAX + 8192)

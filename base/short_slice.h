@@ -16,7 +16,7 @@
 /* Give the calling thread the short slice, or the kernel's usual one. A thread with another policy than SCHED_OTHER
  * keeps its slice: an administrator has chosen the policy. Does nothing on an older kernel. */
 void short_slice_set(bool on);
-/* Returns the calling thread's slice in ns; 0: the kernel does not tell, so it knows no slices. */
+/* Returns the calling thread's slice in ns; 0: the kernel does not report it, and knows no slices. */
 uint64_t short_slice_get(void);
 
 #endif

@@ -10,8 +10,8 @@
  * Returns the fd, owned; -errno, with the signals blocked. */
 int signals_open(const int *signals, sigset_t *before);
 
-/* End this process by the signal, as without a handler. If Ctrl-C ends a command so, the shell ends its loop or script,
- * too; after an exit status, it would continue. May run in a signal handler. */
+/* End this process by the signal, as if it had no handler. A shell then ends its loop or script after Ctrl-C, too;
+ * after an exit status, it would continue. May run in a signal handler. */
 void signals_end_process(int sig);
 
 /* Signals that ask a program to end. */

@@ -32,9 +32,9 @@ int spaces_enter_user(void)
 	return 0;
 }
 
-/* Replace all file systems of the calling process's own mount namespace by an empty one. The folder for that is /proc,
- * which every host has. Then enter the namespace again, to get its root: that of a process that was started in a chroot
- * would still be another one. */
+/* Replace all file systems of the calling process's own mount namespace by an empty one. Mount that on /proc, a folder
+ * that every host has. Then enter the namespace again, to get its root: a process that was started in a chroot would
+ * still have another root. */
 static int root_replace(void)
 {
 	CLEANUP_CLOSE int own = open("/proc/self/ns/mnt", O_RDONLY | O_CLOEXEC);

@@ -6,9 +6,8 @@
 
 #define SUGGEST_HINT_BYTES 96
 
-/* Find the word that resembles another one most.
- * at: returns the word with index i of those known; NULL after the last one. opaque: passed to at().
- * Returns the word as at() returned it; NULL: none resembles it. */
+/* Find the known word that resembles a word most. at: returns the known word with index i; NULL after the last one.
+ * opaque: passed to at(). Returns the word as at() returned it; NULL: none resembles it. */
 const char *suggest_word(const char *word, const char *(*at)(const void *opaque, size_t i), const void *opaque);
 
 /* Write "; did you mean PREFIXWORD?" with that word, or "" if there is none. Returns buf. */

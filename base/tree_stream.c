@@ -238,8 +238,8 @@ static bool name_ok(const char *name, size_t len)
 	return len && len < 256 && strlen(name) == len && !strchr(name, '/') && strcmp(name, ".") && strcmp(name, "..");
 }
 
-/* The folder and the name of the record's file. The user's path may lead through symbolic links; its own last part,
- * too, unless t->nofollow is set. */
+/* Find the folder and the name of the record's file. The user's path may lead through symbolic links; its own last
+ * part, too, unless t->nofollow is set. */
 static const char *place(const struct tree_reader *t, int *ret_dir, int *ret_nofollow)
 {
 	*ret_dir = t->depth ? t->dirs[t->depth - 1] : AT_FDCWD;
@@ -270,7 +270,7 @@ static int file_open(struct tree_reader *t, mode_t mode)
 	return ftruncate(t->file, 0) < 0 ? fault(&t->fault, errno, name) : 0;
 }
 
-/* EPERM: the file system has no permissions, as FAT has none. */
+/* EPERM: the file system has no permissions (FAT) */
 static int mode_set(struct tree_reader *t, int fd, mode_t mode, const char *name)
 {
 	return mode != NO_MODE && fchmod(fd, mode) < 0 && errno != EPERM ? fault(&t->fault, errno, name) : 0;
@@ -319,7 +319,7 @@ static int folder_leave(struct tree_reader *t)
 	return r;
 }
 
-/* A link in place of an older link replaces that; nothing else is removed. */
+/* A link replaces an older link of that name; nothing else is removed. */
 static int link_make(struct tree_reader *t, const char *target)
 {
 	int dir = t->dirs[t->depth - 1];

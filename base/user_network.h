@@ -1,5 +1,5 @@
-/* user_network: the addresses in a network of an interface of type user: host parts, of which the bits that the prefix
- * covers are ignored. QEMU's user network has the same (docs/slirp.md). */
+/* user_network: the addresses in a network of an interface of type user, as host parts: the prefix of the network
+ * replaces the bits that it covers. QEMU's user network has the same addresses (docs/slirp.md). */
 #ifndef CAIRN_BASE_USER_NETWORK_H
 #define CAIRN_BASE_USER_NETWORK_H
 

@@ -25,7 +25,7 @@ void utf8_clean(char *s);
 /* State of a stream whose pieces may end within a character. Initialize it to {}. */
 struct utf8_stream {
 	uint8_t left;	     /* bytes that the last character lacks */
-	uint8_t least, most; /* of these, the range of the next one */
+	uint8_t least, most; /* the range of the next one of these */
 	uint32_t code;	     /* the code point, from the bytes so far */
 };
 /* Clean the next n bytes, except control characters in `keep` (of those below U+0080). A character that is not complete
