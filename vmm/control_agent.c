@@ -138,7 +138,7 @@ static void command_done(struct agent_command *x, int r, const struct err *e)
 	asked_free(s);
 }
 
-/* Copy the command's text and add the newline. One with a newline inside would be two commands. */
+/* Copy the command's text and add the newline. A text with a newline inside would be two commands. */
 static int asked_new(const struct channel_msg *m, struct asked **ret_s, struct err *e)
 {
 	const struct vm_agent_command *want = m->body;

@@ -25,7 +25,7 @@ static int part_check(struct channel_msg *m, struct err *e)
 	int r;
 
 	memset((char *)what + m->head.body_bytes, 0, sizeof(*what) - m->head.body_bytes);
-	/* Of a longer part, only the limits of disks count besides. */
+	/* In a longer message, only the limits of disks count besides: clear the rest. */
 	memset((char *)what + VM_PLUG_BYTES, 0, offsetof(struct vm_config, disk_tune) - VM_PLUG_BYTES);
 	r = vm_config_take_held(what, m, e);
 	return r ? r : vm_config_check(what, m->nfds, e);
@@ -36,7 +36,7 @@ static int part_check(struct channel_msg *m, struct err *e)
 struct change {
 	struct change *next;
 	struct channel_msg m;
-	bool is_work; /* else a device that comes or goes */
+	bool is_work; /* begins work; false: adds or removes a device */
 	uint64_t end_ns;
 	_Alignas(16) uint8_t body[]; /* of m */
 };
@@ -101,7 +101,7 @@ static void changes_late(void *opaque)
 	control_changes_run(opaque, loop_now_ns());
 }
 
-/* Let a request wait. is_work: it is as the daemon sent it, whereas part_check() has filled up that of a device. */
+/* Let a request wait. is_work: its body is as the daemon sent it; false: part_check() has filled up the body. */
 static int change_hold(struct control *c, struct channel_msg *m, bool is_work, struct err *e)
 {
 	size_t len = is_work || m->head.type == VM_MSG_UNPLUG ? m->head.body_bytes : sizeof(struct vm_config);

@@ -297,7 +297,8 @@ static void signal_exit(int sig)
 
 /* Handle a fault of this program, or abort(): log the thread and the place, and end the process by the signal. The
  * place is an offset that addr2line(1) understands: addresses would tell where the program lies in memory. A signal
- * that a program has sent, such as abort(), says all by itself. The kernel has withdrawn the handler. */
+ * that a program has sent, as abort() does, has no place, and the end file needs no entry for it. The kernel has
+ * withdrawn the handler. */
 static void fault_report(int sig, siginfo_t *si, void *context)
 {
 	extern const char __executable_start[], etext[];

@@ -845,7 +845,9 @@ struct vm_info {
 	/* 1: the process knows VM_MSG_BALLOON_SET, _RECLAIM, _MEDIUM_SET; VM_COPIES_DISKS: _DISK_COPY;
 	 * checks_saves: struct vm_save_devices up to `interfaces`; 2: all of it */
 	uint8_t sets_balloon, reclaims, sets_medium, copies_disks, checks_saves;
-	uint8_t screens; /* 1: the process knows VM_MSG_SCREENSHOT; VM_SCREENS_KEYS: also VM_MSG_SEND_KEYS */
+	/* 1: the process knows VM_MSG_SCREENSHOT; VM_SCREENS_KEYS: also VM_MSG_SEND_KEYS; VM_SCREENS_INPUT: also
+	 * VM_MSG_INPUT */
+	uint8_t screens;
 	uint8_t machine; /* the machine version that the guest has; 0: not known */
 	uint8_t shows_figures; /* 1: the process knows VM_MSG_PAGE */
 	/* 1: VM_FORK_READY means that the pins can be read; VM_SHARES_PINS: and the process knows vm_fork.shared;

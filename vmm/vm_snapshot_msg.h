@@ -16,7 +16,7 @@
 enum vm_snapshot_step { VM_STEP_SETTLE = 1, VM_STEP_FREEZE, VM_STEP_RESUME };
 
 struct vm_snapshot_go {
-	uint64_t at_ns; /* VM_STEP_FREEZE: the instant, of CLOCK_MONOTONIC; one that is over: at once */
+	uint64_t at_ns; /* VM_STEP_FREEZE: the instant, of CLOCK_MONOTONIC; if it is past: at once */
 	uint32_t step; /* enum vm_snapshot_step */
 	/* VM_STEP_FREEZE: do nothing but stop the vCPUs before at_ns + stand_us, so that the processes of the other VMs
 	 * get a processor to stop theirs. */

@@ -200,8 +200,8 @@ void assist_vcpu_reset(struct assist *a, struct vcpu *v)
 }
 
 /* Carry out at most MEMSET_STEP bytes of a call of memset(), and move the guest to the call's end when all is done.
- * Returns false if the
- * code is another one, or the memory is no RAM: then the breakpoint goes, and the guest runs the code itself. */
+ * Returns false if the guest has other code there, or the memory is no RAM: then the breakpoint is removed, and the
+ * guest runs the code itself. */
 static bool memset_do(struct assist *a, struct vcpu *v)
 {
 	uint8_t code[sizeof(memset_code)];

@@ -317,7 +317,8 @@ static int view_end(struct memory *m)
 
 static int ram_empty(struct memory *m)
 {
-	/* The last huge page goes as a whole, too: of a part, zeros may stay. */
+	/* Free the last huge page as a whole, too: the kernel may only zero a part of a huge page, and keep its
+	 * memory. */
 	return fallocate(m->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, (off_t)ROUND_UP(m->mapped_bytes, 2 * MIB)) < 0
 		? -errno : 0;
 }

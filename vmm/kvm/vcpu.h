@@ -185,9 +185,9 @@ void vcpu_fault(struct vcpu *v, enum vm_reason reason, const char *fmt, ...)
 int vcpu_save(struct vcpu *v, struct state_writer *w, struct err *e);
 int vcpu_load(struct vcpu *v, struct state_reader *r, uint16_t version, struct err *e);
 
-/* Give v the values of a new vCPU in all that running or loading has changed and that a reset clears: MSRs, XCR0,
- * debug registers, and the registers of XSAVE. v is parked. The caller resets the other registers and the LAPIC.
- * Returns 0 or -errno. */
+/* Reset the registers of v that running or loading it has changed and that a reset clears: MSRs, XCR0, debug registers,
+ * and the registers of XSAVE. They get the values of a new vCPU. v is parked. The caller resets the other registers and
+ * the LAPIC. Returns 0 or -errno. */
 int vcpu_registers_reset(struct vcpu *v);
 
 /* Set the CPUID of v for the guest: kvm->guest or kvm->supported, with the set's topology

@@ -34,8 +34,8 @@
 #define MSR_WALL_CLOCK_OLD 0x11u
 #define MSR_WALL_CLOCK 0x4b564d00u
 /* If the new TSC is within a second of the VM's present TSC, KVM takes this for an attempt to synchronize vCPUs, and
- * keeps the present TSC (since Linux 6.7, not for the first TSC that is set). So set the first vCPU to one that is
- * minutes away before. */
+ * keeps the present TSC (since Linux 6.7, not for the first TSC that is set). So first set the TSC of the first vCPU to
+ * a value that is minutes away. */
 #define TSC_FAR (1ULL << 40)
 #define XSAVE_MAX_BYTES (64 * 1024)
 #define CR0_PE 1ULL
@@ -165,8 +165,8 @@ static int msrs_read(struct vcpu *v, struct msr_list *m)
 	return r;
 }
 
-/* Add the MSRs that are not 0 in a vCPU which has run, but were when the state was saved. Earlier writers saved none of
- * them; the vCPU then keeps its own. */
+/* Add, with the value 0, the MSRs that are not 0 in this vCPU and that the state lacks: they were 0 when the state was
+ * saved. An earlier Cairn saved none of these MSRs; then the vCPU keeps its own. */
 static int msrs_complete(struct vcpu *v, struct msr_list *m)
 {
 	struct msr_list more = { 0 };
@@ -427,8 +427,9 @@ static int sregs_write(struct vcpu *v, struct vcpu_image *s)
 	return kvm_ioctl(v->fd, KVM_SET_SREGS, &s->sregs);
 }
 
-/* Set a TSC apart from vCPU 0's as the guest has set it, which IA32_TSC_ADJUST tells: KVM has taken the write of a TSC
- * for an attempt to synchronize it. A KVM without this attribute (before Linux 5.16) leaves the TSCs equal. */
+/* Set the TSC as far from vCPU 0's as the guest has set it. KVM has taken the write of the TSC for an attempt to
+ * synchronize it, but IA32_TSC_ADJUST has the difference. A KVM without this attribute (before Linux 5.16) leaves the
+ * TSCs equal. */
 static void tsc_set_apart(struct vcpu *v, uint64_t adjust)
 {
 	struct vcpus *s = v->set;
@@ -468,7 +469,8 @@ static int image_write(struct vcpu *v, struct vcpu_image *s, const char **what)
 		r = msrs_write(v, &s->msrs, false);
 	if (!r)
 		tsc_set_apart(v, msr_value(&s->msrs, MSR_TSC_ADJUST));
-	/* After EFER.SVME and the MSRs of VMX, which cannot change later; before the registers of the guest's guest. */
+	/* Follow EFER.SVME and the MSRs of VMX, which cannot change later; precede the registers of the guest's
+	 * guest. */
 	if (!r && s->nested.head.size && (*what = "KVM_SET_NESTED_STATE"))
 		r = kvm_ioctl(v->fd, KVM_SET_NESTED_STATE, &s->nested);
 	if (!r && (*what = "KVM_SET_REGS"))

@@ -434,7 +434,7 @@ static int ram_make(struct machine *m, int *fds, struct memory *taken, struct ho
 	return r;
 }
 
-/* Before the disks are opened, wait until the fork's source has written them. The disks' rings need none of it. */
+/* Create the disks' loops, which need no image, and wait until the fork's source has written the images. */
 static int fork_await(struct machine *m, const int *fds, struct err *e)
 {
 	int r = 0;
@@ -444,7 +444,7 @@ static int fork_await(struct machine *m, const int *fds, struct err *e)
 	return r ? r : machine_await_fork(m, m->cfg.state_later ? fds[m->cfg.state_ready_fd] : -1, e);
 }
 
-/* Firmware writes to its debug port while it starts. A guest that continues is past that. */
+/* Firmware writes to its debug port while it starts. A guest that continues from a state has finished that. */
 static void debug_port_collect(struct machine *m)
 {
 	port_ring_init(&m->port_ring, &m->kvm, m->host.loop, DEBUGCON_PORT);

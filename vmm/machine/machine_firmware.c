@@ -96,7 +96,8 @@ int machine_update_firmware(struct machine *m, struct err *e)
 	return bios_describe_again(m->fw_cfg, &c, e);
 }
 
-/* A firmware volume begins so (UEFI PI 1.7, volume 3, section 3.2.1). Other programs in flash memory may run there. */
+/* The signature of a firmware volume (UEFI PI 1.7, volume 3, section 3.2.1). Other programs in flash memory may run
+ * there. */
 #define VOLUME_SIGNATURE_AT 40
 
 /* Refuse a UEFI on a host whose KVM emulates kernel mode. */

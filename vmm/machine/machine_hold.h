@@ -15,7 +15,7 @@ struct machine_disk;
 int machine_disk_hold(struct machine_disk *d, struct err *e);
 /* Submit the requests that are held back. */
 void machine_disk_release(struct machine_disk *d);
-/* The same for a disk without a mirror. */
+/* Like machine_disk_hold(), for a disk without a mirror. */
 int machine_disk_gate(struct machine_disk *d, struct err *e);
 void machine_disk_gate_end(struct machine_disk *d);
 

@@ -73,7 +73,7 @@ int machine_scsi_attach(struct machine *m, unsigned i, bool *ret_made, struct er
 	d->target = 0;
 	if (m->scsi)
 		r = virtio_scsi_plug(m->scsi, &disk, &d->target, e);
-	else /* the place in the list that it has at a start */
+	else /* at its place in the list of a start */
 		r = controller_new(m, &disk, 1, d->io, m->nics_at + m->nnics + (m->vsock != NULL), e);
 	d->scsi = !r;
 	d->dev = r ? NULL : m->scsi;

@@ -18,7 +18,7 @@
 
 #define NO_PART UINT64_MAX
 #define WAIT_MS_MAX 100
-/* Changes go to both images while the rest is copied, once it is this small, or a round has not halved it. */
+/* When the rest is this small, or a round has not halved it, changes go to both images while the rest is copied. */
 #define REST_BYTES (8 * MIB)
 
 /* ---- calls that run on the disk's thread ---- */

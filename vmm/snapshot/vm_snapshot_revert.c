@@ -285,7 +285,7 @@ static int disks_apply(struct revert_job *x)
 		r = vmsnap_revert_mark(x->first, &x->tree, x->node, &x->j.e);
 		marked = !r;
 		if (marked)
-			x->first->changed = false; /* its content; vmsnap_revert_unmark() removes the mark */
+			x->first->changed = false; /* the mark changes no content; vmsnap_revert_unmark() removes it */
 	}
 	if (!r)
 		r = disk_prepare(x, x->first, x->node->info.id, vmsnap_revert_info(&x->tree, x->node));
