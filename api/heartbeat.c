@@ -15,9 +15,9 @@
 struct heartbeat {
 	struct store *store;
 	struct loop_timer *timer;
-	struct store_work work; /* an answer is missing since asked_ns; 0: none is missing */
+	struct store_work work; /* under way since asked_ns; asked_ns 0: it is not */
 	uint64_t asked_ns, period_ns;
-	int notify_fd; /* -1: nobody asks for beats */
+	int notify_fd; /* -1: no service manager asks for beats */
 	bool stalled;
 };
 

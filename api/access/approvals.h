@@ -70,7 +70,7 @@ struct approval_request {
 	int64_t asked_ns, expires_ns, ended_ns; /* realtime; ended 0: not ended */
 	int64_t by; /* uid of the user who answered; -1: nobody */
 	char note[APPROVAL_TEXT_MAX + 1];   /* why the asker wants it */
-	char reason[APPROVAL_TEXT_MAX + 1]; /* of who answered */
+	char reason[APPROVAL_TEXT_MAX + 1]; /* the reason that the answering user gave */
 	char detail[APPROVAL_TEXT_MAX + 1]; /* of a failure */
 	char job[APPROVAL_JOB_MAX + 1];
 };
@@ -113,7 +113,7 @@ bool approval_is_open(const struct approval_request *r);
 /* Return whether it is a request for a role. */
 bool approval_is_grant(const struct approval_request *r);
 struct approval_request *approvals_find(const struct approvals *t, int64_t id);
-/* Return the user's open request for the same; NULL: none. uuid: NULL: for no VM. */
+/* Return the user's open request with the same command, arguments and VM; NULL: none. uuid: NULL: for no VM. */
 struct approval_request *approvals_find_same(const struct approvals *t, uid_t uid, const char *command, struct json_object *args,
 	const uint8_t *uuid);
 /* Add a request. Drops ended requests that are too old or too many.

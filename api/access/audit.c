@@ -334,7 +334,7 @@ void audit_require(struct audit *a)
 	a->required = true;
 	for (unsigned i = 0; i < CLASSES; i++)
 		a->files[i].wants_room = true;
-	audit_check(a, 0, &e); /* make the room now */
+	audit_check(a, 0, &e); /* allocate the blocks now */
 }
 
 bool audit_is_required(const struct audit *a)

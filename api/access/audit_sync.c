@@ -23,7 +23,7 @@ struct audit_waiter {
 	void *opaque;
 };
 
-/* Note that n lines are lost; 0: that the next one would be. */
+/* Note that n lines are lost. n: 0: none is yet, but the next one would be. */
 static void lines_lost(struct audit_sync *s, struct audit_file *f, uint64_t n, int r)
 {
 	if (!f->error)

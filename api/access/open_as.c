@@ -23,7 +23,7 @@ struct part {
 	const struct rights *rights; /* borrowed from the definition until the process has begun */
 	const struct config_files *files; /* likewise */
 	unsigned at[CHANNEL_FDS_MAX], n; /* indexes of the author's files, in rising order */
-	unsigned nheld; /* the process holds so many of them, the first ones */
+	unsigned nheld; /* the process holds the first nheld of them */
 	struct fork_as *errand; /* NULL: it has ended, or none was begun */
 };
 

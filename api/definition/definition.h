@@ -130,7 +130,7 @@ struct definition_interface {
 	uint16_t queues;  /* pairs of queues; 0: 1 */
 	bool vhost;	  /* the host's kernel moves the frames */
 	uint16_t boot_order; /* as of a disk; 0: none */
-	bool clean_traffic, isolated; /* asked for beyond what the network does: docs/networks.md, "Ports" */
+	bool clean_traffic, isolated; /* requested in addition to the network's own filter: docs/networks.md, "Ports" */
 	struct definition_user user; /* all zero for other types */
 	struct definition_bandwidth bandwidth;
 	struct egress *egress; /* destinations that the guest may reach (base/egress.h); owned; NULL: all */

@@ -9,7 +9,7 @@
 #define FDS_MAX 8
 #define SAFE_FD 64 /* above the places that the files get */
 
-/* Put the files in their places; none of them overwrites another one first. */
+/* Move the files to their numbers. Duplicate all of them first, so that none overwrites another one. */
 static int files_place(const int *fds, unsigned nfds)
 {
 	int copies[FDS_MAX];

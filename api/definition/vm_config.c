@@ -138,7 +138,8 @@ static int screen_show(const struct definition *d, struct err *e)
 	return listener < 0 ? listener : vnc_start(d, listener, e);
 }
 
-/* Open a path. Links such as /proc/self/fd/2 lead past the rights to the folders of a file. */
+/* Open a path. foreign: refuse links such as /proc/self/fd/2, which open a file without a check of the rights to its
+ * folders. */
 static int path_open(const char *path, int flags, bool foreign)
 {
 	struct open_how how = { .flags = (uint64_t)flags, .resolve = RESOLVE_NO_MAGICLINKS };

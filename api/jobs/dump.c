@@ -187,7 +187,7 @@ static void core_find(struct work *w)
 	w->path[0] = 0;
 }
 
-/* A dump that has its name, until that is on stable storage. */
+/* A dump that was renamed, until its new name is on stable storage. */
 struct kept {
 	struct store_work work;
 	int folder;
@@ -203,7 +203,8 @@ static void core_stored(struct store_work *w)
 	free(k);
 }
 
-/* Give a dump by policy its name. The older ones go later: until then a power cut could take the new one back. */
+/* Give a dump by policy its final name. core_stored() removes older dumps when that name is on stable storage: before,
+ * a power cut could undo the rename. */
 static int core_keep(struct work *w, struct err *e)
 {
 	char tmp[sizeof(w->file) + sizeof(TMP)], file[sizeof(DUMPS_FOLDER) + sizeof(w->file)];

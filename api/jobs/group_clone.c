@@ -37,7 +37,7 @@ static void clone_release(struct group_job *g)
 	json_object_put(clone_of(g)->networks);
 }
 
-/* Let the networks go with their last clone. */
+/* Mark the networks, so that each is removed when its last clone is gone. */
 static void networks_keep(struct group_job *g)
 {
 	struct json_object *networks = clone_of(g)->networks;
@@ -51,7 +51,7 @@ static void networks_keep(struct group_job *g)
 	}
 }
 
-/* Let a clone continue its way out. */
+/* Begin or continue to remove a clone: stop it, and then undefine it. Returns false if it is removed. */
 static bool clone_remove(struct group_member *m)
 {
 	static const struct undefine_opts opts = { .remove_all_storage = true, .managed_save = true, .snapshots_metadata = true, .nvram = true };

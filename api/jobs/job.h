@@ -31,7 +31,7 @@ struct vm_host;
 enum job_status {
 	JOB_CREATED,
 	JOB_RUNNING,
-	JOB_READY, /* all is done but a choice of the client */
+	JOB_READY, /* the work is done; the client still has to complete or cancel the job */
 	JOB_ABORTING,
 	JOB_WAITING,
 	JOB_PENDING,

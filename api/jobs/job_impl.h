@@ -14,7 +14,7 @@ void job_append(struct vm_host *host, struct job *j);
 int job_id_check(const char *id, bool taken, struct err *e);
 /* Return the static name of a job type; NULL: unknown, or type is NULL. */
 const char *job_type_known(const char *type);
-/* type: of a row of the table in job.c. */
+/* Return the kind of operation of a job type. type: of a row of the table in job.c. */
 enum vm_operation_kind job_type_kind(const char *type);
 /* Return the content of jobs.json: the concluded jobs. Valid as long as these; owned. */
 struct json_object *jobs_to_file(struct vm_host *host);

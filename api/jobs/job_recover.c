@@ -21,8 +21,8 @@ static bool is_of_host(const char *type)
 	return !strncmp(type, "volume-", strlen("volume-"));
 }
 
-/* Make a job of an earlier daemon from the members that its stored job and the data of its events have. Returns NULL
- * if the VM's name is missing of a job that has a VM. */
+/* Make a job of an earlier daemon from the members that its stored job and the data of its events have. Returns NULL if
+ * the job has a VM and the VM's name is missing. */
 static struct job *former_new(struct vm_host *host, const char *id, const char *type, struct json_object *o)
 {
 	const char *vm = js_get_str(o, "vm"), *qmp_id = js_get_str(o, "qmp-id"), *uuid = js_get_str(o, VM_UUID_KEY);

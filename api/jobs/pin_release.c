@@ -21,7 +21,8 @@
  * wait would keep more clusters that the guest has overwritten. */
 #define WAIT_S 60U
 #define NOTIFY_TIMEOUT_NS VM_PROCESS_NO_TIMEOUT
-/* Delay before a process is notified again that could not be reached, for example because its socket was full. */
+/* How long the daemon waits before it notifies a process again that it could not reach, for example because the
+ * process's socket was full. */
 #define NOTIFY_AGAIN_NS 1000000000ULL
 
 static void vm_release(struct vm *vm);
@@ -118,8 +119,8 @@ static void idle_answered(void *opaque, int r, const struct vm_answer *a, const 
 	timer_arm(vm->host);
 }
 
-/* Tell the process which pins wait, so that they are in nobody's way. The process that takes a VM over, or that starts,
- * cannot share them. */
+/* Tell the process which pins wait, so that it can delete them when they are in the way. The process that takes a VM
+ * over, or that starts, cannot share pins, so their wait ends. */
 static void vm_tell_idle(struct vm *vm)
 {
 	const struct definition *def = vm_live(vm);

@@ -93,7 +93,7 @@ static void promotion_end(struct promotion *p, struct json_object *result, const
 	promotion_free(p);
 }
 
-/* The source is stopped, and the clone may have its ports, so there is no way back. */
+/* The source is stopped, and the clone may have its ports, so the daemon cannot undo the promotion. */
 static void promotion_halt(struct promotion *p, const struct err *why)
 {
 	struct err e;

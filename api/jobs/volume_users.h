@@ -32,7 +32,8 @@ struct volume_users {
 
 /* A volume that may be one of the files. */
 struct volume_id {
-	/* Decide where a file was not found, or not looked at. name: in the folder, or an absolute path. */
+	/* They decide whether a file that was not found, or not looked at, is the volume. name: in the folder, or an
+	 * absolute path. */
 	const char *folder, *name;
 	const struct stat *st;
 };

@@ -63,7 +63,8 @@ void network_operation_free(struct network *n)
 	free(op);
 }
 
-/* During an operation, cairn-net may have ended it itself, but not during a look. */
+/* Report that a program of the network has ended by itself. During an operation, cairn-net may have ended it; a query
+ * ends no program. */
 static void program_lost(struct network *n, const char *program)
 {
 	char text[80];

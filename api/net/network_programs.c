@@ -17,7 +17,8 @@ static const struct {
 	const char *key, *name;
 } kinds[PROGRAMS] = { [DNSMASQ] = { "pid", "dnsmasq" }, [NAMES] = { "names_pid", "cairn-dns" } };
 
-/* A minute's delay is reached after the sixth end in a row; a program that runs for five minutes is forgiven. */
+/* A minute's delay is reached after the sixth end in a row. When a program has run for five minutes, the delays begin
+ * anew. */
 static const struct backoff_rule again = { .delay_s = 1, .max_delay_s = 60, .tries = 1, .window_s = 300 };
 
 struct program {

@@ -24,7 +24,8 @@
 /* A cairn-publish ends with its VM's tap, and the daemon may see the end of the VM's process later. */
 #define DELAY_MIN_NS (100 * 1000000ULL)
 
-/* A minute's delay is reached after the seventh end in a row; a process that runs for five minutes is forgiven. */
+/* A minute's delay is reached after the seventh end in a row. When a process has run for five minutes, the delays begin
+ * anew. */
 static const struct backoff_rule rule = { .delay_s = 1, .max_delay_s = 60, .tries = 1, .window_s = 300 };
 
 struct restart {

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* A vCPU's thread that waits for so large a part of the time in which it could run is short of processors. */
+/* vCPUs that wait for this part of the time in which they could run are short of processors. */
 #define WAIT_PART 0.2
 #define WAIT_CPUS 0.1
 #define WAIT_SPAN_S 60
@@ -15,7 +15,7 @@
 #define LATE_KNOWN 5
 #define BUSY_PART 0.9
 #define TAKEN_PART 0.95
-/* More than is taken now. */
+/* Advice names this multiple of the present size. */
 #define MORE 1.5
 /* The latency of now against that of the last weeks, without the last day. */
 #define LATENCY_TIMES 3
@@ -169,7 +169,7 @@ static void latency_rule(const struct advice_vm *vm, bool writes, struct advice_
 struct figure {
 	const char *rule, *name, *series; /* name: for the text; series: for the command */
 	enum trend_series a, b;	   /* b: as a: there is one series */
-	double least;		   /* a smaller difference is not worth a word */
+	double least;		   /* smaller differences are not reported */
 	double unit;
 	const char *unit_text;
 };

@@ -42,7 +42,7 @@ static void wait_update(struct balance_cpu *v)
 	v->wait.known = true;
 }
 
-/* Return the part of the time in which busy VMs want to run that they wait. */
+/* Return the part of their runnable time for which the busy VMs waited. */
 static double waits_of_all(const struct balance_cpu *v, size_t n)
 {
 	double waited = 0, wanted = 0;
@@ -61,8 +61,7 @@ static bool can_move(const struct balance_cpu *v, double mean)
 	return is_busy(v) && (v->wait.part > mean ? v->shares < v->max : v->shares > v->min);
 }
 
-/* Find the mean of the parts that VMs wait which can move towards it, and the largest difference between two of
- * them. */
+/* Find the mean wait of the VMs whose shares can move towards it, and the largest difference between two waits. */
 static void spread_find(const struct balance_cpu *v, size_t n, double *ret_mean, double *ret_spread)
 {
 	double mean = 0, least, most, sum;
@@ -175,7 +174,7 @@ void balance_cpu(struct balance_cpu *v, size_t n, struct balance_cpu_state *s)
 /* In one call, a guest gives this part of its spare memory, and gets at most this part of its present memory. */
 #define GIVE_PART 0.25
 #define TAKE_PART 0.25
-/* Smaller changes are not worth one. */
+/* Smaller changes are not made. */
 #define STEP_BYTES (4 * MIB)
 #define STEP_PART (1.0 / 32)
 /* The host keeps such a part of its memory from guests that are tight, and from those that just had more. */

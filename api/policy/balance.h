@@ -23,7 +23,7 @@ struct balance_cpu {
 	/* Kept between calls; begins as all zeros. */
 	struct {
 		bool known;
-		double part; /* average of the part of the time in which it wanted to run that it waited */
+		double part; /* average part of its runnable time for which it waited */
 	} wait;
 };
 

@@ -17,7 +17,7 @@
 #include <sys/sysmacros.h>
 #include <unistd.h>
 
-/* Most looks at a time. A look lasts longer than some ms only if its file system hangs. */
+/* Most measurements at a time. One lasts longer than some ms only if its file system hangs. */
 #define LOOKS_MAX 32
 #define LINE_BYTES 8192
 

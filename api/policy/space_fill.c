@@ -9,7 +9,7 @@
 #define RATE_S 20.0
 #define NEXT_MIN_NS CLOCK_NS_PER_S
 #define NEXT_MAX_NS (5 * CLOCK_NS_PER_S)
-/* Look so often on the way to the limit. */
+/* Measure this often on the way to the limit. */
 #define LOOKS 4
 
 static uint64_t limit_bytes(const struct space_fill *f)

@@ -278,8 +278,8 @@ static struct web_try *place_find(struct web_hooks *h)
 	return NULL;
 }
 
-/* Return the web hook whose next event has waited longest and may be sent now; NULL: none.
- * ret_wait_ns: lowered to the time until another look. */
+/* Return the web hook whose next event has waited longest and may be sent now; NULL: none. ret_wait_ns: lowered to the
+ * time until the queues have to be checked again. */
 static struct web_hook *hook_due(struct web_hooks *h, uint64_t *ret_wait_ns)
 {
 	struct web_hook *found = NULL;

@@ -38,10 +38,10 @@ struct entry {
 struct event_log {
 	int dir_fd, fd;
 	uint64_t last; /* last number assigned */
-	uint64_t dropped; /* highest number of an event that went although older ones stayed; 0: none */
+	uint64_t dropped; /* highest number of an event that was dropped although older ones stayed; 0: none */
 	unsigned lines; /* number of lines in the current file */
 	unsigned uncounted; /* events since events were counted */
-	bool rewrites; /* events went that the files have */
+	bool rewrites; /* the files still have events that were dropped */
 	bool failed;	/* the last write failed, and the error was logged */
 	struct entry ring[EVENT_LOG_MAX];
 	unsigned first, n;

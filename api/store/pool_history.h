@@ -24,8 +24,8 @@ struct pool_history {
 	size_t n;
 };
 
-/* Add a look at the file system. The last point is replaced if the one before is at most an hour old. Points that a
- * clock that was set back puts into the future are dropped. */
+/* Add a measurement of the file system. The last point is replaced if the one before is at most an hour old. If the
+ * clock was set back, the points in the future are dropped. */
 void pool_history_add(struct pool_history *h, const struct pool_point *p);
 /* Fit a line through the points of the last `last_s` seconds: bytes over days, of which the last point is 0. Returns
  * false if the points are fewer than three, or span less than six hours. */

@@ -111,7 +111,7 @@ void pools_load(struct pools *p, struct store *s)
 struct pool_change {
 	struct queued_change change;
 	struct pools *pools;
-	char *name, *target; /* owned; target NULL: the pool goes */
+	char *name, *target; /* owned; target NULL: the pool is removed */
 	struct pools after; /* the list with the change; owned */
 };
 

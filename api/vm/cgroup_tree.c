@@ -89,7 +89,7 @@ static void tree_set(struct cgroup_tree *t, const char *path)
 		lacks(t, "%.120s has no controller %s", path, words);
 }
 
-/* Use a folder, after a trial. */
+/* Use a folder as the tree, if a group for a process can be made in it. */
 static int tree_use(struct cgroup_tree *t, const char *path)
 {
 	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
