@@ -1,9 +1,9 @@
 #!/bin/sh
-# Prove tests/packages.txt: fresh.sh [COMMAND] makes a minimal Debian in a folder, clones the last commit of this tree
-# into its /root and runs COMMAND there ("make demo && make check"). The folder is removed afterwards.
-# Needs root, mmdebstrap and 10 GB below TMPDIR. FRESH_SUITE: Debian's release (bookworm, which is 12), or trixie (13).
-# FRESH_CACHE=DIR: use a copy of that cache (kernels, QEMU), which saves 8 minutes of fetching and building. Exit
-# status: the command's.
+# Check that tests/packages.txt names all packages that Cairn needs: fresh.sh [COMMAND] makes a minimal Debian in a
+# folder, clones the last commit of this tree into its /root and runs COMMAND there ("make demo && make check"). The
+# folder is removed afterwards. Needs root, mmdebstrap and 10 GB below TMPDIR. FRESH_SUITE: Debian's release (bookworm,
+# which is 12), or trixie (13). FRESH_CACHE=DIR: use a copy of that cache (kernels, QEMU), which saves 8 minutes of
+# fetching and building. Exit status: the command's.
 set -eu
 cd "$(dirname "$0")/.."
 

@@ -49,7 +49,8 @@ LONG_UNITS="block/qcow2/test_powercut_snapshot block/qcow2/test_header_rewrite b
 
 passed=0 failed=0 skipped=0 watcher='' workers='' others=''
 work=$(mktemp -d "${TMPDIR:-/tmp}/cairn-XXXXXX") || exit 1
-# The pytest processes share their compiled tests: compiling all takes 17 s, loading them 3. So does a run in a test.
+# The pytest processes share their compiled tests: compiling all takes 17 s, loading them 3. A run.sh that a test starts
+# shares them, too.
 unset PYTHONDONTWRITEBYTECODE
 export PYTHONPYCACHEPREFIX="${PYTHONPYCACHEPREFIX:-$work/pycache}"
 results=$work/results tmp=$work/t # short: paths of sockets have a limit
@@ -174,8 +175,8 @@ part_end() { # PART
 }
 
 # The small parts come first: at the end, the other processes would wait for those that have long files of tests. One
-# process begins with the longest file of all, that of the emulated SVM hosts, which compute from the begin so. The
-# others begin when it has compiled all tests: each would compile them, too.
+# process begins with the longest file of all, that of the emulated SVM hosts, so that these compute from the start.
+# The others begin when it has compiled all tests; otherwise each of them would compile the tests, too.
 e2e_begin() {
 	small=
 	if [ -z "${E2E_ARGS:-}${CAIRN_LOOP:-}" ] && [ -d tests/e2e/block ]; then
@@ -321,7 +322,7 @@ $left"
 	fi
 }
 
-# Name what failed once more, at the end: a log that is kept in part has the rest of it seldom.
+# Name the failed tests once more at the end, because a truncated log often lacks the earlier lines.
 failed_names() {
 	[ "$failed" != 0 ] || return 0
 	echo "Failed:"

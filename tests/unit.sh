@@ -53,7 +53,7 @@ fi
 	[ "$skip" = 0 ] || printf ', %s skipped' "$skip"
 	echo
 	if [ "$bad" != 0 ]; then
-		# With it, the places of failed checks and the seeds.
+		# The rest of the output has the places of failed checks and the seeds.
 		grep -v -e '^ok ' -e '^1\.\.' -e '# SKIP' "$base.out" | tail -n 40 | sed 's/^/    /'
 		grep -v '^ok ' "$base.err" | tail -n 40 | sed 's/^/    /'
 		[ ! -f "$base.threads" ] || sed 's/^/    /' "$base.threads"

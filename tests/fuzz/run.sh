@@ -13,7 +13,7 @@ shared="tests/fuzz/image_run.c tests/fuzz/image_seed.c tests/fuzz/image_mutate.c
 state="tests/fuzz/state_run.c tests/fuzz/state_seed.c"
 share="tests/fuzz/share_run.c tests/fuzz/share_seed.c tools/share/share.c tools/share/share_names.c tools/share/share_files.c tools/share/nodes.c"
 libs="$build/libsnapshot.a $build/libblock.a $build/libbase.a -luring -lzstd -lz"
-# Freed memory is kept for less time, which the many large buffers want.
+# A smaller quarantine of freed memory, because the fuzzers allocate many large buffers.
 export ASAN_OPTIONS=quarantine_size_mb=32
 notes=${FUZZ_NOTES:-${XDG_CACHE_HOME:-$HOME/.cache}/cairn/fuzz-notes}
 mkdir -p "$build/fuzz" "$(dirname "$notes")"
