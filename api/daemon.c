@@ -101,9 +101,9 @@
 #define ADOPT_TIMEOUT_NS (10 * 1000000000ULL)
 #define FINISH_TIMEOUT_NS (10 * 1000000000ULL)
 
-/* Return an event, owned by the caller. data: taken. */
 _Static_assert(EVENT_ID_COUNT <= CONN_EVENTS_MAX, "numbers of events");
 
+/* Return an event, owned by the caller. data: taken. */
 static struct json_object *event_make(enum event_id id, struct json_object *data)
 {
 	struct json_object *o = json_object_new_object(), *time = json_object_new_object();
@@ -545,7 +545,7 @@ int daemon_open(struct daemon *d, struct err *e)
 	if (r < 0)
 		return r;
 	h->pool_space = pool_space_new(h);
-	h->watchman = thresholds_new(h, command_run_as, &d->commands);
+	h->threshold_watch = thresholds_new(h, command_run_as, &d->commands);
 	vm_space_load(h);
 	h->web_hooks = web_hooks_new(h);
 	policies_go(h);
@@ -588,8 +588,8 @@ void daemon_close(struct daemon *d)
 	vm_spaces_finish(h);
 	transients_free(h->transients);
 	h->transients = NULL;
-	thresholds_free(h->watchman);
-	h->watchman = NULL;
+	thresholds_free(h->threshold_watch);
+	h->threshold_watch = NULL;
 	web_hooks_free(h->web_hooks);
 	h->web_hooks = NULL;
 	timetables_free(h->timetables);

@@ -1,7 +1,7 @@
 /* egress_notice: the message by which cairn-dns reports to a network's nftables rules that a name has opened an
  * address. cairn-dns may not change the rules, so it sends the host a ping (ICMP echo request) with these data. A
  * rule of nftables puts the address into the set of the name, and the host's answer confirms that (docs/networks.md,
- * "Names"). */
+ * "Names in egress rules"). */
 #ifndef CAIRN_BASE_EGRESS_NOTICE_H
 #define CAIRN_BASE_EGRESS_NOTICE_H
 

@@ -12,15 +12,15 @@
 #include <string.h>
 #include <unistd.h>
 
-struct errand {
+struct action_request {
 	struct control *control;
 	uint64_t seq;
 	bool off; /* the command is a shutdown */
 };
 
-static void errand_done(void *opaque, int r, const struct err *e)
+static void action_done(void *opaque, int r, const struct err *e)
 {
-	struct errand s = *(struct errand *)opaque;
+	struct action_request s = *(struct action_request *)opaque;
 
 	free(opaque);
 	if (r < 0 && s.off)
@@ -39,21 +39,21 @@ static int agent_check(const struct control *c, struct err *e)
 	return 0;
 }
 
-static int errand_begin(struct control *c, const struct vm_agent *want, struct errand *s, struct err *e)
+static int action_begin(struct control *c, const struct vm_agent *want, struct action_request *s, struct err *e)
 {
 	struct agent *a = vm_machine(c->vm)->agent;
 	int r;
 
-	if (want->errand == VM_AGENT_TELL)
+	if (want->action == VM_AGENT_TELL)
 		machine_consoles_print(vm_machine(c->vm), want->text);
 	r = agent_check(c, e);
 	if (r < 0)
 		return r;
-	if (want->errand == VM_AGENT_TELL)
-		return agent_tell(a, want->text, errand_done, s, e);
-	s->off = want->errand == VM_AGENT_SHUTDOWN;
-	r = agent_shutdown(a, want->errand == VM_AGENT_REBOOT, errand_done, s, e);
-	if (!r && want->errand == VM_AGENT_SHUTDOWN)
+	if (want->action == VM_AGENT_TELL)
+		return agent_tell(a, want->text, action_done, s, e);
+	s->off = want->action == VM_AGENT_SHUTDOWN;
+	r = agent_shutdown(a, want->action == VM_AGENT_REBOOT, action_done, s, e);
+	if (!r && want->action == VM_AGENT_SHUTDOWN)
 		vm_set_off_asked(c->vm, true);
 	if (!r)
 		vm_shutdown_begun(c->vm);
@@ -63,17 +63,17 @@ static int errand_begin(struct control *c, const struct vm_agent *want, struct e
 int control_agent(struct control *c, struct channel_msg *m, struct err *e)
 {
 	struct vm_agent *want = m->body;
-	struct errand *s;
+	struct action_request *s;
 	int r;
 
 	TERMINATE(want->text);
-	if (want->errand > VM_AGENT_REBOOT)
+	if (want->action > VM_AGENT_REBOOT)
 		return err_set(e, -EINVAL, ERR_INVALID, "unknown guest agent command");
 	s = malloc(sizeof(*s));
 	if (!s)
 		return -ENOMEM;
-	*s = (struct errand){ c, m->head.seq, false };
-	r = errand_begin(c, want, s, e);
+	*s = (struct action_request){ c, m->head.seq, false };
+	r = action_begin(c, want, s, e);
 	if (r < 0)
 		free(s);
 	return r < 0 ? r : LATER;

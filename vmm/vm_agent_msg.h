@@ -4,10 +4,10 @@
 
 #include <stdint.h>
 
-enum vm_agent_errand { VM_AGENT_TELL = 0, VM_AGENT_SHUTDOWN = 1, VM_AGENT_REBOOT = 2 };
+enum vm_agent_action { VM_AGENT_TELL = 0, VM_AGENT_SHUTDOWN = 1, VM_AGENT_REBOOT = 2 };
 
 struct vm_agent {
-	uint32_t errand; /* enum vm_agent_errand: the command */
+	uint32_t action; /* enum vm_agent_action: the command */
 	char text[256];	 /* for VM_AGENT_TELL: one line, which is also shown on the consoles */
 };
 

@@ -338,7 +338,7 @@ static void child_exited(void *opaque, unsigned revents)
 
 	(void)revents;
 	if (waitid(P_PIDFD, (id_t)x->pidfd, &si, WEXITED | WNOHANG) < 0)
-		log_warn("errand", "%s: %s", x->what, strerror(errno));
+		log_warn("files", "%s: %s", x->what, strerror(errno));
 	x->reaped = true;
 	x->state = MAX(x->state, SERVING); /* with a relay, it may have sent files */
 	if (x->done)

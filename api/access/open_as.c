@@ -24,7 +24,7 @@ struct part {
 	const struct config_files *files; /* likewise */
 	unsigned at[CHANNEL_FDS_MAX], n; /* indexes of the author's files, in rising order */
 	unsigned nheld; /* the process holds the first nheld of them */
-	struct fork_as *errand; /* NULL: it has ended, or none was begun */
+	struct fork_as *helper; /* NULL: it has ended, or none was begun */
 };
 
 struct open_as {
@@ -114,7 +114,7 @@ void open_as_free(struct open_as *o)
 		return;
 	for (struct part *p; (p = o->parts);) {
 		o->parts = p->next;
-		fork_as_free(p->errand);
+		fork_as_free(p->helper);
 		free(p);
 	}
 	for (unsigned i = 0; i < o->nfiles; i++)
@@ -150,7 +150,7 @@ static void part_opened(void *opaque, int r, const struct fork_as_result *res, c
 	struct open_as *o = p->all;
 	struct err own;
 
-	p->errand = NULL;
+	p->helper = NULL;
 	if (!r && !o->checked && (res->nheld != p->nheld || res->nheld + res->nfds != p->n)) {
 		r = err_set(&own, -EIO, ERR_HOST, "the helper process passed too few files");
 		e = &own;
@@ -231,7 +231,7 @@ static int part_start(struct part *p, struct helpers *h, const struct definition
 		s.drop = part_drop;
 	}
 	s.relay = MAX(relay, 0);
-	return fork_as_begin(h, &s, &p->errand, e);
+	return fork_as_begin(h, &s, &p->helper, e);
 }
 
 /* Start one process for each author of a file. nheld: the processes hold so many of the first files. The daemon opens

@@ -42,7 +42,7 @@ struct target {
 	struct vm_clone_disk request; /* for that disk */
 	struct open_as *opener;	  /* of the source's images */
 	struct client_file *file; /* holds the new file and these images until they are sent */
-	struct fork_as *errand;
+	struct fork_as *helper;
 	struct store_work copied; /* of the UEFI variables */
 };
 
@@ -59,7 +59,7 @@ struct cloning {
 	uint64_t copied; /* bytes of all disks whose copies are complete */
 	uint64_t image_bytes; /* bytes that the images of one clone add to a quota */
 	struct clone_files_work *look;
-	bool working, going_on;
+	bool working, loop_runs;
 	uint64_t begun_ns;
 	struct definition **defs; /* the array is owned, the definitions are borrowed; for clone_files_check() */
 	struct loop_task task;
@@ -71,7 +71,7 @@ static void cloning_free(struct cloning *f)
 	for (unsigned i = 0; i < f->n; i++) {
 		open_as_free(f->targets[i].opener);
 		client_file_free(f->targets[i].file);
-		fork_as_free(f->targets[i].errand);
+		fork_as_free(f->targets[i].helper);
 		definition_free(f->targets[i].def);
 	}
 	batch_free(f->batch);
@@ -116,7 +116,7 @@ static void identity_reset(void *opaque, int r, const struct fork_as_result *res
 	struct target *t = opaque;
 
 	(void)res;
-	t->errand = NULL;
+	t->helper = NULL;
 	t->all->begun--;
 	t->all->made += r == 0;
 	if (r < 0 && !was_cancelled(t->all))
@@ -133,7 +133,7 @@ static void identities_resume_pending(struct cloning *f)
 	while (!batch_has_failed(f->batch) && f->next < f->n && f->begun < AT_ONCE_MAX / 2) {
 		struct target *t = &f->targets[f->next++];
 
-		if (sysprep_begin(f->host->helpers, t->vm->def, identity_reset, t, &t->errand, &e) < 0)
+		if (sysprep_begin(f->host->helpers, t->vm->def, identity_reset, t, &t->helper, &e) < 0)
 			batch_fail(f->batch, &e);
 		else
 			f->begun++;
@@ -337,12 +337,12 @@ static void target_start(struct target *t)
 
 static void copies_resume(struct cloning *f)
 {
-	if (f->going_on) /* target_start() in the loop below has called this function; that loop continues */
+	if (f->loop_runs) /* target_start() in the loop below has called this function; that loop continues */
 		return;
-	f->going_on = true;
+	f->loop_runs = true;
 	while (!was_cancelled(f) && f->next < f->n && f->begun < AT_ONCE_MAX)
 		target_start(&f->targets[f->next++]);
-	f->going_on = false;
+	f->loop_runs = false;
 	if (f->begun)
 		return;
 	f->working = false;
@@ -437,7 +437,7 @@ static void clone_cancel(struct job *j)
 	if (f->working && f->begun && j->vm->offline)
 		offline_request(j->vm, VM_MSG_CANCEL, NULL, 0, CANCEL_TIMEOUT_NS, copies_cancelled, NULL);
 	for (unsigned i = 0; !f->working && i < f->n; i++)
-		sysprep_cancel(f->targets[i].errand);
+		sysprep_cancel(f->targets[i].helper);
 }
 
 static void clone_release(struct job *j)

@@ -358,13 +358,13 @@ static bool is_over(const struct fork *f)
 
 static void clones_start_next(struct fork *f)
 {
-	if (f->going_on) /* a start was refused at once: the loop below, which called vm_start(), continues */
+	if (f->loop_runs) /* a start was refused at once: the loop below, which called vm_start(), continues */
 		return;
 	cancel_check(f);
-	f->going_on = true;
+	f->loop_runs = true;
 	while (f->sealed && !batch_has_failed(f->batch) && f->next < f->n && gate_has_room(&f->gate))
 		clone_start(&f->clones[f->next++]);
-	f->going_on = false;
+	f->loop_runs = false;
 	if (is_over(f))
 		fork_end(f);
 }

@@ -28,7 +28,7 @@ struct fork_images {
 	unsigned nparts, ndisks, nfiles, ncopied;
 	struct part *last; /* of the last disk */
 	unsigned at; /* the part whose turn it is */
-	struct fork_as *errand;
+	struct fork_as *helper;
 	uint64_t bytes, sizes[VM_DISKS_MAX];
 	fork_images_done *done;
 	void *opaque;
@@ -47,7 +47,7 @@ void fork_images_free(struct fork_images *x)
 {
 	if (!x)
 		return;
-	fork_as_free(x->errand);
+	fork_as_free(x->helper);
 	for (unsigned i = 0; i < x->nparts; i++) {
 		client_file_free(x->parts[i]->opened);
 		free(x->parts[i]->rights);
@@ -141,7 +141,7 @@ static void part_run(struct fork_images *x, int (*fn)(const void *files, struct 
 		s.copy = fork_files_copy;
 		s.drop = fork_files_drop;
 	}
-	r = fork_as_begin(x->helpers, &s, &x->errand, &e);
+	r = fork_as_begin(x->helpers, &s, &x->helper, &e);
 	if (r < 0)
 		done(x, r, &none, &e);
 }
@@ -166,7 +166,7 @@ static void part_checked(void *opaque, int r, const struct fork_as_result *res, 
 {
 	struct fork_images *x = opaque;
 
-	x->errand = NULL;
+	x->helper = NULL;
 	x->bytes = quota_sum(x->bytes, res->bytes);
 	if (!r && has_next(x))
 		part_check(x);
@@ -202,7 +202,7 @@ static void part_removed(void *opaque, int r, const struct fork_as_result *res, 
 	(void)r;
 	(void)res;
 	(void)e;
-	x->errand = NULL;
+	x->helper = NULL;
 	part_remove(x);
 }
 
@@ -273,7 +273,7 @@ static void part_measured(void *opaque, int r, const struct fork_as_result *res,
 	struct fork_images *x = opaque;
 
 	(void)r; /* the size stays unknown */
-	x->errand = NULL;
+	x->helper = NULL;
 	for (unsigned i = 0; i < VM_DISKS_MAX; i++)
 		x->sizes[i] = MAX(x->sizes[i], res->sizes[i]);
 	if (has_next(x))

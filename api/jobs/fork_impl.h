@@ -45,7 +45,7 @@ struct fork {
 	void (*group_stage)(void *opaque, int64_t stage); /* as in struct fork_opts */
 	void *group_opaque;
 	struct json_object *peers; /* owned; from fork_set_peers(); NULL: none */
-	bool paused, hint_hostname, isolated, ephemeral, publishes, going_on;
+	bool paused, hint_hostname, isolated, ephemeral, publishes, loop_runs;
 	bool asked, answered; /* the source's process has the request; has answered */
 	bool ready; /* the state and the disks are written */
 	bool sealed; /* and the state's file is sealed, so all clones may start */

@@ -36,7 +36,7 @@ static const char *copy_reason(const struct vm *vm, const struct fork_opts *opts
 }
 
 /* Return whether the disk reads the image of another VM at a pin. */
-static bool stands_on_pin(const struct vm_host *host, const struct definition_disk *d)
+static bool reads_foreign_pin(const struct vm_host *host, const struct definition_disk *d)
 {
 	for (unsigned k = 0; k + 1 < d->nlayers; k++)
 		if (pins_has_overlay(host, d->layers[k].path))
@@ -51,7 +51,7 @@ static int isolate(struct fork *f, struct err *e)
 	const struct vm *vm = f->source;
 
 	for (uint32_t i = 0; i < vm->def->ndisks; i++) {
-		f->flat[i] = stands_on_pin(f->host, &vm->def->disks[i]);
+		f->flat[i] = reads_foreign_pin(f->host, &vm->def->disks[i]);
 		if (f->flat[i] && vm->def->disks[i].read_only)
 			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
 				"disk %s of VM '%s' is read-only and reads the image of another VM, so its clones cannot be isolated; "

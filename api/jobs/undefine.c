@@ -35,7 +35,7 @@ struct undefine {
 	bool fails;   /* answer with `why` when the VM is gone */
 	struct volumes volumes;
 	unsigned removed; /* images removed so far */
-	struct fork_as *errand;
+	struct fork_as *helper;
 	struct err why; /* of `fails`; with images to remove: the error of plan_dropped() */
 };
 
@@ -187,7 +187,7 @@ static void volumes_removed(void *opaque, int r, const struct fork_as_result *re
 {
 	struct undefine *u = opaque;
 
-	u->errand = NULL;
+	u->helper = NULL;
 	u->removed = res->count;
 	u->volumes.folder_errno = (int)res->bytes;
 	if (r < 0)
@@ -203,7 +203,7 @@ static void removal_stored(struct store_work *work)
 	int r = work->r;
 
 	if (!r)
-		r = volumes_errand(&u->volumes, u->vm, true, volumes_removed, u, &u->errand, &e);
+		r = volumes_check_or_remove(&u->volumes, u->vm, true, volumes_removed, u, &u->helper, &e);
 	if (r < 0)
 		plan_drop(u, &e);
 }
@@ -222,7 +222,7 @@ static void volumes_seen(void *opaque, int r, const struct fork_as_result *res, 
 	struct undefine *u = opaque;
 	struct err own;
 
-	u->errand = NULL;
+	u->helper = NULL;
 	if (!r) {
 		volumes_take(&u->volumes, res);
 		if (u->dry_run) {
@@ -246,7 +246,7 @@ static void volumes_check(struct undefine *u)
 		vm_undefine(u);
 		return;
 	}
-	if (volumes_errand(&u->volumes, u->vm, false, volumes_seen, u, &u->errand, &e) < 0)
+	if (volumes_check_or_remove(&u->volumes, u->vm, false, volumes_seen, u, &u->helper, &e) < 0)
 		give_up(u, &e);
 }
 
@@ -386,7 +386,7 @@ static void undefine_step(struct vm *vm, struct json_object *kept)
 	u->host = vm->host;
 	u->vm = vm;
 	vm_operation_begin(vm, &undefining);
-	if (volumes_errand(&u->volumes, vm, true, volumes_removed, u, &u->errand, &e) < 0)
+	if (volumes_check_or_remove(&u->volumes, vm, true, volumes_removed, u, &u->helper, &e) < 0)
 		give_up(u, &e);
 }
 

@@ -302,7 +302,7 @@ static int volumes_remove(const void *arg, struct fork_as_result *out, struct er
 	return r;
 }
 
-int volumes_errand(const struct volumes *v, const struct vm *vm, bool remove,
+int volumes_check_or_remove(const struct volumes *v, const struct vm *vm, bool remove,
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
 	struct fork_as **ret, struct err *e)
 {

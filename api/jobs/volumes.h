@@ -53,10 +53,10 @@ void volumes_done(struct volumes *v);
 /* Check each volume in a forked process with the definer's rights. remove: if all checks pass, delete the volumes that
  * are regular files and not read_only, then the folder if it is empty. done() gets the kinds as notes, the number of
  * deleted files as count, and folder_errno as bytes. The check alone has a time limit of 10 s. Returns 0 or -errno. */
-int volumes_errand(const struct volumes *v, const struct vm *vm, bool remove,
+int volumes_check_or_remove(const struct volumes *v, const struct vm *vm, bool remove,
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
 	struct fork_as **ret, struct err *e);
-/* Store the kinds that volumes_errand() found in the list. */
+/* Store the kinds that volumes_check_or_remove() found in the list. */
 void volumes_take(struct volumes *v, const struct fork_as_result *res);
 
 /* Return an array for clients, owned by the caller: id, path, removed; why, if the file stays. A folder that

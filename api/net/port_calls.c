@@ -158,17 +158,17 @@ static int work_start(struct port_work *w, bool up, struct err *e)
 }
 
 /* Return whether the call would remove the rules of another VM's tap, which has the name of a removed tap. */
-static bool is_late(const struct port_call *c)
+static bool is_for_another_tap(const struct port_call *c)
 {
 	return !c->up && network_ports_has_tap(c->all->host, c->network, js_get_str_or(c->port, "tap", ""));
 }
 
-/* End the call without a process if it is late. Returns whether it was. */
-static bool late_end(struct port_call **at)
+/* End the call without a process if it is for another tap. Returns whether it was. */
+static bool other_tap_end(struct port_call **at)
 {
 	struct port_call *c = *at;
 
-	if (!is_late(c))
+	if (!is_for_another_tap(c))
 		return false;
 	*at = c->next;
 	call_end(c, 0, NULL, NULL);
@@ -192,7 +192,7 @@ static struct port_work *work_new(struct port_calls *all, struct port_call **fir
 			continue;
 		}
 		/* Keep the order: a new tap may have the name of a removed one. */
-		if (c->up != up || c->alone != alone || is_late(c))
+		if (c->up != up || c->alone != alone || is_for_another_tap(c))
 			break;
 		*at = c->next;
 		c->work = w;
@@ -226,7 +226,7 @@ static void calls_run(struct loop_task *t)
 			at = &(*at)->next;
 			continue;
 		}
-		if (late_end(at)) {
+		if (other_tap_end(at)) {
 			at = &all->waiting;
 			continue;
 		}

@@ -99,7 +99,7 @@ static void guest_warned(void *opaque, int r, const struct vm_answer *a, const s
 static void guest_warn(struct vm *vm)
 {
 	const struct shutdown_plan *p = &vm->shutdown->plan;
-	struct vm_agent body = { .errand = VM_AGENT_TELL };
+	struct vm_agent body = { .action = VM_AGENT_TELL };
 	long long left = MAX((long long)(p->at_s - now_s()), 0);
 	bool minutes = left >= 120;
 
@@ -189,7 +189,7 @@ static void guest_asked(void *opaque, int r, const struct vm_answer *a, const st
 void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
 	void (*done)(void *opaque, int r, const struct err *e), void *opaque)
 {
-	struct vm_agent body = { .errand = p->reboot ? VM_AGENT_REBOOT : VM_AGENT_SHUTDOWN };
+	struct vm_agent body = { .action = p->reboot ? VM_AGENT_REBOOT : VM_AGENT_SHUTDOWN };
 	struct begun *b = must_alloc(malloc(sizeof(*b)));
 
 	hook_ask_cancel(vm, HOOK_SHUTDOWN);

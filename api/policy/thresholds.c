@@ -27,7 +27,7 @@
 #define EVENTS_WINDOW_NS (3600 * NS)
 #define ACTION_NS (600 * NS)
 
-struct watchman {
+struct threshold_watch {
 	struct vm_host *host;
 	call_run_as *run_as;
 	void *context;
@@ -83,7 +83,7 @@ static void action_answered(void *opaque, struct json_object *answer)
 
 static void action_run(struct action *a, const struct peer *who)
 {
-	struct watchman *w = a->host->watchman;
+	struct threshold_watch *w = a->host->threshold_watch;
 	const struct vm *vm = w ? vm_find_uuid(a->host, a->uuid) : NULL;
 	char by[THRESHOLD_NAME_MAX + 16], snapshot[THRESHOLD_NAME_MAX + 32];
 	struct json_object *args;
@@ -121,7 +121,7 @@ static void action_begin(struct vm *vm, struct threshold *t)
 	struct groups_ask *ask;
 	struct action *a;
 
-	if (t->then == THRESHOLD_NOTHING || !vm->host->watchman)
+	if (t->then == THRESHOLD_NOTHING || !vm->host->threshold_watch)
 		return;
 	if (now < t->act_after_ns) {
 		log_info("threshold", "VM '%s': threshold %s: no second action within ten minutes", vm->def->name, t->name);
@@ -262,7 +262,7 @@ static struct threshold *list_put(struct vm *vm, const char *name, struct thresh
 static void change_stored(struct store_work *work)
 {
 	struct change *c = container_of(work, struct change, work);
-	struct vm *vm = c->host->watchman ? vm_find_uuid(c->host, c->uuid) : NULL;
+	struct vm *vm = c->host->threshold_watch ? vm_find_uuid(c->host, c->uuid) : NULL;
 
 	if (vm && work->r < 0 && (!c->before || vm->watch->all->n < THRESHOLDS_MAX || threshold_find(vm->watch->all, c->name) >= 0)) {
 		threshold_free(list_put(vm, c->name, STEAL_PTR(c->before)));
@@ -354,11 +354,11 @@ struct json_object *thresholds_show(const struct vm *vm, const struct threshold 
 
 /* ---- start and end ---- */
 
-struct watchman *thresholds_new(struct vm_host *host, call_run_as *run_as, void *context)
+struct threshold_watch *thresholds_new(struct vm_host *host, call_run_as *run_as, void *context)
 {
-	struct watchman *w = must_alloc(calloc(1, sizeof(*w)));
+	struct threshold_watch *w = must_alloc(calloc(1, sizeof(*w)));
 
-	*w = (struct watchman){ host, run_as, context };
+	*w = (struct threshold_watch){ host, run_as, context };
 	for (size_t i = 0; i < host->nvms; i++) {
 		struct vm *vm = host->vms[i];
 		CLEANUP_JS struct json_object *o = store_load_file(host->store, vm->def->name, THRESHOLDS_FILE);
@@ -378,7 +378,7 @@ struct watchman *thresholds_new(struct vm_host *host, call_run_as *run_as, void 
 	return w;
 }
 
-void thresholds_free(struct watchman *w)
+void thresholds_free(struct threshold_watch *w)
 {
 	free(w);
 }

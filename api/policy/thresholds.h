@@ -17,13 +17,13 @@ struct vm;
 struct vm_host;
 struct vm_observer;
 struct vm_spaces;
-struct watchman;
+struct threshold_watch;
 
 extern const struct vm_observer thresholds_observer;
 
 /* Read the thresholds of the loaded VMs. context: borrowed. Returns the owned object. */
-struct watchman *thresholds_new(struct vm_host *host, call_run_as *run_as, void *context);
-void thresholds_free(struct watchman *w); /* NULL allowed */
+struct threshold_watch *thresholds_new(struct vm_host *host, call_run_as *run_as, void *context);
+void thresholds_free(struct threshold_watch *w); /* NULL allowed */
 
 /* Set a threshold, in place of the one with its name, and store that. t: taken on success. done: called once, from the
  * loop, unless the function fails. Returns 0; -ENOSPC: there are too many; -errno. */

@@ -274,7 +274,7 @@ static void run_wait(struct vm *vm, struct timetable_entry *t, const char *why)
 static void run_try(struct vm *vm, struct timetable_entry *t);
 static void archive_end(struct vm *vm, struct timetable_entry *t, const char *why);
 
-/* Go on with the run after a command or its job. cls, why: of its failure; NULL: none. */
+/* Go on with the run after a command or its job. class_name, why: of its failure; NULL: none. */
 static void run_step_end(struct vm *vm, struct timetable_entry *t, const char *class_name, const char *why)
 {
 	bool exists = why && t->resumed && !strcmp(class_name, err_class_name(ERR_EXISTS));

@@ -78,7 +78,7 @@ struct web_hooks {
 	struct loop_timer *timer;
 	bool unsaved; /* the queues are not stored as they are */
 	uint64_t saved_ns;
-	bool going_on; /* queues_resume() is running */
+	bool resuming; /* queues_resume() is running */
 };
 
 static int64_t now_s(void)
@@ -311,14 +311,14 @@ static void queues_resume(struct web_hooks *h)
 	struct web_try *t;
 	struct web_hook *w;
 
-	if (h->going_on) /* a try ended at once: the loop below continues */
+	if (h->resuming) /* a try ended at once: the loop below continues */
 		return;
-	h->going_on = true;
+	h->resuming = true;
 	while ((t = place_find(h)) && (w = hook_due(h, &wait))) {
 		token_bucket_take(&user_of(h, w->uid)->bucket, 1);
 		try_begin(t, w, web_hook_next(w));
 	}
-	h->going_on = false;
+	h->resuming = false;
 	if (h->unsaved && now - h->saved_ns >= NS)
 		queues_save(h);
 	if (h->unsaved)

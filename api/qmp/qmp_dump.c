@@ -66,13 +66,13 @@ struct request {
 	char path[PATH_MAX];
 	struct rights *rights;
 	struct client_file *file; /* to dump into; NULL: the dump has it, or there is none yet */
-	struct fork_as *errand; /* removes the file; NULL: none */
+	struct fork_as *helper; /* removes the file; NULL: none */
 	struct err failure; /* the answer after that */
 };
 
 static void request_free(struct request *x)
 {
-	fork_as_free(x->errand);
+	fork_as_free(x->helper);
 	client_file_free(x->file);
 	free(x->rights);
 	free(x);
@@ -98,7 +98,7 @@ static void file_removed(void *opaque, int r, const struct fork_as_result *res, 
 	(void)r;
 	(void)res;
 	(void)e;
-	x->errand = NULL;
+	x->helper = NULL;
 	request_fail(x, &x->failure);
 	request_free(x);
 }
@@ -110,7 +110,7 @@ static void request_abort(struct request *x, const struct err *e)
 		.what = "removing the file", .timeout_ns = REMOVE_TIMEOUT_NS, .done = file_removed, .opaque = x };
 
 	x->failure = *e;
-	if (x->made && fork_as_begin(x->host->helpers, &s, &x->errand, NULL) == 0)
+	if (x->made && fork_as_begin(x->host->helpers, &s, &x->helper, NULL) == 0)
 		return;
 	request_fail(x, e);
 	request_free(x);

@@ -48,7 +48,7 @@ const struct vm *image_user(const struct vm *vm, const char *path)
 
 /* Whether a disk of the definition has a backing file, or a backing file's data file, of that path. A backing file that
  * is read at a pin does not count, because that file may be written. */
-static bool definition_stands_on(const struct vm_host *host, const struct definition *def, const char *path)
+static bool definition_has_backing(const struct vm_host *host, const struct definition *def, const char *path)
 {
 	for (uint32_t i = 0; def && i < def->ndisks; i++) {
 		const struct definition_disk *d = &def->disks[i];
@@ -66,8 +66,8 @@ static bool is_clone_of(const struct vm *vm, const struct vm *source)
 	for (uint32_t i = 0; i < source->def->ndisks; i++) {
 		const struct definition_disk *d = &source->def->disks[i];
 
-		if (!d->read_only && (definition_stands_on(vm->host, vm->def, d->layers[0].path) ||
-					     definition_stands_on(vm->host, vm->live, d->layers[0].path)))
+		if (!d->read_only && (definition_has_backing(vm->host, vm->def, d->layers[0].path) ||
+					     definition_has_backing(vm->host, vm->live, d->layers[0].path)))
 			return true;
 	}
 	return false;

@@ -45,7 +45,7 @@ struct vm_logs;
 struct vm_observer;
 struct vm_sandbox;
 struct vm_spare;
-struct watchman;
+struct threshold_watch;
 struct web_hooks;
 
 struct vm_host {
@@ -112,7 +112,7 @@ struct vm_host {
 	struct fs_spaces *fs_spaces;	     /* api/policy/vm_space.h; NULL: no VM has run yet */
 	uint64_t fs_spaces_due_ns;	     /* of the next look at all of them */
 	bool fs_spaces_more;		     /* VMs may have others since the last look */
-	struct watchman *watchman;	     /* api/policy/thresholds.h; NULL until the VMs are loaded */
+	struct threshold_watch *threshold_watch; /* api/policy/thresholds.h; NULL until the VMs are loaded */
 	struct web_hooks *web_hooks;	     /* api/policy/web_hooks.h; NULL until the VMs are loaded */
 	struct transients *transients;	     /* api/policy/transient.h; NULL until the VMs are loaded */
 	struct trends *trends;		     /* api/policy/trends.h; NULL: no VM has run yet */

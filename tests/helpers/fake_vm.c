@@ -626,16 +626,16 @@ static void work_cancel(struct fake *f, uint64_t seq)
 }
 
 /* Handle an agent command. Returns false after sending the error. */
-static bool agent_errand(struct fake *f, struct channel_msg *m)
+static bool agent_action(struct fake *f, struct channel_msg *m)
 {
 	const struct vm_agent *want = m->body;
 
-	fprintf(stderr, "agent %u: %.255s\n", want->errand, want->text);
+	fprintf(stderr, "agent %u: %.255s\n", want->action, want->text);
 	if (word(f, "no-agent")) {
 		reply(f, m->head.seq, -ETIMEDOUT, ERR_TIMEOUT, "the guest agent did not answer within 5 s");
 		return false;
 	}
-	if (want->errand != VM_AGENT_TELL) {
+	if (want->action != VM_AGENT_TELL) {
 		f->due = "off-after=";
 		f->due_ms = now_ms() + 20;
 	}
@@ -790,7 +790,7 @@ static void handle(struct fake *f, struct channel_msg *m)
 		}
 		break;
 	case VM_MSG_AGENT:
-		if (agent_errand(f, m))
+		if (agent_action(f, m))
 			break;
 		return;
 	case VM_MSG_ADDRESSES:

@@ -37,19 +37,19 @@ enum agent_state {
 	TIME_SYNC,
 	TIME_ASKED,
 	PING_SYNC, /* the port was opened: a sync checks whether an agent answers */
-	ERRAND_SYNC,
-	ERRAND_ASKED,
+	REQUEST_SYNC,
+	REQUEST_ASKED,
 	NAME_SYNC,
 	NAME_ASKED,
 	COMMAND_SYNC,
 	COMMAND_ASKED,
 };
 
-/* Slots of struct agent's errands. Address queries have a separate slot, so that they do not block a shutdown. */
-enum { ERRAND_ORDER, ERRAND_LOOK, ERRAND_COUNT };
+/* Slots of struct agent's requests. Address queries have a separate slot, so that they do not block a shutdown. */
+enum { REQUEST_ACTION, REQUEST_ADDRESSES, REQUEST_COUNT };
 
 /* A command whose caller waits for the result. */
-struct errand {
+struct request {
 	bool due, under_way;
 	struct vm_addresses *into; /* addresses go here; NULL: a command without result data */
 	bool silent; /* a missing answer counts as success */
@@ -79,7 +79,7 @@ struct agent {
 	bool hurried; /* the command in progress has less time than its client gave it, because a freeze waits */
 	uint64_t due_ns; /* when the timer fires; without meaning in IDLE */
 	bool time_due, thaw_due;
-	struct errand errands[ERRAND_COUNT], *errand; /* *errand: the one in progress */
+	struct request requests[REQUEST_COUNT], *request; /* *request: the one in progress */
 	struct agent_command *commands; /* the first one is in progress in the states COMMAND_ */
 	unsigned ncommands;
 	size_t late_bytes; /* input still read in IDLE for the answer to the last sync, which timed out; 0: none is awaited */
@@ -203,20 +203,20 @@ static int turn_missed(const struct agent *a, struct err *e)
 		"again in a moment", (unsigned long long)(a->times.turn_ns / 1000000000));
 }
 
-static void errand_end(struct agent *a, int r, const struct err *e);
+static void request_end(struct agent *a, int r, const struct err *e);
 
-static void errand_begin(struct agent *a, struct errand *which)
+static void request_begin(struct agent *a, struct request *which)
 {
 	struct err e;
 
-	a->errand = which;
+	a->request = which;
 	which->due = false;
 	which->under_way = true;
 	if (which->begin_before_ns && loop_now_ns() > which->begin_before_ns) {
-		errand_end(a, turn_missed(a, &e), &e);
+		request_end(a, turn_missed(a, &e), &e);
 		return;
 	}
-	sync_begin(a, ERRAND_SYNC);
+	sync_begin(a, REQUEST_SYNC);
 }
 
 /* Set the host name, both of the running system and in /etc/hostname. The shell command needs no quotes, because the
@@ -279,10 +279,10 @@ static void queue_resume(struct agent *a)
 		freeze_begin(a);
 	else if (a->time_due)
 		time_begin(a);
-	else if (a->errands[ERRAND_ORDER].due)
-		errand_begin(a, &a->errands[ERRAND_ORDER]);
-	else if (a->errands[ERRAND_LOOK].due)
-		errand_begin(a, &a->errands[ERRAND_LOOK]);
+	else if (a->requests[REQUEST_ACTION].due)
+		request_begin(a, &a->requests[REQUEST_ACTION]);
+	else if (a->requests[REQUEST_ADDRESSES].due)
+		request_begin(a, &a->requests[REQUEST_ADDRESSES]);
 	else if (a->commands)
 		command_begin(a);
 	else if (a->hostname[0])
@@ -291,37 +291,37 @@ static void queue_resume(struct agent *a)
 		ping_begin(a);
 }
 
-static void errand_end(struct agent *a, int r, const struct err *e)
+static void request_end(struct agent *a, int r, const struct err *e)
 {
-	struct errand was = *a->errand;
+	struct request was = *a->request;
 
-	a->errand->under_way = false;
+	a->request->under_way = false;
 	queue_resume(a);
 	was.done(was.opaque, r, e);
 }
 
-static void errand_answered(struct agent *a, const struct agent_answer *x)
+static void request_answered(struct agent *a, const struct agent_answer *x)
 {
 	struct err e;
 
-	if (x->kind == AGENT_RETURN && (!a->errand->into || agent_addresses_parse(a->line, a->answer_len, a->errand->into)))
-		errand_end(a, 0, NULL);
-	else if (x->kind != AGENT_ERROR && a->errand->into)
-		errand_end(a, err_set(&e, -EPROTO, ERR_GENERIC, "the guest agent sent a malformed "
+	if (x->kind == AGENT_RETURN && (!a->request->into || agent_addresses_parse(a->line, a->answer_len, a->request->into)))
+		request_end(a, 0, NULL);
+	else if (x->kind != AGENT_ERROR && a->request->into)
+		request_end(a, err_set(&e, -EPROTO, ERR_GENERIC, "the guest agent sent a malformed "
 			"answer; restart qemu-guest-agent in the guest"), &e);
 	else
-		errand_end(a, err_set(&e, -EIO, ERR_GENERIC, "the guest agent refuses: %s",
+		request_end(a, err_set(&e, -EIO, ERR_GENERIC, "the guest agent refuses: %s",
 			x->kind == AGENT_ERROR && x->desc[0] ? x->desc : "it gave no reason"), &e);
 }
 
-static void errand_timed_out(struct agent *a)
+static void request_timed_out(struct agent *a)
 {
 	struct err e;
 
-	if (a->state == ERRAND_ASKED && a->errand->silent)
-		errand_end(a, 0, NULL);
+	if (a->state == REQUEST_ASKED && a->request->silent)
+		request_end(a, 0, NULL);
 	else
-		errand_end(a, err_set(&e, -ETIMEDOUT, ERR_TIMEOUT,
+		request_end(a, err_set(&e, -ETIMEDOUT, ERR_TIMEOUT,
 			"the guest agent did not answer within %llu s; is qemu-guest-agent running in the guest?",
 			(unsigned long long)(a->times.sync_ns / 1000000000)), &e);
 }
@@ -486,9 +486,9 @@ static void sync_answered(struct agent *a, const struct agent_answer *x)
 		state_set(a, THAW_ASKED, 0);
 	} else if (a->state == TIME_SYNC) {
 		time_send(a);
-	} else if (a->state == ERRAND_SYNC) {
-		line_send(a, a->errand->text);
-		state_set(a, ERRAND_ASKED, a->errand->silent ? AGENT_SILENCE_NS : a->times.sync_ns);
+	} else if (a->state == REQUEST_SYNC) {
+		line_send(a, a->request->text);
+		state_set(a, REQUEST_ASKED, a->request->silent ? AGENT_SILENCE_NS : a->times.sync_ns);
 	} else if (a->state == NAME_SYNC) {
 		name_send(a);
 	} else if (a->state == COMMAND_SYNC) {
@@ -519,8 +519,8 @@ static void line_done(struct agent *a)
 		return;
 	}
 	switch (a->state) {
-	case ERRAND_ASKED:
-		errand_answered(a, &x);
+	case REQUEST_ASKED:
+		request_answered(a, &x);
 		break;
 	case NAME_ASKED:
 	case TIME_ASKED:
@@ -585,7 +585,7 @@ static void deadline_passed(void *opaque)
 	struct err e;
 
 	a->synced_ns = 0;
-	if (a->state == FREEZE_SYNC || a->state == TIME_SYNC || a->state == ERRAND_SYNC || a->state == PING_SYNC ||
+	if (a->state == FREEZE_SYNC || a->state == TIME_SYNC || a->state == REQUEST_SYNC || a->state == PING_SYNC ||
 		a->state == NAME_SYNC || a->state == COMMAND_SYNC) {
 		a->late_bytes = LATE_BYTES_MAX;
 		answers_set(a, false);
@@ -621,9 +621,9 @@ static void deadline_passed(void *opaque)
 		log_info("agent", "cannot set the guest's clock: no agent answers");
 		queue_resume(a);
 		break;
-	case ERRAND_SYNC:
-	case ERRAND_ASKED:
-		errand_timed_out(a);
+	case REQUEST_SYNC:
+	case REQUEST_ASKED:
+		request_timed_out(a);
 		break;
 	case NAME_SYNC:
 	case NAME_ASKED:
@@ -729,8 +729,8 @@ void agent_restored(struct agent *a, bool frozen)
 		"it may have carried the command out; try again");
 	if (a->state == COMMAND_ASKED)
 		command_end(a, -ECANCELED, &e);
-	else if (a->state == ERRAND_ASKED && !a->errand->silent)
-		errand_end(a, -ECANCELED, &e);
+	else if (a->state == REQUEST_ASKED && !a->request->silent)
+		request_end(a, -ECANCELED, &e);
 }
 
 void agent_carried(struct agent *a)
@@ -761,25 +761,25 @@ void agent_set_time(struct agent *a)
 		queue_resume(a);
 }
 
-/* Return the free slot for an errand; NULL with -EBUSY in e when the slot is in use. */
-static struct errand *errand_new(struct agent *a, unsigned which, void (*done)(void *opaque, int r, const struct err *e),
+/* Return the free slot for a request; NULL with -EBUSY in e when the slot is in use. */
+static struct request *request_new(struct agent *a, unsigned which, void (*done)(void *opaque, int r, const struct err *e),
 	void *opaque, struct err *e)
 {
-	struct errand *x = &a->errands[which];
+	struct request *x = &a->requests[which];
 
 	if (x->due || x->under_way) {
 		err_set(e, -EBUSY, ERR_BUSY, "the guest agent is still busy with the previous request; try again in a moment");
 		return NULL;
 	}
-	*x = (struct errand){.done = done, .opaque = opaque};
+	*x = (struct request){.done = done, .opaque = opaque};
 	/* A query has no effect that could surprise anybody. */
-	if (which == ERRAND_ORDER)
+	if (which == REQUEST_ACTION)
 		x->begin_before_ns = loop_now_ns() + a->times.turn_ns;
 	return x;
 }
 
-/* Queue an errand whose text is complete. */
-static int errand_ask(struct agent *a, struct errand *x)
+/* Queue a request whose text is complete. */
+static int request_ask(struct agent *a, struct request *x)
 {
 	x->due = true;
 	if (a->state == IDLE)
@@ -790,39 +790,39 @@ static int errand_ask(struct agent *a, struct errand *x)
 int agent_tell(struct agent *a, const char *line, void (*done)(void *opaque, int r, const struct err *e),
 	void *opaque, struct err *e)
 {
-	struct errand *x = errand_new(a, ERRAND_ORDER, done, opaque, e);
+	struct request *x = request_new(a, REQUEST_ACTION, done, opaque, e);
 	char quoted[2 * AGENT_WORDS_MAX + 1];
 
 	if (!x)
 		return -EBUSY;
 	agent_quote(line, quoted);
 	snprintf(x->text, sizeof(x->text), "{\"execute\":\"guest-exec\",\"arguments\":{\"path\":\"wall\",\"arg\":[\"%s\"]}}\n", quoted);
-	return errand_ask(a, x);
+	return request_ask(a, x);
 }
 
 int agent_shutdown(struct agent *a, bool reboot, void (*done)(void *opaque, int r, const struct err *e),
 	void *opaque, struct err *e)
 {
-	struct errand *x = errand_new(a, ERRAND_ORDER, done, opaque, e);
+	struct request *x = request_new(a, REQUEST_ACTION, done, opaque, e);
 
 	if (!x)
 		return -EBUSY;
 	x->silent = true;
 	snprintf(x->text, sizeof(x->text), "{\"execute\":\"guest-shutdown\",\"arguments\":{\"mode\":\"%s\"}}\n",
 		reboot ? "reboot" : "powerdown");
-	return errand_ask(a, x);
+	return request_ask(a, x);
 }
 
 int agent_addresses(struct agent *a, struct vm_addresses *into, void (*done)(void *opaque, int r, const struct err *e),
 	void *opaque, struct err *e)
 {
-	struct errand *x = errand_new(a, ERRAND_LOOK, done, opaque, e);
+	struct request *x = request_new(a, REQUEST_ADDRESSES, done, opaque, e);
 
 	if (!x)
 		return -EBUSY;
 	x->into = into;
 	snprintf(x->text, sizeof(x->text), "{\"execute\":\"guest-network-get-interfaces\"}\n");
-	return errand_ask(a, x);
+	return request_ask(a, x);
 }
 
 int agent_command(struct agent *a, struct agent_command *x, struct err *e)
@@ -845,8 +845,8 @@ int agent_command(struct agent *a, struct agent_command *x, struct err *e)
 
 void agent_guest_off(struct agent *a)
 {
-	if (a && a->state == ERRAND_ASKED && a->errand->silent)
-		errand_end(a, 0, NULL);
+	if (a && a->state == REQUEST_ASKED && a->request->silent)
+		request_end(a, 0, NULL);
 }
 
 void agent_set_hostname(struct agent *a, const char *name)

@@ -47,7 +47,7 @@ struct assist {
 /* Make KVM exit to userspace on writes to LSTAR. Returns 0; -errno of the ioctl. */
 int assist_filter_set(int vm_fd);
 /* Initialize the assist, with that filter. Call before the first vCPU runs.
- * k, host: borrowed for the lifetime of the assist.
+ * k, h: borrowed for the lifetime of the assist.
  * Returns 0; -ENOTSUP when KVM has no MSR filter; -errno of the ioctl. */
 int assist_init(struct assist *a, struct kvm *k, struct dev_host *h, struct err *e);
 void assist_vcpu_reset(struct assist *a, struct vcpu *v);

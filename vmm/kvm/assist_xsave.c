@@ -67,7 +67,7 @@ static void part_copy(uint8_t *to, const uint8_t *from, size_t at, size_t bytes)
 		memset(to + at, 0, bytes);
 }
 
-/* Copy the bytes before the header, but not MXCSR. from: NULL: the state after a reset. */
+/* Copy the bytes before the header, but not MXCSR. x87, sse: NULL: the state after a reset. */
 static void legacy_copy(uint8_t *to, const uint8_t *x87, const uint8_t *sse, uint64_t rfbm)
 {
 	if (rfbm & X87) {

@@ -145,7 +145,7 @@ enum ram_way ram_way(struct machine *m)
 {
 	if (ram_can_watch(m))
 		return RAM_FAULTS;
-	return m->dirty_log.blocks && !m->uffd.can_protect ? RAM_LOG : RAM_STANDS;
+	return m->dirty_log.blocks && !m->uffd.can_protect ? RAM_LOG : RAM_PAUSED;
 }
 
 static void watch_step(struct loop_task *task)

@@ -50,11 +50,11 @@ bool ram_make_room(struct machine *m, const struct iovec *iov, unsigned niov, in
 bool ram_give_back(struct machine *m, uint64_t off, uint64_t len, int wake_fd);
 /* How memory is saved or loaded. */
 enum ram_way {
-	RAM_STANDS, /* while the VM is paused */
+	RAM_PAUSED, /* while the VM is paused */
 	RAM_FAULTS, /* as of one instant, while the VM runs, by userfaultfd's write protection */
 	RAM_LOG,    /* in rounds, while the VM runs, by KVM's dirty log (ram_save.h) */
 };
-/* Return how to save memory: RAM_FAULTS if userfaultfd can track writes to RAM, RAM_STANDS if it cannot track this
+/* Return how to save memory: RAM_FAULTS if userfaultfd can track writes to RAM, RAM_PAUSED if it cannot track this
  * memory only, else RAM_LOG. Logs why a clone's RAM cannot be tracked. Main thread. */
 enum ram_way ram_way(struct machine *m);
 /* Start write tracking, if it is not active (m->tracker, until machine_memory_release()), and

@@ -68,7 +68,7 @@ int ram_save_next(struct ram_save *s, uint64_t *ret_block, uint8_t *buf)
 			return 0;
 		*ret_block = s->next++;
 	} while (block_is_hole(s, *ret_block));
-	if (s->frozen && !s->stands)
+	if (s->frozen && !s->stays_paused)
 		memcpy(buf, s->aside + s->taken++ * VMSTATE_BLOCK_BYTES, VMSTATE_BLOCK_BYTES);
 	else
 		r = ram_block_read(memory_view(mem), mem->fd, mem->bytes, *ret_block, buf);
@@ -119,8 +119,8 @@ int ram_save_freeze(struct ram_save *s, struct err *e)
 	throttle_set(&s->m->throttle, 0);
 	s->next = 0;
 	r = dirty_log_collect(&s->m->dirty_log, &s->todo, e);
-	s->stands = !r && bitmap_count(&s->todo) > ASIDE_BLOCKS;
-	if (r < 0 || s->stands)
+	s->stays_paused = !r && bitmap_count(&s->todo) > ASIDE_BLOCKS;
+	if (r < 0 || s->stays_paused)
 		return r;
 	for (; (r = ram_save_next(s, &block, to)) > 0; to += VMSTATE_BLOCK_BYTES)
 		;

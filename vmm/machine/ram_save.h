@@ -9,7 +9,7 @@
  *     while (ram_save_round_end() == 1)
  *     pause the VM
  *     ram_save_freeze()
- *     resume the VM unless `stands`
+ *     resume the VM unless `stays_paused`
  *     copy what ram_save_next() returns
  *
  * Threading: begin, next and round_end on the worker; freeze on the main thread. */
@@ -39,7 +39,7 @@ struct ram_save {
 	/* largest part of the time in percent for which the vCPUs were stopped in a round; 0: none */
 	unsigned throttle;
 	bool frozen;
-	bool stands; /* too many blocks are left to be copied aside: the VM must stay paused until they are written */
+	bool stays_paused; /* too many blocks are left to be copied aside: the VM stays paused until they are written */
 };
 
 /* Turn the dirty log on and begin the first round.
@@ -54,8 +54,8 @@ int ram_save_next(struct ram_save *s, uint64_t *ret_block, uint8_t *buf);
 /* End the round. s->todo has the next round's blocks, or, after the last round, the blocks that are left so far.
  * Returns 1: copy another round; 0: pause the VM; -errno. */
 int ram_save_round_end(struct ram_save *s, struct err *e);
-/* Copy the blocks that are left into s->aside, or set s->stands if they are too many. The VM is paused, with drained
- * devices. Returns 0 or -errno. */
+/* Copy the blocks that are left into s->aside, or set s->stays_paused if they are too many. The VM is paused, with
+ * drained devices. Returns 0 or -errno. */
 int ram_save_freeze(struct ram_save *s, struct err *e);
 /* Let the vCPUs run freely, turn the dirty log off unless it stays on, and free what s owns. Main thread. */
 void ram_save_done(struct ram_save *s);

@@ -201,7 +201,7 @@ static void write_run(struct work *w)
 	if (!r)
 		r = pwrite_full(x->fd, x->head, x->head_bytes, 0);
 	if (!r)
-		r = x->way != RAM_STANDS ? write_live(x) : view ? view_write_standing(x, view) : write_standing(x);
+		r = x->way != RAM_PAUSED ? write_live(x) : view ? view_write_standing(x, view) : write_standing(x);
 	if (x->way == RAM_FAULTS)
 		fault_tracker_save_end(x->j.m->tracker); /* in every case, so that blocked writers continue */
 	x->j.r = write_failed(x, r);
@@ -279,7 +279,7 @@ static void vm_stop_for_dump(struct work *w)
 		dump_done(w);
 		return;
 	}
-	if (x->way != RAM_STANDS && !x->save.stands) {
+	if (x->way != RAM_PAUSED && !x->save.stays_paused) {
 		vmsnap_job_resume_vm(j);
 		vm_work_set_live(j->vm, false);
 	}

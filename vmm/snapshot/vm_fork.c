@@ -113,7 +113,7 @@ static void wait_run(struct work *w)
 	x->progress.total = x->h.layout.ram_bytes;
 	if (!j->r)
 		j->r = fork_disks_prepare(&x->disks, &j->e);
-	if (!j->r && x->way != RAM_STANDS)
+	if (!j->r && x->way != RAM_PAUSED)
 		j->r = crcs_init(x);
 	if (!j->r && x->way == RAM_FAULTS)
 		j->r = ram_watch(j->m, &j->e);
@@ -144,7 +144,7 @@ static void stand_run(struct work *w)
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
 
 	x->j.r = fork_disks_freeze(&x->disks, &x->j.e);
-	if (!x->j.r && x->way == RAM_STANDS)
+	if (!x->j.r && x->way == RAM_PAUSED)
 		x->j.r = memory_write_standing(x);
 }
 
@@ -220,7 +220,7 @@ static void write_run(struct work *w)
 
 	if (!x->j.r)
 		fork_disks_commit(&x->disks);
-	if (!x->j.r && x->way != RAM_STANDS)
+	if (!x->j.r && x->way != RAM_PAUSED)
 		x->j.r = memory_write_live(x);
 	if (x->held && x->j.m->tracker)
 		fault_tracker_save_end(x->j.m->tracker); /* in every case, let blocked writers continue */
@@ -301,7 +301,7 @@ static void clones_report(struct work *w)
 /* End the pause. */
 static void freeze_end(struct fork_job *x)
 {
-	if (x->j.r < 0 || !x->save.stands)
+	if (x->j.r < 0 || !x->save.stays_paused)
 		guest_resume(x);
 	/* Begin the first clone only now: during the pause, its process would compete with this one for the CPUs. */
 	if (!x->j.r && x->stages && fork_disks_are_as_asked(&x->disks))
@@ -348,7 +348,7 @@ static void vm_stop_for_fork(struct work *w)
 	if (!j->r)
 		j->r = machine_save(j->m, &x->sections, &j->e);
 	/* Without slow work to do, freeze at once instead of waiting for the worker's thread. */
-	if (j->r < 0 || (x->way != RAM_STANDS && !x->disks.n))
+	if (j->r < 0 || (x->way != RAM_PAUSED && !x->disks.n))
 		vm_freeze(w);
 	else
 		vmsnap_job_stage(&x->j, stand_run, vm_freeze);
@@ -363,7 +363,7 @@ static void prepare_again(struct work *w)
 {
 	struct fork_job *x = container_of(w, struct fork_job, j.work);
 
-	if (x->way != RAM_STANDS)
+	if (x->way != RAM_PAUSED)
 		x->j.r = x->way == RAM_LOG ? rounds_write(x) : ram_watch(x->j.m, &x->j.e);
 }
 

@@ -301,7 +301,7 @@ static int carry_freeze(struct handover *h)
 
 	h->cfg.copy_rounds = (uint8_t)h->carry.save.rounds;
 	h->cfg.copy_throttle = (uint8_t)h->carry.save.throttle;
-	h->cfg.copy_stopped = h->carry.save.stands;
+	h->cfg.copy_stopped = h->carry.save.stays_paused;
 	return r;
 }
 

@@ -127,7 +127,7 @@ void vmsnap_job_tell_rounds(struct vmsnap_job *j, const struct ram_save *s)
 {
 	j->result.memory_rounds = (uint8_t)s->rounds;
 	j->result.memory_throttle = (uint8_t)s->throttle;
-	j->result.memory_stopped = s->stands;
+	j->result.memory_stopped = s->stays_paused;
 }
 
 void vmsnap_job_tell_tracking(struct vmsnap_job *j, enum ram_way way)
@@ -139,7 +139,7 @@ void vmsnap_job_tell_tracking(struct vmsnap_job *j, enum ram_way way)
 	if (j->m->cfg.huge_pages) {
 		d->memory_tracking = VM_TRACKING_HUGE_PAGES;
 		snprintf(reason, sizeof(reason), "memory in huge pages can be tracked only by KVM's dirty log");
-	} else if (way == RAM_STANDS && j->m->uffd.can_protect) {
+	} else if (way == RAM_PAUSED && j->m->uffd.can_protect) {
 		snprintf(reason, sizeof(reason), "this kernel cannot write-protect memory that a clone shares");
 	} else if (way != RAM_FAULTS) {
 		d->memory_tracking = way == RAM_LOG ? VM_TRACKING_DIRTY_LOG : VM_TRACKING_UNAVAILABLE;

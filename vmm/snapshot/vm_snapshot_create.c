@@ -46,7 +46,7 @@ struct create_job {
 	struct block_snapshot *on_disk[VM_DISKS_MAX]; /* begun, and neither committed nor aborted */
 	bool with_ram, was_running, incremental;
 	enum ram_way way;
-	bool stands; /* the VM stays paused until its memory is written */
+	bool stays_paused; /* the VM stays paused until its memory is written */
 	struct vmsnap_hold hold; /* of a group */
 	struct ram_save save; /* used with RAM_LOG */
 	struct state_writer sections;
@@ -258,7 +258,7 @@ static int ram_prepare(struct create_job *x)
 			return err_set_errno(&x->j.e, -ENOMEM, "snapshot");
 	if (bitmap_init(&x->wanted, x->h.layout.blocks) < 0)
 		return err_set_errno(&x->j.e, -ENOMEM, "snapshot");
-	x->incremental = x->way != RAM_STANDS && m->base_id[0];
+	x->incremental = x->way != RAM_PAUSED && m->base_id[0];
 	memcpy(x->base_id, m->base_id, sizeof(x->base_id));
 	if (!x->incremental)
 		bitmap_set_all(&x->wanted);
@@ -324,7 +324,7 @@ static void prepare_again(struct work *w)
 /* Prepare again, or skip that if no memory is tracked. */
 static void protect_again(struct create_job *x)
 {
-	if (x->with_ram && x->way != RAM_STANDS)
+	if (x->with_ram && x->way != RAM_PAUSED)
 		vmsnap_job_stage(&x->j, prepare_again, vm_hold);
 	else
 		vm_hold(&x->j.work);
@@ -431,7 +431,7 @@ static int logged_freeze(struct create_job *x)
 	bitmap_or(&x->wanted, &x->save.todo);
 	vmsnap_job_tell_rounds(&x->j, &x->save);
 	dirty_log_reset(&x->j.m->dirty_log);
-	x->stands = x->save.stands;
+	x->stays_paused = x->save.stays_paused;
 	return r;
 }
 
@@ -442,8 +442,8 @@ static int ram_freeze(struct create_job *x)
 
 	if (!r)
 		r = ram_reader_check(x);
-	x->stands = x->way == RAM_STANDS;
-	if (r < 0 || x->stands)
+	x->stays_paused = x->way == RAM_PAUSED;
+	if (r < 0 || x->stays_paused)
 		return r;
 	/* From here on the base is the new snapshot or, if that fails, none. */
 	m->base_id[0] = 0;
@@ -467,8 +467,8 @@ static void freeze_end(struct create_job *x)
 {
 	struct vmsnap_job *j = &x->j;
 
-	x->stands = x->stands && !j->r;
-	if (x->stands)
+	x->stays_paused = x->stays_paused && !j->r;
+	if (x->stays_paused)
 		vm_work_set_alone(j->vm); /* a resume would change the memory that the worker reads */
 	else
 		vmsnap_job_resume_vm(j);
@@ -522,7 +522,7 @@ static void vm_freeze(struct work *w)
 	freeze_hold(x);
 }
 
-/* ---- write: on the worker's thread; the guest runs unless x->stands is set ---- */
+/* ---- write: on the worker's thread; the guest runs unless x->stays_paused is set ---- */
 
 /* Sleep as the rate limit requires, in short steps, to notice a cancellation. */
 static void rate_wait(const struct create_job *x)
@@ -694,7 +694,7 @@ static int state_write(struct create_job *x)
 
 	disk_store_init(&st, x->first, x->on_disk[x->first - x->j.m->disks], NULL);
 	memcpy(x->h.uuid, x->j.m->cfg.uuid, sizeof(x->h.uuid));
-	if (x->way == RAM_STANDS)
+	if (x->way == RAM_PAUSED)
 		return state_write_failed(x, state_write_standing(x, &st.store, &src));
 	r = x->way == RAM_FAULTS ? share_parent(x) : 0;
 	if (r < 0)

@@ -227,7 +227,7 @@ static int disk_apply(struct revert_job *x)
 }
 
 /* Returns whether every disk is as before disks_apply(). */
-static bool disks_stand(const struct machine *m)
+static bool disks_are_unchanged(const struct machine *m)
 {
 	for (unsigned i = 0; i < m->ndisks; i++)
 		if (m->disks[i].changed)
@@ -290,9 +290,9 @@ static int disks_apply(struct revert_job *x)
 	if (!r)
 		r = disk_prepare(x, x->first, x->node->info.id, vmsnap_revert_info(&x->tree, x->node));
 	r = disks_switch(x, r);
-	if (r < 0 && marked && disks_stand(m))
+	if (r < 0 && marked && disks_are_unchanged(m))
 		x->first->changed = vmsnap_revert_unmark(x->first, x->node, &old) < 0;
-	if (r < 0 && marked && !disks_stand(m))
+	if (r < 0 && marked && !disks_are_unchanged(m))
 		err_prefix(&x->j.e, "the revert is incomplete, and the VM's next start completes it");
 	return r;
 }
@@ -367,7 +367,7 @@ static int machine_revert(struct revert_job *x)
 		r = memory_revert(x);
 	if (!r)
 		r = memory_zap_shadow_pages(&m->mem, &m->kvm, &x->j.e);
-	vmsnap_job_tell_tracking(&x->j, x->by_log ? RAM_LOG : m->uffd.fd >= 0 ? RAM_FAULTS : RAM_STANDS);
+	vmsnap_job_tell_tracking(&x->j, x->by_log ? RAM_LOG : m->uffd.fd >= 0 ? RAM_FAULTS : RAM_PAUSED);
 	m->base_id[0] = 0;
 	if (!r && (x->by_log ? dirty_log_stays(&m->dirty_log) : m->uffd.can_protect))
 		memcpy(m->base_id, x->node->info.id, sizeof(m->base_id));
@@ -402,7 +402,7 @@ static int revert_run(struct revert_job *x)
 {
 	struct vmsnap_job *j = &x->j;
 	bool was_running = vm_phase(j->vm) == VM_PHASE_RUNNING, ran = j->m->resumed_ns != 0;
-	bool stands;
+	bool unchanged;
 	int r;
 
 	if (!x->with_ram && !x->v.disks_only && !j->m->cfg.images_only)
@@ -413,14 +413,14 @@ static int revert_run(struct revert_job *x)
 	if (was_running)
 		machine_pause(j->m);
 	r = x->with_ram && x->by_log ? ram_revert_update(&x->ram, &j->e) : 0;
-	stands = r < 0;
-	if (stands) {
+	unchanged = r < 0;
+	if (unchanged) {
 		err_prefix(&j->e, "snapshot '%s'", x->node->info.name);
 	} else {
 		r = disks_apply(x);
-		stands = r < 0 && disks_stand(j->m);
+		unchanged = r < 0 && disks_are_unchanged(j->m);
 	}
-	if (stands) {
+	if (unchanged) {
 		if (ran)
 			machine_resume(j->m);
 		return r;

@@ -458,7 +458,7 @@ static void test_vm_msg_layout(void **state)
 		size_t is, was;
 	} fields[] = {
 		AT(vm_reply, error, 0), AT(vm_reply, cls, 4), AT(vm_reply, msg, 8),
-		AT(vm_agent, errand, 0), AT(vm_agent, text, 4),
+		AT(vm_agent, action, 0), AT(vm_agent, text, 4),
 		AT(vm_addresses, n, 0), AT(vm_addresses, cut, 4), AT(vm_addresses, list, 8),
 		AT(vm_address, name, 0), AT(vm_address, mac, 32), AT(vm_address, has_mac, 38), AT(vm_address, family, 39),
 		AT(vm_address, bytes, 40), AT(vm_address, prefix, 56),

@@ -131,7 +131,7 @@ static int setup(void **state)
 	f = calloc(1, sizeof(*f));
 	f->d.sink.emit = told;
 	f->vm = one_vm_open(&f->d, f->dir, DEFINITION, observers);
-	f->d.watchman = thresholds_new(&f->d, run_as, NULL);
+	f->d.threshold_watch = thresholds_new(&f->d, run_as, NULL);
 	fake_s = BEGIN_S;
 	return 0;
 }
@@ -142,8 +142,8 @@ static int teardown(void **state)
 
 	(void)state;
 	fake_s = 0;
-	thresholds_free(f->d.watchman);
-	f->d.watchman = NULL;
+	thresholds_free(f->d.threshold_watch);
+	f->d.threshold_watch = NULL;
 	r = one_vm_close(&f->d, f->dir);
 	free(f);
 	return r;
