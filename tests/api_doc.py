@@ -52,7 +52,7 @@ def command(types, c):
         if "states" in c:
             facts.append(f"States: {c['states'].replace(',', ', ')}.")
         if not c.get("templates", True):
-            facts.append("Refused of a template.")
+            facts.append("Refused for a template.")
         if c["job"]:
             facts.append("A job.")
         if c["mutates"]:

@@ -84,7 +84,7 @@ static const struct field trend_args[] = { FIELD_VM,
 	{ "series", LIST_OF(FIELD_STRING), OPTIONAL, "names of the series [all]" },
 	{ "from", FIELD_INT, OPTIONAL, "begin: realtime, ns [an hour before `to`]" },
 	{ "to", FIELD_INT, OPTIONAL, "end: realtime, ns [now]" },
-	{ "points", FIELD_INT, OPTIONAL, "most points of a series, 1 to 2000 [100]" },
+	{ "points", FIELD_INT, OPTIONAL, "maximum number of points of a series, 1 to 2000 [100]" },
 	{ "step", FIELD_INT, OPTIONAL, "time between two points in ns, at least 1 s [as `points` and the time give]" }, END };
 static const struct field trend_returns[] = {
 	{ "from", FIELD_INT, REQUIRED, "begin of the first point: realtime, ns" },
@@ -112,7 +112,7 @@ static const struct field promote_returns[] = {
 	{ "uuid", FIELD_STRING, REQUIRED, "its UUID" },
 	{ "old", FIELD_STRING, REQUIRED, "new name of the VM that was replaced" },
 	{ "old-uuid", FIELD_STRING, REQUIRED, "new UUID of that VM" },
-	{ "gap", FIELD_INT, OPTIONAL, "longest time for which a port had no process, ns; its clients waited" },
+	{ "gap", FIELD_INT, OPTIONAL, "longest time for which a port had no listening process, ns; its clients waited" },
 	{ "warnings", LIST_OF(FIELD_STRING), OPTIONAL, "ports that could not be opened" }, END };
 static const struct field undefine_args[] = { FIELD_VM,
 	{ "managed-save", FIELD_BOOL, OPTIONAL, "remove the managed save too" },
@@ -138,8 +138,8 @@ static const struct field start_returns[] = {
 #define FIELD_MODE { "mode", FIELD_SHUTDOWN_MODE, OPTIONAL, \
 	"press the power button (acpi) or ask the guest agent (agent) [acpi]" }
 #define FIELDS_AT                                                                                  \
-	{ "at", FIELD_INT, OPTIONAL, "schedule the action for this time (realtime, ns); the guest agent warns users before" }, \
-	{ "message", FIELD_STRING, OPTIONAL, "start warnings to users and on consoles with this line" }
+	{ "at", FIELD_INT, OPTIONAL, "schedule the action for this time (realtime, ns); the guest agent warns users beforehand" }, \
+	{ "message", FIELD_STRING, OPTIONAL, "begin the warnings to users and on consoles with this line" }
 static const struct field shutdown_returns[] = {
 	{ "delayed", FIELD_STRING, OPTIONAL, "a hook of the host's admin has delayed it: the hook and its reason" },
 	{ "at", FIELD_INT, OPTIONAL, "with delayed: time of the next try: realtime, ns" }, END };
@@ -537,7 +537,7 @@ static const struct field net_update_args[] = { FIELD_NETWORK,
 		"groups may differ. net-define changes the next start's" },
 	{ "was", FIELD_NETWORK_DEFINITION, OPTIONAL, "definition from net-dump-definition; the call fails if the active one has changed since" }, END };
 static const struct field net_update_returns[] = {
-	{ "restarted", FIELD_BOOL, OPTIONAL, "DHCP and DNS were away for a moment" }, FIELD_WARNINGS, END };
+	{ "restarted", FIELD_BOOL, OPTIONAL, "true: the network's dnsmasq was restarted; DHCP and DNS did not answer meanwhile" }, FIELD_WARNINGS, END };
 static const struct field net_autostart_args[] = { FIELD_NETWORK,
 	{ "disable", FIELD_BOOL, OPTIONAL, "turn the automatic start off" }, END };
 static const struct field net_list_args[] = {
@@ -551,12 +551,12 @@ static const struct field net_info_returns[] = {
 	{ "state", FIELD_STRING, REQUIRED, "active, inactive, starting or stopping" },
 	{ "persistent", FIELD_BOOL, REQUIRED, "the daemon keeps the definition when the network stops" },
 	{ "autostart", FIELD_BOOL, REQUIRED, "the daemon starts the network after a boot of the host" },
-	{ "mode", FIELD_STRING, REQUIRED, "nat, route, isolated, open or bridge" },
+	{ "mode", FIELD_STRING, REQUIRED, "nat, route, isolated, open, bridge, private, vepa or passthrough" },
 	{ "bridge", FIELD_STRING, OPTIONAL, "name of the bridge" }, FIELD_DIRECT,
 	{ "pending", FIELD_BOOL, REQUIRED, "the active definition differs from the definition of the next start" },
 	{ "vms", LIST_OF(FIELD_STRING), REQUIRED, "names of the VMs that run with an interface of the network" },
 	{ "denied-packets", FIELD_INT, OPTIONAL, "packets that the egress rules have denied since they were made" },
-	{ "denied-questions", FIELD_INT, OPTIONAL, "questions of DNS that they have refused, if they have names" },
+	{ "denied-questions", FIELD_INT, OPTIONAL, "DNS queries that they have refused; missing if they have no names" },
 	{ "clones", LIST_OF(FIELD_CLONE_ADDRESS), OPTIONAL, "running live clones" },
 	{ "reserved", LIST_OF(FIELD_CLONE_ADDRESS), OPTIONAL, "running VMs whose address is reserved for their published ports" }, FIELD_WARNINGS, END };
 static const struct field net_dump_args[] = { FIELD_NETWORK,
@@ -827,7 +827,7 @@ static const struct command commands[] = {
 		COMMAND_MUTATES | COMMAND_CONCERNS_JOB, ANY_STATE },
 	{ "net-define", "define a network, or redefine an existing one; an active network keeps its definition until it stops",
 		net_define_args, net_define_returns, ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
-	{ "net-create", "start a network that is forgotten when it stops", net_create_args, net_create_returns, ROLE_ADMIN,
+	{ "net-create", "define and start a network that is undefined when it stops", net_create_args, net_create_returns, ROLE_ADMIN,
 		COMMAND_MUTATES, ANY_STATE },
 	{ "net-undefine", "remove the definition of a network; an active network stays until it stops", network_only, NULL, ROLE_ADMIN,
 		COMMAND_MUTATES, ANY_STATE },

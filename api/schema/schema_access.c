@@ -28,7 +28,7 @@ const struct field approval_rule_args[] = {
 	{ "vm", FIELD_STRING, OPTIONAL, "bind acts on this VM only [all VMs]" },
 	{ "user", FIELD_INT, OPTIONAL, "uid; give user or group [all users]" },
 	{ "group", FIELD_INT, OPTIONAL, "gid; give user or group [all users]" },
-	{ "expire", FIELD_INT, OPTIONAL, "so long a request waits, ns [a day]" }, END };
+	{ "expire", FIELD_INT, OPTIONAL, "how long a request waits, ns [a day]" }, END };
 const struct field approval_rules_returns[] = {
 	{ "rules", LIST_OF(FIELD_APPROVAL_RULE), REQUIRED, "the rules" },
 	{ "unknown", FIELD_STRING, OPTIONAL, "why the rules could not be loaded; users other than root can then do none of the acts" }, END };

@@ -5,7 +5,7 @@
 #include <string.h>
 
 #define FIELD_PAUSE(optional) { "pause", FIELD_INT, optional, "time that the guest did not run, ns" }
-#define FIELD_INSTANT { "instant", FIELD_INT, OPTIONAL, "when the guest stood still, realtime, ns" }
+#define FIELD_INSTANT { "instant", FIELD_INT, OPTIONAL, "time of the instant that the copy shows: realtime, ns" }
 #define FIELD_TOTAL { "total", FIELD_INT, REQUIRED, "duration of the whole operation, ns" }
 #define FIELD_RAM_WRITTEN(optional) { "ram-bytes-written", FIELD_INT, optional, "memory that was written, bytes" }
 #define FIELDS_ROUNDS                                                                                  \

@@ -24,7 +24,7 @@ static const struct field schema_entry[] = {
 	{ "mutates", FIELD_BOOL, OPTIONAL, "whether the audit log has it" },
 	{ "takes-fd", FIELD_BOOL, OPTIONAL, "true: the client passes an open file with it" },
 	{ "returns-fd", FIELD_BOOL, OPTIONAL, "true: its answer carries an open file" },
-	{ "templates", FIELD_BOOL, OPTIONAL, "false: it is refused of a template" },
+	{ "templates", FIELD_BOOL, OPTIONAL, "false: it is refused for a template" },
 	{ "states", FIELD_STRING, OPTIONAL, "words of the states that it is legal in, with commas; missing: any" },
 	{ "members", LIST_OF(FIELD_SCHEMA_MEMBER), OPTIONAL, "members of an object, types of an alternate, or words of an enum" },
 	{ "values", LIST_OF(FIELD_STRING), OPTIONAL, "words of an enum" },
@@ -111,7 +111,7 @@ const struct field info_returns[] = {
 	{ "exits", FIELD_EXITS, OPTIONAL, "number of VM exits by kind" },
 	{ "idle", FIELD_BOOL, OPTIONAL, "the VM runs and all vCPUs are halted" },
 	{ "agent", FIELD_STRING, OPTIONAL, "state of the guest agent's port: closed, open, connected (an agent answers)" },
-	{ "growth", FIELD_INT, OPTIONAL, "bytes a day by which the images grew that the VM writes, of the last week; this and days-left only in vm-info" },
+	{ "growth", FIELD_INT, OPTIONAL, "bytes a day by which the images that the VM writes grew in the last week; this and days-left only in vm-info" },
 	{ "days-left", FIELD_INT, OPTIONAL, "days until these images have the size that the guest sees" },
 	{ "disks", LIST_OF(FIELD_DISK_FIGURES), OPTIONAL, "figures of each disk" },
 	{ "interfaces", LIST_OF(FIELD_INTERFACE_FIGURES), OPTIONAL, "figures of each interface" }, END };
@@ -147,8 +147,8 @@ static const struct field balance[] = {
 	{ "memory", FIELD_BALANCED, OPTIONAL, "memory that the balloon shall leave to the guest, bytes" }, END };
 static const struct field balanced[] = {
 	{ "now", FIELD_INT, REQUIRED, "the present value" },
-	{ "min", FIELD_INT, REQUIRED, "lower bound that counts" },
-	{ "max", FIELD_INT, REQUIRED, "upper bound that counts" },
+	{ "min", FIELD_INT, REQUIRED, "lower bound in force" },
+	{ "max", FIELD_INT, REQUIRED, "upper bound in force" },
 	{ "reason", FIELD_STRING, OPTIONAL, "reason of the last change" },
 	{ "lack", FIELD_STRING, OPTIONAL, "why the daemon does not change it" }, END };
 static const struct field assist[] = {
@@ -156,8 +156,8 @@ static const struct field assist[] = {
 	{ "syscalls", FIELD_INT, REQUIRED, "number of system calls that it has completed" },
 	{ "instructions", FIELD_INT, REQUIRED, "number of instructions that it has completed" }, END };
 static const struct field exits[] = {
-	{ "io", FIELD_INT, REQUIRED, "exits for ports" },
-	{ "mmio", FIELD_INT, REQUIRED, "exits for memory of devices" },
+	{ "io", FIELD_INT, REQUIRED, "exits for I/O ports" },
+	{ "mmio", FIELD_INT, REQUIRED, "exits for MMIO" },
 	{ "other", FIELD_INT, REQUIRED, "other exits" }, END };
 #define DOC_LATENCY \
 	"of this process that took less than 10, 20, 50, 100, 200, 500 us, 1, 2, 5, 10, 20, 50, 100, 200, 500 ms, 1, 2, 5 s, " \
@@ -213,7 +213,7 @@ static const struct field interface_limit[] = {
 	{ "packets", FIELD_INT, OPTIONAL, "packets a second" }, END };
 static const struct field egress_figures[] = {
 	{ "denied-packets", FIELD_INT, REQUIRED, "packets that the rules have denied" },
-	{ "denied-questions", FIELD_INT, REQUIRED, "questions of DNS that they have refused" }, END };
+	{ "denied-questions", FIELD_INT, REQUIRED, "DNS queries that they have refused" }, END };
 static const struct field trend_series[] = {
 	{ "name", FIELD_STRING, REQUIRED, "name of the series" },
 	{ "unit", FIELD_STRING, REQUIRED, "its unit; of cpu: percent of one processor" },
@@ -273,13 +273,13 @@ static const struct field forked_clone[] = { FIELD_NAME, FIELD_UUID, END };
 static const struct field group_snapshot_member[] = {
 	{ "vm", FIELD_STRING, REQUIRED, "name of the VM" },
 	{ "id", FIELD_STRING, OPTIONAL, "id of its snapshot" },
-	{ "instant", FIELD_INT, OPTIONAL, "when the guest stood still, realtime, ns; missing for a VM that was off, as the next" },
+	{ "instant", FIELD_INT, OPTIONAL, "time of the instant that the snapshot shows: realtime, ns; missing for a VM that was off, as the next" },
 	{ "pause", FIELD_INT, OPTIONAL, "time that the guest did not run, ns" }, END };
 static const struct field group_clone[] = {
 	{ "vm", FIELD_STRING, REQUIRED, "name of the VM" },
 	{ "name", FIELD_STRING, REQUIRED, "name of its clone" },
 	{ "uuid", FIELD_STRING, REQUIRED, "UUID of its clone" },
-	{ "instant", FIELD_INT, OPTIONAL, "when the guest stood still, realtime, ns" },
+	{ "instant", FIELD_INT, OPTIONAL, "time of the instant that the clone shows: realtime, ns" },
 	{ "pause", FIELD_INT, REQUIRED, "time that the guest did not run, ns" },
 	{ "addresses", LIST_OF(FIELD_CLONE_ADDRESS), OPTIONAL, "addresses of the clone in the host's networks" },
 	{ "published", LIST_OF(FIELD_PUBLISHED_PORT), OPTIONAL, "with forwards: the ports of the clone" },
@@ -295,7 +295,7 @@ static const struct field clone_address[] = { FIELD_NAME,
 static const struct field fork_disk[] = {
 	{ "id", FIELD_STRING, REQUIRED, "id of the disk" },
 	{ "made", FIELD_STRING, REQUIRED, "overlay (the clones read the source's image) or copy" },
-	{ "flattened-layers", FIELD_INT, OPTIONAL, "of an overlay with many layers: how many a job blockpull makes one" },
+	{ "flattened-layers", FIELD_INT, OPTIONAL, "of an overlay with many layers: number of layers that a job blockpull merges into one" },
 	{ "reason", FIELD_STRING, OPTIONAL, "why it is a copy" },
 	{ "bytes", FIELD_INT, REQUIRED, "space that the disk of one clone takes at first" }, END };
 static const struct field planned_clone[] = {
@@ -462,7 +462,7 @@ static const struct field network_entry[] = {
 	{ "state", FIELD_STRING, REQUIRED, "active, inactive, starting or stopping" },
 	{ "persistent", FIELD_BOOL, REQUIRED, "the daemon keeps the definition when the network stops" },
 	{ "autostart", FIELD_BOOL, REQUIRED, "the daemon starts the network after a boot of the host" },
-	{ "mode", FIELD_STRING, REQUIRED, "nat, route, isolated, open, bridge or macvtap" },
+	{ "mode", FIELD_STRING, REQUIRED, "nat, route, isolated, open, bridge, private, vepa or passthrough" },
 	{ "bridge", FIELD_STRING, OPTIONAL, "name of the bridge" }, FIELD_DIRECT,
 	{ "blocked", FIELD_BOOL, OPTIONAL, "iptables-legacy drops its packets, as net-info has found; net-info has the remedy" }, END };
 static const struct field lease[] = {
@@ -496,7 +496,7 @@ static const struct field approval_rule[] = {
 	{ "group", FIELD_INT, OPTIONAL, "gid" },
 	{ "vm", FIELD_STRING, OPTIONAL, "name of the VM; missing: all VMs" },
 	{ VM_UUID_KEY, FIELD_STRING, OPTIONAL, "UUID of the VM" },
-	{ "expire", FIELD_INT, REQUIRED, "so long a request waits, ns" }, END };
+	{ "expire", FIELD_INT, REQUIRED, "how long a request waits, ns" }, END };
 static const struct field request[] = {
 	{ "id", FIELD_INT, REQUIRED, "number of the request" },
 	{ "state", FIELD_STRING, REQUIRED, "waiting, approved (the asker may now repeat the command), running, done, failed, denied, withdrawn or expired" },
@@ -511,7 +511,7 @@ static const struct field request[] = {
 	{ "asked", FIELD_INT, REQUIRED, "realtime, ns" },
 	{ "expires", FIELD_INT, REQUIRED, "realtime, ns" },
 	{ "ended", FIELD_INT, OPTIONAL, "realtime, ns" },
-	{ "by", FIELD_INT, OPTIONAL, "uid of who answered" },
+	{ "by", FIELD_INT, OPTIONAL, "uid of the user who answered" },
 	{ "reason", FIELD_STRING, OPTIONAL, "reason that this user gave" },
 	{ "job", FIELD_STRING, OPTIONAL, "id of the job that it started" },
 	{ "detail", FIELD_STRING, OPTIONAL, "why it failed" }, END };

@@ -750,7 +750,7 @@ const struct verb verbs[] = {
 	{ "net-autostart", "Networks", "NETWORK", NULL, net_autostart_options, 1, 1, false, NULL, "net-autostart", verb_net_autostart },
 	{ "net-define", "Networks", "FILE", "define or redefine a network from libvirt's network XML or from JSON, as net-dumpjson prints it",
 		net_define_options, 1, 1, false, "file", "net-define", verb_net_define },
-	{ "net-create", "Networks", "FILE", "start a network from JSON or libvirt's network XML; it is forgotten when it stops", net_create_options, 1, 1,
+	{ "net-create", "Networks", "FILE", "define and start a network from JSON or libvirt's network XML; it is undefined when it stops", net_create_options, 1, 1,
 		false, "file", "net-create", verb_net_create },
 	{ "net-dumpjson", "Networks", "NETWORK", "print the definition of a network as JSON", net_dump_options, 1, 1, true, NULL,
 		"net-dump-definition", verb_net_dumpjson },
