@@ -98,6 +98,8 @@
 
 #define LOOP_ENTRIES 512
 #define FILES_MAX 524288 /* as LimitNOFILE in cairnd.service */
+#define STACK_BYTES (8 * MIB) /* the usual limit */
+#define STACK_MIN_BYTES (1 * MIB)
 #define ADOPT_TIMEOUT_NS (10 * 1000000000ULL)
 #define FINISH_TIMEOUT_NS (10 * 1000000000ULL)
 
@@ -387,7 +389,7 @@ static int signals_watch(struct loop *loop, int *ret_fd, struct loop_watch **ret
 
 /* Raise the limit of open files: the clients (up to CONN_MAX) and the VMs, six files each, need more than the usual
  * 1024. Root may exceed the hard limit. */
-static void limits_raise(void)
+static void files_limit_raise(void)
 {
 	struct rlimit rl, more = { FILES_MAX, FILES_MAX };
 
@@ -396,6 +398,20 @@ static void limits_raise(void)
 	rl.rlim_cur = rl.rlim_max;
 	if (setrlimit(RLIMIT_NOFILE, &rl) < 0)
 		log_warn("start", "cannot raise the number of open files");
+}
+
+/* Raise the limit of the main thread's stack, which grows up to it. Messages of VM processes are on this stack. */
+static int stack_limit_raise(struct err *e)
+{
+	struct rlimit rl;
+
+	if (getrlimit(RLIMIT_STACK, &rl) < 0 || rl.rlim_cur >= STACK_BYTES)
+		return 0;
+	rl.rlim_cur = MIN(rl.rlim_max, STACK_BYTES);
+	if (setrlimit(RLIMIT_STACK, &rl) < 0 || rl.rlim_cur < STACK_MIN_BYTES)
+		return err_set(e, -ENOMEM, ERR_HOST, "the stack is limited to %llu KiB; cairnd needs %llu: raise the hard limit (ulimit -s)",
+			(unsigned long long)(rl.rlim_cur / KIB), STACK_MIN_BYTES / KIB);
+	return 0;
 }
 
 static int run_dir_open(struct vm_host *h, struct err *e)
@@ -637,8 +653,10 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 	int r;
 
 	unsetenv("NOTIFY_SOCKET"); /* VM processes must not inherit it */
-	limits_raise();
-	r = loop_new(LOOP_ENTRIES, &d.host.loop, e);
+	files_limit_raise();
+	r = stack_limit_raise(e);
+	if (!r)
+		r = loop_new(LOOP_ENTRIES, &d.host.loop, e);
 	if (r < 0)
 		return r;
 	vm_sandbox_prepare(p, notify_fd >= 0, &sandbox);

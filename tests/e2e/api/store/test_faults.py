@@ -61,6 +61,25 @@ def test_daemon_of_root_exceeds_the_hard_limit_of_open_files(tmp_path):
         assert resource.prlimit(d.proc.pid, resource.RLIMIT_NOFILE) == (524288, 524288)
 
 
+class SmallStack(Daemon):
+    def command(self):
+        return ["prlimit", "--stack=262144:", *super().command()]
+
+
+def test_daemon_raises_a_small_limit_of_its_stack(tmp_path):
+    """The daemon's main thread needs more than 256 KiB, and so do its children."""
+    most = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    wanted = 8 << 20 if most == resource.RLIM_INFINITY else min(8 << 20, most)
+    with contextlib.closing(SmallStack(tmp_path, vm_program=FAKE_VM)) as d:
+        assert resource.prlimit(d.proc.pid, resource.RLIMIT_STACK) == (wanted, most)
+
+
+def test_daemon_with_a_stack_that_stays_small_does_not_start(tmp_path):
+    r = subprocess.run(["prlimit", "--stack=262144:262144", os.path.join(BUILD, "cairnd"), "--state-dir", tmp_path, "--socket", tmp_path / "s"],
+                       capture_output=True, text=True)
+    assert r.returncode == 7 and "the stack is limited to 256 KiB; cairnd needs 1024: raise the hard limit (ulimit -s)" in r.stderr, r.stderr
+
+
 def test_full_state_folder_refuses_changes_and_recovers(tmp_path):
     with tmpfs(tmp_path / "disk", "4M") as disk, contextlib.closing(Daemon(disk, vm_program=FAKE_VM)) as d:
         d.define("runs")
