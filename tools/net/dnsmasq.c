@@ -183,7 +183,8 @@ static int leases_make(const struct dnsmasq *d, struct err *e)
 	if (!S_ISREG(st.st_mode) || st.st_nlink != 1)
 		return err_set(e, -EINVAL, ERR_CORRUPT, "%s is no plain file; remove it", path.text);
 	if (fchown(folder, d->uid, 0) < 0 || (st.st_uid != d->uid && fchown(fd, d->uid, 0) < 0))
-		return err_set_errno(e, -errno, "%s", path.text);
+		return errno == EINVAL ? err_set(e, -EINVAL, ERR_HOST, "dnsmasq: this user namespace maps no user %u; map it, or use a "
+			"network without DHCP and DNS", (unsigned)d->uid) : err_set_errno(e, -errno, "%s", path.text);
 	return 0;
 }
 

@@ -31,7 +31,8 @@ int link_sysctl_write(const char *family, const char *link, const char *key, int
 	sysctl_path(family, link, key, path, sizeof(path));
 	fd = open(path, O_WRONLY | O_CLOEXEC);
 	if (fd < 0 || write(fd, text, (size_t)len) != len)
-		return err_set_errno(e, -errno, "cannot write %d to %s", value, path);
+		return errno == EROFS ? err_set(e, -EROFS, ERR_HOST, "cannot write to %s, which is mounted read-only; in a container, mount "
+			"/proc/sys writable (docker run --privileged)", path) : err_set_errno(e, -errno, "cannot write %d to %s", value, path);
 	return 0;
 }
 

@@ -2,6 +2,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/lockdown.h"
 #include "base/oom.h"
 #include "base/util.h"
 #include "tools/net/dnsmasq_config.h"
@@ -125,7 +126,7 @@ static int privileges_reduce(const struct jail *j, struct err *e)
 	static const int kept[] = { CAP_NET_ADMIN, CAP_NET_RAW, CAP_NET_BIND_SERVICE };
 	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
 	struct __user_cap_data_struct caps[_LINUX_CAPABILITY_U32S_3] = { 0 };
-	const struct rlimit files = { FILES_MAX, FILES_MAX }, none = { 0, 0 }, bytes = { FILE_MAX_BYTES, FILE_MAX_BYTES };
+	const struct lockdown_limit limits[] = { { RLIMIT_NOFILE, FILES_MAX }, { RLIMIT_CORE, 0 }, { RLIMIT_FSIZE, FILE_MAX_BYTES } };
 
 	for (size_t i = 0; i < ARRAY_SIZE(kept); i++) {
 		caps[CAP_TO_INDEX(kept[i])].permitted |= CAP_TO_MASK(kept[i]);
@@ -138,9 +139,7 @@ static int privileges_reduce(const struct jail *j, struct err *e)
 	for (size_t i = 0; i < ARRAY_SIZE(kept); i++)
 		if (prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_RAISE, kept[i], 0, 0) < 0)
 			return err_set_errno(e, -errno, "dnsmasq: capabilities");
-	if (setrlimit(RLIMIT_NOFILE, &files) < 0 || setrlimit(RLIMIT_CORE, &none) < 0 || setrlimit(RLIMIT_FSIZE, &bytes) < 0)
-		return err_set_errno(e, -errno, "dnsmasq: limits");
-	return 0;
+	return lockdown_limits(limits, ARRAY_SIZE(limits), e);
 }
 
 static int standard_fds(int errors)

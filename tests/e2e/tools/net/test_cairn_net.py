@@ -74,6 +74,11 @@ def test_forwarding_that_was_on_stays_on(host):
     assert host.state() == before and host.sysctl("ipv4.conf.eth0.forwarding") == "1"
 
 
+def limits(pid):
+    with open(f"/proc/{pid}/limits") as f:
+        return {line[:26].strip(): line[26:].split()[:2] for line in f}
+
+
 def test_dnsmasq_is_confined(host):
     """User, capabilities, namespaces; and it outlives the one who started it."""
     protected = ["choom", "-n", "-500", "--"]  # as cairnd.service has it; a container may lack the right
@@ -85,13 +90,18 @@ def test_dnsmasq_is_confined(host):
     assert status["Groups"].strip() == "" and status["NoNewPrivs"] == "1"
     assert status["CapPrm"] == status["CapEff"] == status["CapAmb"] == "0000000000003400"
     assert netns(up["pid"]) not in (netns("self"), netns(host.holder.pid))
-    limits = {line[:26].strip(): line[26:].split()[:2] for line in open(f"/proc/{up['pid']}/limits")}
-    assert limits["Max file size"] == [str(128 << 20)] * 2 and limits["Max core file size"] == ["0", "0"]
+    assert limits(up["pid"])["Max file size"] == [str(128 << 20)] * 2 and limits(up["pid"])["Max core file size"] == ["0", "0"]
     enter = ["nsenter", "-t", str(up["pid"]), "-m", "-n"]
     assert subprocess.run([*enter, "touch", "/var/tmp/x"], capture_output=True).returncode
     assert not subprocess.run([*enter, "touch", "/tmp/state/x"], capture_output=True).returncode
     links = subprocess.run([*enter, "ip", "-j", "link"], capture_output=True, text=True).stdout
     assert [i["ifname"] for i in json.loads(links)] == ["lo", "svc0"]
+
+
+def test_lower_limit_of_file_sizes_stays_for_dnsmasq(host):
+    """A root without CAP_SYS_RESOURCE, as in a container, may not raise it."""
+    up = host.do("up", network(), before=["prlimit", f"--fsize={8 << 20}:{8 << 20}"])
+    assert limits(up["pid"])["Max file size"] == [str(8 << 20)] * 2
 
 
 # ---- guests ----
@@ -693,6 +703,20 @@ def test_dnsmasq_gets_no_file_of_the_host(host):
     e = up_with(host, "#!/usr/bin/python3\nimport os, sys\nfor n in range(3, 1000):\n    try:\n        print(os.readlink(f'/proc/self/fd/{n}'), "
                       "file=sys.stderr)\n    except OSError:\n        pass\nprint('all', file=sys.stderr)\nsys.exit(2)\n")
     assert e["desc"] == "dnsmasq does not start: all ", e
+
+
+READ_ONLY = ["unshare", "-m", "sh", "-c", "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec \"$0\""]
+ONE_USER = ["unshare", "--user", "--map-root-user", "--net"]
+
+
+@pytest.mark.parametrize("before, sentence", [
+    (READ_ONLY, "accept_ra, which is mounted read-only; in a container, mount /proc/sys writable (docker run --privileged)"),
+    (ONE_USER, "; map it, or use a network without DHCP and DNS")], ids=["proc-sys", "user-namespace"])
+def test_container_that_lacks_something_is_named(host, before, sentence):
+    state = host.state()
+    e = host.call("up", network(), before=before)["error"]
+    assert e["class"] == "HostError" and sentence in e["desc"], e
+    assert host.state() == state
 
 
 def test_dnsmasq_missing(host, tmp_path):
