@@ -59,8 +59,8 @@ static int ram_allocate(struct memory *m, struct err *e)
 	if (m->fd < 0 || ftruncate(m->fd, (off_t)m->mapped_bytes) < 0) {
 		int r = -errno;
 
-		return err_set(e, r, ERR_HOST, "cannot allocate %llu MiB of guest memory: %s",
-			(unsigned long long)(m->bytes / MIB), strerror(-r));
+		return err_set(e, r, ERR_HOST, "cannot allocate %llu MiB of guest memory: %s%s",
+			(unsigned long long)(m->bytes / MIB), strerror(-r), r == -EFBIG ? "; raise the limit of file sizes (ulimit -f)" : "");
 	}
 	return fd_map(m, m->huge_pages, e);
 }

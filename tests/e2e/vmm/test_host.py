@@ -92,3 +92,9 @@ def test_too_few_huge_pages_are_reported(folder):
     r = run_in([], folder, memory="512G", hugepages=True)
     assert r.returncode == guestlib.EXIT_HOST
     assert "nr_hugepages" in r.stderr
+
+
+def test_too_small_limit_of_file_sizes_is_reported(folder):
+    r = run_in(["prlimit", f"--fsize={8 << 20}:{8 << 20}"], folder)
+    assert r.returncode == guestlib.EXIT_HOST
+    assert "MiB of guest memory: File too large; raise the limit of file sizes (ulimit -f)" in r.stderr
