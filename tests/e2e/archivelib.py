@@ -54,8 +54,8 @@ def high(path, flags=os.O_RDONLY):
     return number
 
 
-def export(to, definition, files, compress="zstd", **more):
-    """files: (name, path, further keys of the specification)."""
+def export(to, definition, files, compress="zstd", before=lambda: None, **more):
+    """files: (name, path, further keys of the specification). before: called in the new process."""
     out = high(to, os.O_RDWR | os.O_CREAT | os.O_EXCL)
     fds = [out]
     spec = {"output": out, "compress": compress, "definition": definition, "files": [], **more}
@@ -67,7 +67,7 @@ def export(to, definition, files, compress="zstd", **more):
         else:
             entry["fd"] = fds[-1]
         spec["files"].append(entry)
-    return Archive("export", spec, fds)
+    return Archive("export", spec, fds, before)
 
 
 def clear(folder, name):

@@ -25,7 +25,7 @@
 
 /* Size of the mapping of zeros that libarchive gets for holes. libarchive counts these zeros but reads none of them,
  * because the entries are sparse. */
-#define ZEROS_BYTES (1ULL << 30)
+#define ZEROS_BYTES (64 * MIB)
 #define LOOP_ENTRIES 64
 
 struct exporter {

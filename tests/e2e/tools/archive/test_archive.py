@@ -409,6 +409,17 @@ def test_memory_of_an_import_is_limited(disks):
     job.end()
 
 
+@pytest.mark.skipif(guestlib.SANITIZED, reason="a sanitizer's shadow memory exceeds the limit")
+def test_export_of_a_hole_needs_few_addresses(tmp_path, monkeypatch):
+    """libarchive gets zeros for holes, here more of them than the process may map (ulimit -v)."""
+    monkeypatch.chdir(tmp_path)
+    with open("a.raw", "wb") as f:
+        f.truncate(3 << 30)
+    last, status = archivelib.export("x.tar", {"name": "x"}, [("a.raw", "a.raw", {"format": "raw"})],
+                                     before=lambda: resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))).end()
+    assert status == 0, last
+
+
 def test_file_that_is_no_archive_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     open("x", "wb").write(os.urandom(100000))
