@@ -14,7 +14,6 @@ import tempfile
 import pytest
 
 from conftest import library, until
-from guestlib import BUILD
 from hostnetlib import IPV6, PROGRAM, UUID, Host, as_root, netns, network, veth
 from netlib import ipv6_add
 from portlib import KILLER, MODES, Wire, datagram, datagram6, frame, talk
