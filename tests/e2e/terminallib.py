@@ -8,11 +8,11 @@ import time
 from conftest import BUILD
 
 
-def terminal(daemon, *args):
+def terminal(daemon, *args, term="xterm"):
     """Start the command line on a terminal. Return its pid and the terminal's other end."""
     pid, fd = pty.fork()
     if pid == 0:
-        os.execve(os.path.join(BUILD, "cairn"), ["cairn", *args], daemon.env)
+        os.execve(os.path.join(BUILD, "cairn"), ["cairn", *args], {**daemon.env, "TERM": term})
     return pid, fd
 
 

@@ -368,10 +368,18 @@ static int top_live(struct top *t, struct err *e)
 	return r;
 }
 
+/* A dumb terminal, such as that of an editor or a CI job, knows no escape sequences. */
+static bool terminal_redraws(void)
+{
+	const char *term = getenv("TERM");
+
+	return isatty(1) && !(term && !strcmp(term, "dumb"));
+}
+
 int verb_top(struct cli *c)
 {
 	struct top t = { .c = c, .sort = option_value(c, "sort") };
-	bool again = c->format == CLI_TABLE && !option_flag(c, "once") && isatty(1);
+	bool again = c->format == CLI_TABLE && !option_flag(c, "once") && terminal_redraws();
 	struct err e;
 	int r = option_seconds(c, "every", again ? EVERY_NS : NS, &t.every_ns);
 

@@ -120,6 +120,13 @@ def test_top_redraws_on_terminal(fake):
     os.close(fd)
 
 
+def test_top_prints_one_sample_on_a_dumb_terminal(fake):
+    pid, fd = terminal(fake, "top", "--every", "0.1", term="dumb")
+    got = read_until(fd, b"CPU")
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0 and b"\x1b" not in got
+    os.close(fd)
+
+
 @pytest.mark.parametrize("how", ["signal", "daemon"])
 def test_top_restores_terminal(fake, how):
     pid, fd = terminal(fake, "top", "--every", "0.1")
