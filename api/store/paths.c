@@ -93,6 +93,8 @@ static int own_folder(char self[PATH_MAX], struct err *e)
 {
 	ssize_t n = readlink("/proc/self/exe", self, PATH_MAX - 1);
 
+	if (n < 0 && errno == ENOENT)
+		return err_set(e, -ENOSYS, ERR_HOST, "/proc is not mounted; as root: mount -t proc proc /proc");
 	if (n < 0)
 		return err_set_errno(e, -errno, "/proc/self/exe");
 	self[n] = 0;

@@ -43,6 +43,13 @@ def test_missing_dev_kvm_is_reported(folder):
 
 
 @needs_root
+def test_missing_proc_is_reported(folder):
+    r = run_in(["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh"], folder)
+    assert r.returncode == guestlib.EXIT_HOST
+    assert "/proc is not mounted; as root: mount -t proc proc /proc" in r.stderr
+
+
+@needs_root
 def test_missing_permission_on_dev_kvm_is_reported(folder):
     if os.stat("/dev/kvm").st_mode & 0o006:
         pytest.skip("everybody may open /dev/kvm here")
