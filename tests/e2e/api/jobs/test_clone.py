@@ -326,7 +326,7 @@ def test_imported_and_reverted_templates(daemon, tmp_path, kvm, guest):
 
 # ---- rights ----
 
-def test_clone_is_made_with_rights_of_sources_definer(shared, files):  # noqa: F811
+def test_clone_is_made_with_rights_of_sources_definer(shared, files, kvm):  # noqa: F811
     shared.stop()
     shared.vm_program = None  # a real one: it works on images
     shared.start()

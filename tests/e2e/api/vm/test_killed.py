@@ -197,7 +197,7 @@ def test_shutdown_that_a_revert_ended_does_not_come_back(fake):
     assert b["state"] == "in-shutdown" and "shutdown-deadline" in b
 
 
-def test_guests_own_reset_does_not_bring_the_shutdown_back(daemon, guest):
+def test_guests_own_reset_does_not_bring_the_shutdown_back(daemon, kvm, guest):
     """A user reset the VM, which ended the shutdown, and then the guest reset itself. The daemon was killed before it
     had stored this."""
     daemon.define("a", boot={"kernel": guest("interp.elf")})
