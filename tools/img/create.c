@@ -197,6 +197,54 @@ struct create_args {
 	int (*trust)(struct img_open *o, char *name, struct err *e); /* see struct img_open */
 };
 
+/* Refuse a file of the backing chain as the new image or its data file, because its content would be lost. */
+static int overwrite_check(const struct create_args *a, const struct stat *file, struct err *e)
+{
+	const char *data = a->c.qcow2.data_file;
+	char beside[2 * PATH_MAX];
+	const char *paths[] = { a->path, data ? beside : NULL };
+
+	if (data)
+		img_path_beside(a->path, data, beside, sizeof(beside));
+	for (size_t i = 0; i < ARRAY_SIZE(paths) && paths[i]; i++) {
+		int given = img_fd_given(paths[i]);
+		struct stat st;
+
+		if (!(given < 0 ? stat(paths[i], &st) : fstat(given, &st)) && st.st_dev == file->st_dev && st.st_ino == file->st_ino)
+			return err_set(e, -EINVAL, ERR_INVALID, "%s belongs to the backing file %s, whose content would be lost; choose another name",
+				paths[i], a->c.qcow2.backing_name);
+	}
+	return 0;
+}
+
+static int chain_check(const struct create_args *a, const struct block *b, struct err *e)
+{
+	struct block_layer layers[BLOCK_LAYERS_MAX];
+	unsigned n = block_layers(b, layers);
+	struct stat st;
+	int r = 0;
+
+	for (unsigned i = 0; !r && i < n; i++) {
+		if (!fstat(layers[i].fd, &st))
+			r = overwrite_check(a, &st, e);
+		if (!r && layers[i].data_fd > 0 && !fstat(layers[i].data_fd, &st))
+			r = overwrite_check(a, &st, e);
+	}
+	return r;
+}
+
+/* The same for a backing file that is not opened (-u). */
+static int unopened_check(const struct create_args *a, struct err *e)
+{
+	char path[2 * PATH_MAX];
+	struct stat st;
+
+	if (img_is_no_path(a->c.qcow2.backing_name))
+		return 0;
+	img_path_beside(a->path, a->c.qcow2.backing_name, path, sizeof(path));
+	return stat(path, &st) < 0 ? 0 : overwrite_check(a, &st, e);
+}
+
 /* Open the backing file, which gives the default size. The user gave its name, so every folder is allowed. */
 static int backing_probe(struct create_args *a, struct err *e)
 {
@@ -215,6 +263,7 @@ static int backing_probe(struct create_args *a, struct err *e)
 		if (!a->c.has_size)
 			q->size_bytes = info.size_bytes;
 		a->c.has_size = true;
+		r = chain_check(a, b, e);
 		block_close(b);
 	}
 	return r;
@@ -237,10 +286,12 @@ static int args_check(struct create_args *a, struct err *e)
 	if (!r && q->backing_name && !q->backing_format)
 		r = err_set(e, -EINVAL, ERR_INVALID, "no format of the backing file given; add -F raw or "
 			"-F qcow2");
+	if (!r && q->backing_format && !q->backing_name)
+		r = err_set(e, -EINVAL, ERR_INVALID, "a format of the backing file is given, but no backing file; add -b FILE, or omit -F");
 	if (!r && q->backing_format)
 		r = img_format_parse(q->backing_format, &backing_format, e);
-	if (!r && q->backing_name && !a->unsafe)
-		r = backing_probe(a, e);
+	if (!r && q->backing_name)
+		r = a->unsafe ? unopened_check(a, e) : backing_probe(a, e);
 	if (!r && !a->c.has_size)
 		r = err_set(e, -EINVAL, ERR_INVALID, "no size given; add SIZE");
 	if (!r && a->c.format == BLOCK_FORMAT_QCOW2)

@@ -119,7 +119,25 @@ def test_create_with_backing(box):
     box.qemu("compare", "-F", "raw", "top", "base")
     assert "no format of the backing file given" in box.fails("create", "-f", "qcow2", "-b", "base", "x")
     assert "No such file" in box.fails("create", "-f", "qcow2", "-b", "nobase", "-F", "raw", "x")
+    for args in (["-F", "raw"], ["-o", "backing_fmt=raw"]):
+        box.qemu("create", "-f", "qcow2", *args, "x", "1M", status=1)
+        assert "no backing file; add -b FILE" in box.fails("create", "-f", "qcow2", *args, "x", "1M")
     assert not (box.path / "x").exists()
+
+
+@pytest.mark.parametrize("args", [
+    ["-b", "base", "base"], ["-b", "./base", "base"], ["-b", "base", "link"], ["-b", "top", "base"], ["-b", "top", "top"],
+    ["-u", "-b", "base", "base"], ["-b", "base", "-o", "data_file=base", "new"], ["-b", "top", "-o", "data_file=link", "new"],
+    ["-b", "split", "-o", "data_file=data", "new"], ["-b", "split", "data"]])
+def test_create_over_a_file_of_its_backing_chain_is_refused(box, args):
+    box.qemu("create", "-q", "-f", "qcow2", "base", "1M")
+    box.io("base", "write -P 7 0 1M")
+    box.qemu("create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "top")
+    box.qemu("create", "-q", "-f", "qcow2", "-o", "data_file=data", "split", "1M")
+    (box.path / "link").symlink_to("base")
+    before = {p.name: p.read_bytes() for p in box.path.iterdir()}
+    assert "whose content would be lost" in box.fails("create", "-f", "qcow2", "-F", "qcow2", *args, "1M")
+    assert {p.name: p.read_bytes() for p in box.path.iterdir()} == before
 
 
 @pytest.mark.parametrize(
