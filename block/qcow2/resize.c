@@ -253,6 +253,9 @@ int qcow2_resize(struct block *b, uint64_t size, bool map, struct err *e)
 		return err_set(e, r, ERR_UNSUPPORTED, "%s: a table for that size does not fit beside "
 			"clusters of %u bytes; convert the image into one with larger clusters", b->name,
 			q->cluster_bytes);
+	if (r == -EOPNOTSUPP && q->h.version < 3) /* by qcow2_preallocate() */
+		return err_set(e, r, ERR_UNSUPPORTED, "%s: compat 0.10 cannot preallocate clusters that held other data before; omit "
+			"--preallocation, or use `cairn-img amend -o compat=1.1` first", b->name);
 	if (!r) {
 		header_set(q, size);
 		b->info.size_bytes = size;

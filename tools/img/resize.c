@@ -62,6 +62,9 @@ static int size_change(struct block *b, void *opaque, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s has %llu bytes, so this would discard data; shrink the "
 			"guest's file systems, then use --shrink", z->common.o.path,
 			(unsigned long long)info.size_bytes);
+	if (z->prealloc && size <= info.size_bytes)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s has %llu bytes, so there is no added space to preallocate; omit --preallocation, or give "
+			"a larger size", z->common.o.path, (unsigned long long)info.size_bytes);
 	if (!size && info.size_bytes)
 		return err_set(e, -EINVAL, ERR_INVALID, "the new size of %s must be above 0", z->common.o.path);
 	return size > info.size_bytes ? image_grow(z, b, info.size_bytes, size, e) : block_resize(b, size, e);

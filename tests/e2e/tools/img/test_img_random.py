@@ -40,7 +40,7 @@ REFUSALS = re.compile("|".join((
     "Internal snapshots prevent downgrade of image|Cannot downgrade an image with",
     "used [0-9]+ times, which refcounts of . bits cannot hold|Cannot decrease refcount entry width",
     "names do not fit into a cluster of 512 bytes",
-    "cannot change the size: Operation not supported|Failed to zero out new clusters: Operation not supported",  # by images of version 2, beside old content
+    "compat 0.10 cannot preallocate clusters|Failed to zero out new clusters: Operation not supported",
 )))
 
 

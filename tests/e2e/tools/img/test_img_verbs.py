@@ -251,6 +251,14 @@ def test_impossible_resizes_are_refused(box, size, what):
     assert (box.path / "a").read_bytes() == before
 
 
+@pytest.mark.parametrize("size", ["512k", "1M", "+0"])
+def test_preallocation_without_added_space_is_refused_as_by_qemu(box, size):
+    box.qemu("create", "-q", "-f", "qcow2", "a", "1M")
+    args = "resize", "--shrink", "--preallocation=falloc", "a", size
+    box.qemu(*args, status=1)
+    assert "no added space" in box.fails(*args)
+
+
 # ---- measure, preallocation ----
 
 
