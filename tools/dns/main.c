@@ -1,5 +1,6 @@
 /* cairn-dns: the name server of a network whose egress rules have names. cairn-net starts it in dnsmasq's network
- * namespace, with the settings on standard input (settings.h); docs/networks.md, "Names", says what it does.
+ * namespace, with the settings on standard input (settings.h); docs/networks.md, "Names in egress rules", says what it
+ * does.
  *
  *   cairn-dns --network=UUID-HASH.conf    the argument only marks the process
  *

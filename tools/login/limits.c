@@ -6,7 +6,7 @@
 #include <ctype.h>
 #include <string.h>
 
-/* Tries that may fail at once, and then one for each `seconds`. A token is a nanosecond of them. */
+/* Tries that may fail at once, and then one for each `seconds`. A token is a millisecond of `seconds`. */
 static const struct {
 	unsigned burst, seconds;
 } rules[LIMIT_KINDS] = {
