@@ -181,7 +181,7 @@ static int process_start(struct run_guest *g, enum run_streams streams, const ch
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return err_set_errno(e, -errno, "socket");
 	if (g)
-		r = run_guest_fork(g, streams, e);
+		r = run_guest_fork(g, config, streams, e);
 	if (!r)
 		r = process_become(program, config, c, pair, e);
 	if (r > 0 && ret_channel)
@@ -313,9 +313,9 @@ static int command_run(struct cli *c, const struct run_definition *d, const stru
 	r = guest_start(&x, &link, &ret->err);
 	is_warm = x.warm.state >= 0;
 	run_warm_done(&x.warm);
-	config_done(&x.config);
 	if (r > 0)
 		r = run_command(c, g, root, writes, &link, x.deadline_ns, ret);
+	config_done(&x.config);
 	ret->warm = is_warm;
 	if (x.left_state || (root && root->is_new))
 		image_cache_limit();
@@ -347,8 +347,10 @@ static int vm_run(struct cli *c, const struct run_definition *d, const struct bo
 		fprintf(stderr, "Ctrl-] presses the VM's power button; pressed again, it stops the VM\n");
 	if (!r)
 		r = process_start(g, RUN_STREAMS_OURS, program, &config, c, NULL, &ret->err);
+	if (r > 0)
+		r = run_vm_wait(g, limit_ns, ret);
 	config_done(&config);
-	return r > 0 ? run_vm_wait(g, limit_ns, ret) : r;
+	return r;
 }
 
 /* Print the definition in its canonical form. */

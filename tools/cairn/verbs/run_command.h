@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 struct cli;
+struct config;
 struct err;
 struct exec_outcome;
 struct guest_link;
@@ -18,7 +19,7 @@ int run_command_unwanted(struct cli *c);
 /* Make a folder for the socket that leads to the guest, and start a process that removes it when this one has ended,
  * for whatever reason. Returns 0 and *ret; -errno with a sentence. */
 int run_guest_new(struct run_guest **ret, struct err *e);
-/* Remove the folder. g: may be NULL. */
+/* Remove the folder, and wait for the ends of all children of this process. g: may be NULL. */
 void run_guest_free(struct run_guest *g);
 static inline void run_guest_free_p(struct run_guest **g)
 {
@@ -34,8 +35,9 @@ enum run_streams {
 };
 
 /* Fork. Returns 0 in a child that has to become the VM; 1 in this process; -errno with a sentence.
- * The VM is killed when this process ends, for whatever reason. */
-int run_guest_fork(struct run_guest *g, enum run_streams streams, struct err *e);
+ * The VM is killed when this process ends, for whatever reason.
+ * config: of the VM, with its files until the VM has ended; borrowed. */
+int run_guest_fork(struct run_guest *g, const struct config *config, enum run_streams streams, struct err *e);
 /* Wait for the end of a VM with the streams of this process, and kill it at the time limit. Signals are passed on to
  * it.
  * limit_ns: 0: none. ret: filled. Returns the exit status. */

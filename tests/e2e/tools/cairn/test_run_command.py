@@ -93,6 +93,18 @@ class Runner:
         until(lambda: not os.listdir(self.env["XDG_RUNTIME_DIR"]))
 
 
+REAPER = """
+import ctypes, os, subprocess, sys
+ctypes.CDLL(None).prctl(36, 1) # PR_SET_CHILD_SUBREAPER: processes whose parent ends become children of this one
+status = subprocess.run(sys.argv[1:]).returncode
+try:
+    print("left:", os.waitpid(-1, 0))
+except ChildProcessError:
+    pass
+sys.exit(status)
+"""
+
+
 @pytest.fixture
 def vm(tmp_path):
     return Runner(tmp_path)
@@ -261,6 +273,16 @@ def test_kill_before_any_call_leaves_nothing(vm):
     assert not killed and len(calls) > 100 and kills > len(at) / 2, (len(calls), kills, len(at))
 
 
+@pytest.mark.parametrize("command", [("--", "true"), ()])
+def test_run_leaves_no_process_to_the_hosts_first_process(vm, command):
+    """That of a container may reap none."""
+    options = () if command else ("--timeout", "50")
+    vm.write(vsock={"path": f"{vm.tmp}/v"})
+    r = subprocess.run([sys.executable, "-c", REAPER, CAIRN, "run", "--vm-program", vm.vm, *options, vm.tmp / "vm.json", *command],
+                       stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=50, env={**vm.env, **({} if command else {"ENDS": "0"})})
+    assert (r.returncode, r.stdout) == (0, ""), r.stderr
+
+
 def test_next_run_removes_the_folder_of_a_run_whose_processes_were_killed(vm):
     """While one of these processes lives, the folder stays, because it leads to the guest."""
     def next_run():
@@ -270,7 +292,7 @@ def test_next_run_removes_the_folder_of_a_run_whose_processes_were_killed(vm):
     assert p.stdout.readline() == "begins\n"
     folder = os.listdir(vm.env["XDG_RUNTIME_DIR"])
     assert len(folder) == 1 and next_run() == folder
-    watcher, = set(children_of(p.pid)) - set(vm.pids())
+    watcher, = (pid for pid in set(children_of(p.pid)) - set(vm.pids()) if open(f"/proc/{pid}/comm").read() == "cairn\n")  # cairn-dial is another
     os.kill(watcher, signal.SIGKILL)
     until(lambda: has_ended(watcher))
     assert next_run() == folder
