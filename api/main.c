@@ -1,6 +1,7 @@
 /* cairnd: parses the options and runs the daemon. */
 #include "api/access/journal.h"
 #include "api/daemon.h"
+#include "api/first_process.h"
 #include "api/store/paths.h"
 #include "api/wire/listen.h"
 #include "base/err.h"
@@ -285,6 +286,7 @@ int main(int argc, char **argv)
 	r = options_parse(argc, argv, &o);
 	if (r >= 0)
 		return r;
+	first_process_stay();
 	umask(0022); /* private files are created with a private mode */
 	log_set_level((enum log_level)o.log_level);
 	log_set_owner("cairnd");

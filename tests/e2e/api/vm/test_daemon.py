@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from conftest import BUILD, Daemon, QmpError, has_ended, open_files, until
+from conftest import BUILD, FAKE_VM, Daemon, QmpError, children_of, has_ended, open_files, until
 from daemonlib import held_at_exit, pid_of
 
 
@@ -364,3 +364,32 @@ def test_start_fails_with_invalid_kernel(daemon, kvm):
     r = daemon.cairn("start", "vm1", ok=None)
     assert r.returncode != 0 and "kernel" in r.stderr
     assert daemon.info("vm1")["reason"] == "failed"
+
+
+# ---- a container that begins with cairnd ----
+
+class FirstDaemon(Daemon):
+    """A cairnd that is the first process of a PID namespace."""
+
+    def command(self):
+        return ["unshare", *(["-Ur"] if os.geteuid() else []), "-pf", "--mount-proc", *super().command()]
+
+
+def test_first_process_of_a_container_reaps_all_processes(tmp_path):
+    first = FirstDaemon(tmp_path, vm_program=FAKE_VM)
+    try:
+        init, = children_of(first.proc.pid)
+        daemon, = children_of(init)
+        first.define("vm1", vsock={"path": f"{tmp_path}/v"})
+        first.cairn("start", "vm1")
+        dial, = (pid for pid in children_of(init) if pid != daemon)
+        assert open(f"/proc/{dial}/comm").read() == "cairn-dial\n"
+        first.cairn("destroy", "vm1")
+        until(lambda: not os.path.exists(f"/proc/{dial}"))
+        assert list(children_of(init)) == [daemon]
+        os.kill(init, signal.SIGTERM)
+        assert first.proc.wait(50) == 0
+    finally:
+        if first.proc.poll() is None:
+            os.kill(min(children_of(first.proc.pid)), signal.SIGKILL)
+            first.proc.wait(50)
