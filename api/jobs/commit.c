@@ -7,6 +7,7 @@
 #include "api/jobs/commit_ready.h"
 #include "api/jobs/snapshots.h"
 #include "api/store/store.h"
+#include "api/vm/former_files.h"
 #include "api/vm/image_users.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
@@ -70,17 +71,27 @@ static bool update_later(struct commit *x)
 	return true;
 }
 
+/* Return the index of the disk in a definition; -1: it is not there, or has other layers. */
+static int disk_find(const struct commit *x, const struct definition *of)
+{
+	int at = definition_disk_find(of, x->id);
+	const struct definition_disk *d = at < 0 ? NULL : &of->disks[at];
+
+	if (!d || d->nlayers <= x->base || strcmp(d->layers[0].path, x->path) ||
+		strcmp(d->layers[x->base].path, x->only->disks[0].layers[0].path))
+		return -1;
+	return at;
+}
+
 /* Return a copy of a definition without the layers that were committed; NULL: it has others for the disk. */
 static struct definition *definition_without(const struct commit *x, const struct definition *of)
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(of);
-	int at = definition_disk_find(of, x->id);
-	const struct definition_disk *d = at < 0 ? NULL : &of->disks[at];
+	int at = disk_find(x, of);
 	struct definition *def;
 	struct err e;
 
-	if (!d || d->nlayers <= x->base || strcmp(d->layers[0].path, x->path) ||
-		strcmp(d->layers[x->base].path, x->only->disks[0].layers[0].path))
+	if (at < 0)
 		return NULL;
 	vm_layers_drop(json_object_array_get_idx(js_get_array(o, "disks"), (size_t)at), x->top, x->base);
 	if (definition_parse_stored(o, &def, &e) < 0)
@@ -134,7 +145,10 @@ static void definition_update(void *opaque)
 	struct commit *x = opaque;
 	struct vm *vm = x->vm;
 	struct definition *def = definition_without(x, vm->def);
+	int at = disk_find(x, vm_live(vm));
 
+	if (at >= 0)
+		former_files_add(vm, &vm_live(vm)->disks[at], x->top, x->base);
 	if (def && rights_copy(vm->def->rights, &def->rights) == 0) {
 		vm_define(vm->host, def, VM_REDEFINE, NULL, definition_to_json(vm->def), definition_defined, x);
 		return;

@@ -11,6 +11,7 @@
 #include "api/net/network.h"
 #include "api/schema/call.h"
 #include "api/store/store.h"
+#include "api/vm/former_files.h"
 #include "api/vm/identity.h"
 #include "api/vm/quota_use.h"
 #include "api/vm/vm.h"

@@ -8,9 +8,8 @@
 #ifndef CAIRN_API_JOBS_IMPORT_H
 #define CAIRN_API_JOBS_IMPORT_H
 
-/* Files in the VM's state folder. */
+/* File in the VM's state folder. */
 #define IMPORT_MARKER "import.pending" /* its presence marks the VM as incomplete */
-#define IMPORTED_FILE "imported.json" /* names the folder that the import made */
 
 #include <stdint.h>
 

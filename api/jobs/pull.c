@@ -4,12 +4,12 @@
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/jobs/clone_files.h"
-#include "api/jobs/import.h"
 #include "api/jobs/job.h"
 #include "api/jobs/job_recover.h"
 #include "api/jobs/pin_release.h"
 #include "api/jobs/snapshots.h"
 #include "api/store/store.h"
+#include "api/vm/former_files.h"
 #include "api/vm/image_users.h"
 #include "api/vm/observer.h"
 #include "api/vm/pins.h"
@@ -158,8 +158,8 @@ static void definition_update(void *opaque)
 	int r = definition_without(p, vm->def, &def, &e);
 	const struct definition_disk *d = disk_find(vm_live(vm), p->image);
 
-	if (d && store_has_file(vm->host->store, vm->def->name, IMPORTED_FILE))
-		pull_left_add(vm, d); /* undefine removes them with the other files of the import */
+	if (d)
+		former_files_add(vm, d, 1, d->nlayers);
 	if (pins_remove(vm->host, p->image))
 		pin_release_due(vm->host);
 	/* The definer makes the change: vm_define() keeps the authors. */

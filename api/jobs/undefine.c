@@ -6,6 +6,7 @@
 #include "api/jobs/volumes.h"
 #include "api/schema/call.h"
 #include "api/store/store.h"
+#include "api/vm/former_files.h"
 #include "api/vm/image_users.h"
 #include "api/vm/offline_process.h"
 #include "api/vm/pins.h"

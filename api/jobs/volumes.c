@@ -3,8 +3,8 @@
 #include "api/access/fork_as.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
+#include "api/vm/former_files.h"
 #include "api/vm/image_users.h"
-#include "api/vm/pull_mark.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/clock.h"
@@ -162,7 +162,7 @@ static void all_own_add(const struct vm *vm, const char *folder, struct volumes 
 	own_add(vm, folder, "initrd", def->initrd, 0, v);
 	own_add(vm, folder, "loader", def->loader, 0, v);
 	own_add(vm, folder, "nvram", def->nvram_template, 0, v);
-	for (size_t i = 0; (path = pull_left_at(vm, i, &disk, &ns)); i++)
+	for (size_t i = 0; (path = former_files_at(vm, i, &disk, &ns)); i++)
 		own_add(vm, folder, disk, path, ns, v);
 	v->folder = path_copy(folder);
 }
@@ -333,7 +333,7 @@ static const char *why_it_stays(const struct volume *x)
 	case VOLUME_OTHER:
 		return "it is not a file";
 	case VOLUME_CHANGED:
-		return "it was changed after the disk had been pulled";
+		return "it was changed after the disk had lost it";
 	default:
 		return "it is read-only for the VM";
 	}
@@ -355,9 +355,12 @@ struct json_object *volumes_to_json(const struct volumes *v)
 	struct json_object *all = json_object_new_array();
 
 	for (unsigned i = 0; i < v->n; i++) {
-		struct json_object *o = json_object_new_object();
+		struct json_object *o;
 		bool removed = v->list[i].kind == VOLUME_FILE;
 
+		if (v->list[i].until_ns && v->list[i].kind == VOLUME_MISSING)
+			continue; /* its user has removed it already, as cairn blockcommit --delete does */
+		o = json_object_new_object();
 		js_put_str(o, "id", v->list[i].id);
 		js_put_str(o, "path", v->list[i].path);
 		js_put_bool(o, "removed", removed);

@@ -1,7 +1,7 @@
 /* volumes: the files of a VM that undefine with --storage or --remove-all-storage may delete: the disks' top images and
  * their data files, if the VM writes to them and no other VM uses them, and only regular files. Backing files, kernel
  * and initrd stay, except with --remove-all-storage for an imported VM: then every regular file in the import's folder
- * that the definition names, or named before a pull, and no other VM uses is deleted, too, and then the folder.
+ * that the definition or former_files.h names and no other VM uses is deleted, too, and then the folder.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_VOLUMES_H
 #define CAIRN_API_JOBS_VOLUMES_H

@@ -4,6 +4,7 @@
 #include "api/access/rights.h"
 #include "api/schema/call.h"
 #include "api/store/store.h"
+#include "api/vm/former_files.h"
 #include "api/vm/pin_scan.h"
 #include "api/vm/pins.h"
 #include "api/vm/vm.h"
@@ -157,6 +158,28 @@ static int definition_copy(const struct definition *d, struct definition **ret, 
 	return authors_parse_stored(o, ret, e);
 }
 
+static bool disk_has(const struct definition_disk *d, const char *path)
+{
+	for (unsigned i = 0; i < d->nlayers; i++)
+		if (!strcmp(d->layers[i].path, path))
+			return true;
+	return false;
+}
+
+/* Note the layers that a disk has lost to a copy or to its base, which has the same content. An exchanged medium is no
+ * such file: the user may insert it again. */
+static void former_note(struct vm *vm, const struct definition *before, const char *id)
+{
+	int at = definition_disk_find(vm_live(vm), id), was = definition_disk_find(before, id);
+	const struct definition_disk *d = was < 0 ? NULL : &before->disks[was];
+
+	if (at < 0 || !d || d->device == DEFINITION_CDROM)
+		return;
+	for (unsigned i = 0; i < d->nlayers; i++)
+		if (!disk_has(&vm_live(vm)->disks[at], d->layers[i].path))
+			former_files_add(vm, d, i, i + 1);
+}
+
 /* has: the process has the disk. Then state.json may keep the doubt until the VM's next change: a daemon that finds it
  * there resolves it likewise. */
 static void doubt_resolve(struct vm *vm, bool has)
@@ -166,8 +189,12 @@ static void doubt_resolve(struct vm *vm, bool has)
 	vm->disk_change = (struct vm_disk_change){ 0 };
 	if (!c.before)
 		return;
-	for (unsigned i = 0; i < c.n && !has; i++)
-		disk_restore(vm, &c, &c.disks[i]);
+	for (unsigned i = 0; i < c.n; i++) {
+		if (has)
+			former_note(vm, c.before, c.disks[i].id);
+		else
+			disk_restore(vm, &c, &c.disks[i]);
+	}
 	definition_free(c.before);
 }
 

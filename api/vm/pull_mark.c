@@ -3,13 +3,10 @@
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
-#include "base/clock.h"
 #include "base/util.h"
 #include "vmm/vm_msg.h"
 
 #include <string.h>
-
-#define LEFT_MAX 64
 
 static const char *image_at(const struct vm *vm, size_t i)
 {
@@ -70,63 +67,16 @@ void pull_mark_add(const struct vm *vm, struct vm_config *c)
 		c->disks[i].may_stand_alone = d->disks[i].nlayers && is_marked(vm, d->disks[i].layers[0].path);
 }
 
-/* ---- files that were backing files ---- */
-
-static void left_remove(struct vm *vm, const char *path)
-{
-	for (size_t i = json_object_array_length(vm->pull.left); i--;)
-		if (!strcmp(js_get_str_or(json_object_array_get_idx(vm->pull.left, i), "path", ""), path))
-			json_object_array_del_idx(vm->pull.left, i, 1);
-}
-
-static void left_add(struct vm *vm, const char *disk, const char *path)
-{
-	struct json_object *o;
-
-	if (!path)
-		return;
-	left_remove(vm, path);
-	if (json_object_array_length(vm->pull.left) == LEFT_MAX)
-		json_object_array_del_idx(vm->pull.left, 0, 1);
-	o = json_object_new_object();
-	js_put_str(o, "path", path);
-	js_put_str(o, "disk", disk);
-	js_put_uint(o, "time", clock_realtime_ns());
-	json_object_array_add(vm->pull.left, o);
-}
-
-void pull_left_add(struct vm *vm, const struct definition_disk *d)
-{
-	for (unsigned i = 1; i < d->nlayers; i++) {
-		left_add(vm, d->id, d->layers[i].path);
-		left_add(vm, d->id, d->layers[i].data_file);
-	}
-}
-
-const char *pull_left_at(const struct vm *vm, size_t i, const char **ret_disk, uint64_t *ret_ns)
-{
-	bool is_there = vm->pull.left && i < json_object_array_length(vm->pull.left);
-	struct json_object *o = is_there ? json_object_array_get_idx(vm->pull.left, i) : NULL;
-
-	if (!o)
-		return NULL;
-	*ret_disk = js_get_str_or(o, "disk", "");
-	*ret_ns = (uint64_t)MAX(js_get_int(o, "time", 0), 0);
-	return js_get_str_or(o, "path", "");
-}
-
 /* ---- the observer ---- */
 
 static void mark_added(struct vm *vm)
 {
 	vm->pull.images = json_object_new_array();
-	vm->pull.left = json_object_new_array();
 }
 
 static void mark_removed(struct vm *vm)
 {
 	json_object_put(vm->pull.images);
-	json_object_put(vm->pull.left);
 }
 
 /* Returns whether any mark was removed. live: the definition that the VM runs with counts, too. */
@@ -156,8 +106,6 @@ static void mark_state_changed(struct vm *vm, enum vm_trigger t)
 
 static void mark_put(const struct vm *vm, struct json_object *state)
 {
-	if (json_object_array_length(vm->pull.left))
-		js_put(state, "pulled", json_object_get(vm->pull.left));
 	if (!json_object_array_length(vm->pull.images))
 		return;
 	js_put(state, "pulling", json_object_get(vm->pull.images));
@@ -167,12 +115,8 @@ static void mark_put(const struct vm *vm, struct json_object *state)
 
 static void mark_load(struct vm *vm, struct json_object *state)
 {
-	struct json_object *all = js_get_array(state, "pulling"), *left = js_get_array(state, "pulled");
+	struct json_object *all = js_get_array(state, "pulling");
 
-	if (left) {
-		json_object_put(vm->pull.left);
-		vm->pull.left = json_object_get(left);
-	}
 	if (!all)
 		return;
 	json_object_put(vm->pull.images);

@@ -5,10 +5,8 @@
 #ifndef CAIRN_API_VM_PULL_MARK_H
 #define CAIRN_API_VM_PULL_MARK_H
 
-#include <stddef.h>
 #include <stdint.h>
 
-struct definition_disk;
 struct vm;
 struct vm_config;
 struct vm_observer;
@@ -24,13 +22,6 @@ const char *pull_marked(const struct vm *vm);
 void pull_unmark(struct vm *vm, const char *image);
 /* Set may_stand_alone of the marked disks in c, which was made from vm->def, and clear it for the others. */
 void pull_mark_add(const struct vm *vm, struct vm_config *c);
-
-/* Remember the files below the disk's image, which a pull has made superfluous. Saved with the next vm_save(). */
-void pull_left_add(struct vm *vm, const struct definition_disk *d);
-/* Return the i-th such file of the VM; NULL: there is none. Borrowed until the next pull_left_add().
- * ret_disk: id of the disk that had the file; borrowed alike.
- * ret_ns:   the time of the pull. A file that was changed later is another one. */
-const char *pull_left_at(const struct vm *vm, size_t i, const char **ret_disk, uint64_t *ret_ns);
 
 extern const struct vm_observer pull_mark_observer;
 

@@ -199,9 +199,9 @@ struct vm {
 	struct offline_process *offline;	 /* works on the disks while the VM is off; NULL: none */
 	struct {
 		struct json_object *images; /* paths of the images with a mark */
-		struct json_object *left; /* files that pulls have made superfluous */
 		uint64_t rate; /* of the last pull, in bytes/s; 0: no limit */
 	} pull; /* see api/vm/pull_mark.h */
+	struct json_object *former_files; /* saved; see api/vm/former_files.h */
 	struct vm_agent_port agent;
 	struct {
 		bool given; /* users other than root, or clients of an earlier daemon, may have consoles */

@@ -148,21 +148,30 @@ def test_undefine_removes_all_imported_files(daemon, chain, tmp_path):
 
 
 @pytest.fixture
-def pulled(daemon, kvm, tmp_path, monkeypatch):
-    """A function that imports the VM vm2, whose disk has two backing files, and pulls them into the disk's image."""
+def layered(daemon, kvm, tmp_path, monkeypatch):
+    """A function that imports the VM vm2, whose disk has two backing files. Arguments: keys of the definition."""
     monkeypatch.chdir(tmp_path)
     with open("base.raw", "wb") as f:
         f.write(os.urandom(MIB))
     for name, backing, fmt in ("mid.qcow2", "base.raw", "raw"), ("a.qcow2", "mid.qcow2", "qcow2"):
         run("qemu-img", "create", "-q", "-f", "qcow2", "-b", backing, "-F", fmt, name)
-    daemon.define("vm1", disks=[{"path": "a.qcow2", "format": "qcow2", "backing": [
-        {"path": "mid.qcow2", "format": "qcow2"}, {"path": "base.raw", "format": "raw"}]}])
-    daemon.cairn("export", "vm1", "x.tar")
 
-    def again():
+    def again(**keys):
+        if not os.path.exists("x.tar"):
+            daemon.define("vm1", **keys, disks=[{"path": "a.qcow2", "format": "qcow2", "backing": [
+                {"path": "mid.qcow2", "format": "qcow2"}, {"path": "base.raw", "format": "raw"}]}])
+            daemon.cairn("export", "vm1", "x.tar")
         daemon.cairn("import", "x.tar", "--name", "vm2")
-        daemon.cairn("blockpull", "vm2", "vda")
         assert sorted(os.listdir("vm2")) == ["kernel", "vda-1.qcow2", "vda-2.raw", "vda.qcow2"]
+    return again
+
+
+@pytest.fixture
+def pulled(daemon, layered):
+    """A function that imports the VM, and pulls the backing files of its disk into the disk's image."""
+    def again():
+        layered()
+        daemon.cairn("blockpull", "vm2", "vda")
     return again
 
 
@@ -185,13 +194,57 @@ def test_undefine_removes_former_layers_of_the_import(daemon, pulled, tmp_path):
     assert not os.path.exists("vm2")
 
 
+@pytest.mark.parametrize("runs,verb,stay", [
+    (False, "blockcommit vm2 vda", ["vda-2.raw"]), (False, "blockcommit vm2 vda --top vda[1]", ["vda-2.raw", "vda.qcow2"]),
+    (True, "blockcommit vm2 vda --pivot", ["vda-2.raw"]), (True, "blockcommit vm2 vda --top vda[1]", ["vda-2.raw", "vda.qcow2"]),
+    (True, "blockcommit vm2 vda --pivot --delete", ["vda-2.raw"]), (True, "blockcopy vm2 vda --dest copy.raw --wait --pivot", [])])
+def test_undefine_removes_layers_that_were_committed_or_copied(daemon, layered, guest, runs, verb, stay):
+    layered(boot={"kernel": guest("interp.elf")}, debug_exit=True)
+    if runs:
+        daemon.cairn("start", "vm2")
+        c = Console(daemon, "vm2")
+        assert c.line() == "interp"
+        c.run("open 0")
+        c.run("write 0 64 1")
+        c.run("flush")
+    daemon.cairn(*verb.split())
+    if runs:
+        c.run("write 64 64 1")
+        c.run("flush")
+        c.close()
+        daemon.cairn("destroy", "vm2")
+    disk, = vm_dict(daemon, "vm2")["disks"]
+    assert sorted(os.path.basename(x["path"]) for x in [disk, *disk.get("backing", [])]) == (stay or ["copy.raw"])
+    daemon.stop(signal.SIGKILL)
+    daemon.start()
+    assert "stays" not in daemon.cairn(*UNDEFINE).stdout
+    assert not os.path.exists("vm2") and not os.path.exists("copy.raw") and os.path.exists("base.raw")
+
+
+def test_undefine_keeps_the_medium_that_a_drive_had(daemon, kvm, guest, tmp_path, monkeypatch):
+    """A layer leaves a disk only with its data; an ejected medium is the user's."""
+    monkeypatch.chdir(tmp_path)
+    for name in "a.iso", "b.iso":
+        (tmp_path / name).write_bytes(bytes(MIB))
+    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, disks=[
+        {"id": "sda", "bus": "scsi", "device": "cdrom", "path": "a.iso", "format": "raw", "readonly": True}])
+    daemon.cairn("export", "vm1", "x.tar")
+    daemon.cairn("import", "x.tar", "--name", "vm2")
+    iso, = [x for x in os.listdir("vm2") if x.startswith("sda")]
+    daemon.cairn("start", "vm2", "--paused")
+    daemon.cairn("change-media", "vm2", "sda", "--source", "b.iso", "--force", "--live", "--config")
+    daemon.cairn("destroy", "vm2")
+    daemon.cairn(*UNDEFINE)
+    assert os.listdir("vm2") == [iso] and os.path.exists("b.iso")
+
+
 def test_undefine_keeps_former_layers_that_others_use_or_have_changed(daemon, pulled, tmp_path):
     pulled()
     daemon.define("vm3", disks=[{"path": "vm2/vda-2.raw", "format": "raw", "readonly": True}])
     shutil.copy("base.raw", "own.qcow2")
     os.rename("own.qcow2", "vm2/vda-1.qcow2")  # of the user, with the name of the former layer
     r = daemon.cairn(*UNDEFINE)
-    assert f"Volume 'vda'({tmp_path}/vm2/vda-1.qcow2) stays: it was changed after the disk had been pulled.\n" in r.stdout
+    assert f"Volume 'vda'({tmp_path}/vm2/vda-1.qcow2) stays: it was changed after the disk had lost it.\n" in r.stdout
     assert f"Volume 'folder'({tmp_path}/vm2) stays: it has other files than the removed ones.\n" in r.stdout
     assert sorted(os.listdir("vm2")) == ["vda-1.qcow2", "vda-2.raw"]
 
