@@ -70,8 +70,16 @@ export function focusLine(list, at) {
 	(list.children[Math.min(at, list.children.length - 1)] || list).focus();
 }
 
-// Run an action of a button, and show its error. The button is disabled meanwhile, and keeps the keyboard's focus. If its
-// line goes, the line at its place gets the focus.
+// Give the keyboard's focus to a button; if it is hidden, to the nearest one beside it, or to its line.
+export function focusButton(button) {
+	const all = [...button.parentElement.children], at = all.indexOf(button);
+	const near = all.filter((e) => e === button || e.tagName === "BUTTON").filter((e) => !e.hidden)
+		.sort((a, b) => Math.abs(all.indexOf(a) - at) - Math.abs(all.indexOf(b) - at));
+	(near[0] || button.closest("li, tbody > tr"))?.focus();
+}
+
+// Run an action of a button, and show its error. The button is disabled meanwhile, and keeps the keyboard's focus. If it is
+// hidden then, a button beside it gets the focus; if its line goes, the line at its place.
 export async function act(button, action) {
 	const hadFocus = document.activeElement === button;
 	const line = button.closest("li, tbody > tr"), list = line?.parentElement;
@@ -86,7 +94,7 @@ export async function act(button, action) {
 		button.disabled = false;
 		if (hadFocus && document.activeElement === document.body) {
 			if (button.isConnected || !list)
-				button.focus();
+				focusButton(button);
 			else
 				focusLine(list, at);
 		}

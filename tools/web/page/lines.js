@@ -1,6 +1,6 @@
 // Lists and tables that change while they are shown. A line stays the same element while its entry is there, so it
 // keeps the keyboard's focus, and a button that is disabled stays so.
-import { act, element, focusLine, setText } from "./element.js";
+import { act, element, focusButton, focusLine, setText } from "./element.js";
 
 export class Lines {
 	// list: a <ul> or <tbody>. make(now): return { line, show }: a new <li> or <tr>, and the function that updates
@@ -39,7 +39,7 @@ export class Lines {
 		setText(this.note, note);
 		this.note.hidden = entries.length > 0;
 		if (focused?.isConnected)
-			focused.focus(); // a line that moved has lost it
+			focusButton(focused); // a line that moved has lost it
 		else if (focused)
 			focusLine(this.list, at);
 	}

@@ -1,6 +1,6 @@
 // One VM: its state, buttons, disks, snapshots, console, screen, schedules, events and definition.
 import { execute, listen, OFF } from "./daemon.js";
-import { act, bytes, element, message, setText, stateName, when } from "./element.js";
+import { act, bytes, element, focusButton, message, setText, stateName, when } from "./element.js";
 import { showConsole } from "./console.js";
 import { showDefinition } from "./definition.js";
 import { showDisks } from "./disks.js";
@@ -139,8 +139,11 @@ export function showVm(main, vm) {
 		lastAt = now;
 		setText(state, stateName(info));
 		state.className = `state ${info.word}`;
+		const focused = actions.find(({ button }) => button === document.activeElement)?.button;
 		for (const { button, states } of actions)
 			button.hidden = !states.includes(info.word) || info.template;
+		if (focused?.hidden)
+			focusButton(focused);
 		disks.figures(info.disks || []);
 		table.replaceChildren(...facts(info, cpu).flatMap(([k, v]) => [element("dt", {}, k), element("dd", {}, String(v))]));
 	}
