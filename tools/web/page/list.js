@@ -6,6 +6,14 @@ const ROW = 44; // height of a row in style.css
 const FIGURES_MS = 2000;
 const LOAD_MS = 1000; // time between two requests for all VMs
 
+// A list in the browser's history keeps its place: Back, Forward and Reload show the rows that were shown.
+function placeLoad() {
+	if (!history.state?.list)
+		history.replaceState({ list: `list-${Date.now()}` }, "");
+	const key = history.state.list;
+	return { filter: "", scroll: 0, focused: null, ...JSON.parse(sessionStorage.getItem(key)), key };
+}
+
 function rowNew() {
 	const row = {
 		name: element("a"), state: element("span"), cpu: element("span", { className: "figure" }),
@@ -49,6 +57,9 @@ export function showList(main) {
 	const filter = element("input", { type: "search", placeholder: "Filter by name", "aria-label": "Filter by name" });
 	const count = element("span", { className: "soft" });
 	const box = element("div", { className: "rows", role: "table", "aria-label": "Virtual machines" });
+	const place = placeLoad();
+	let isPlaced = false; // the list is where it was
+	filter.value = place.filter;
 	main.replaceChildren(element("div", { className: "bar" }, filter, count), box);
 
 	function draw() {
@@ -88,6 +99,20 @@ export function showList(main) {
 				used[i - 1].line.after(used[i].line);
 	}
 
+	function placeSave() {
+		const focused = rows.find((row) => row.line.contains(document.activeElement))?.vm?.name ?? null;
+		if (isPlaced)
+			sessionStorage.setItem(place.key, JSON.stringify({ filter: filter.value, scroll: scrollY, focused }));
+	}
+
+	function placeRestore() {
+		isPlaced = true;
+		scrollTo(0, place.scroll);
+		draw();
+		if (!document.activeElement.closest("main *")) // the user has not gone on meanwhile
+			rows.find((row) => row.vm && row.vm.name === place.focused)?.name.focus({ preventScroll: true });
+	}
+
 	function drawSoon() {
 		if (!drawing && !dead) {
 			drawing = true;
@@ -122,6 +147,8 @@ export function showList(main) {
 			return [vm.name, { cpu, memory, cpuTime, at, ...vm }];
 		}));
 		sort();
+		if (!isPlaced)
+			placeRestore();
 	}
 
 	// Several events in a row make one request. One that comes during a request makes another.
@@ -163,13 +190,16 @@ export function showList(main) {
 	filter.addEventListener("input", sort);
 	addEventListener("scroll", drawSoon, { passive: true });
 	addEventListener("resize", drawSoon);
+	addEventListener("pagehide", placeSave);
 	loadSoon(0);
 	return () => {
+		placeSave();
 		dead = true;
 		stop();
 		clearTimeout(loadTimer);
 		clearInterval(timer);
 		removeEventListener("scroll", drawSoon);
 		removeEventListener("resize", drawSoon);
+		removeEventListener("pagehide", placeSave);
 	};
 }

@@ -36,12 +36,22 @@ async function loginNeeded() {
 		main.replaceChildren(element("p", {}, "Log in: run cairn web, and open the address that it prints."));
 }
 
+// Return the name in an address. What is no encoded name names itself, so its view says that there is no such VM.
+function nameDecode(text) {
+	try {
+		return decodeURIComponent(text);
+	} catch {
+		return text;
+	}
+}
+
 function show() {
 	if (!isIn)
 		return;
 	viewEnd?.();
 	message("");
-	const vm = location.hash.match(/^#\/vm\/(.+)$/), name = vm && decodeURIComponent(vm[1]), isHost = location.hash === "#/host";
+	scrollTo(0, 0);
+	const vm = location.hash.match(/^#\/vm\/(.+)$/), name = vm && nameDecode(vm[1]), isHost = location.hash === "#/host";
 	document.title = vm || isHost ? `${name ?? "Host"} - Cairn` : "Cairn";
 	if (vm)
 		viewEnd = showVm(main, name);
@@ -69,6 +79,7 @@ function enter() {
 }
 
 async function begin() {
+	history.scrollRestoration = "manual"; // showList() scrolls, once it has the rows
 	logoutButton.addEventListener("click", () => act(logoutButton, async () => {
 		await logout();
 		loginNeeded();

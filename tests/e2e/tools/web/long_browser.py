@@ -551,6 +551,45 @@ def test_long_list_is_walked_by_keys(tmp_path, browser):
         until(lambda: d.info("vm050")["state"] == "running" and focused(browser) == "Shut down vm050")
 
 
+def test_back_shows_the_list_where_it_was(tmp_path, browser):
+    """The same rows, with the same filter and the keyboard's focus. A link to the list shows its top."""
+    with fake_daemon(tmp_path) as (d, web):
+        q = d.qmp()
+        (tmp_path / "kernel").touch()
+        for i in range(100):
+            q.run("vm-define", definition={"name": f"vm{i:03}", "memory": "32M", "boot": {"kernel": str(tmp_path / "kernel")}})
+        browser.get(web.address)
+        until(lambda: "100 VMs" in text(browser))
+        browser.execute_script("scrollTo(0, 2000)")
+        until(lambda: "vm050" in text(browser))
+
+        def is_there(name):
+            return focused(browser) == name and browser.execute_script("return scrollY") == 2000
+        follow(browser, "vm050")
+        until(lambda: heading(browser) == "vm050 shut off")
+        assert browser.execute_script("return scrollY") == 0
+        browser.back()
+        until(lambda: is_there("vm050"))
+        browser.refresh()
+        until(lambda: is_there("vm050"))
+        follow(browser, "VMs")
+        follow(browser, "vm000")
+        until(lambda: heading(browser) == "vm000 shut off")
+        browser.back()
+        until(lambda: "100 VMs" in text(browser) and focused(browser) == "vm000")
+        wait(browser, "input[type=search]").send_keys("7")
+        until(lambda: "19 VMs" in text(browser))
+        follow(browser, "vm071")
+        until(lambda: heading(browser) == "vm071 shut off")
+        browser.back()
+        until(lambda: "19 VMs" in text(browser) and focused(browser) == "vm071")
+        # An address that is no encoded name.
+        browser.execute_script("location.hash = '#/vm/%E0%A4%A'")
+        gone(browser, "%E0%A4%A")
+        follow(browser, "VMs")
+        until(lambda: "100 VMs" in text(browser))
+
+
 def test_console_continues_with_the_next_start(tmp_path, browser):
     with fake_daemon(tmp_path) as (d, web):
         d.define("vm1")
