@@ -2,10 +2,13 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/file.h"
+#include "base/util.h"
 
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,11 +63,14 @@ static bool ipv6_passes(const char *link)
 
 /* ---- sets ---- */
 
+static struct names *set_names(struct forwarding *f, const char *set)
+{
+	return !strcmp(set, SET_IPV4) ? &f->ipv4 : !strcmp(set, SET_IPV6) ? &f->ipv6 : !strcmp(set, SET_ACCEPT_RA) ? &f->accept_ra : NULL;
+}
+
 static void set_read(struct json_object *set, struct forwarding *f)
 {
-	const char *name = js_get_str_or(set, "name", "");
-	struct names *to = !strcmp(name, SET_IPV4) ? &f->ipv4 : !strcmp(name, SET_IPV6) ? &f->ipv6 :
-		!strcmp(name, SET_ACCEPT_RA) ? &f->accept_ra : NULL;
+	struct names *to = set_names(f, js_get_str_or(set, "name", ""));
 	struct json_object *elements = js_get_array(set, "elem");
 
 	for (size_t i = 0; to && elements && i < json_object_array_length(elements); i++) {
@@ -95,12 +101,62 @@ static int table_read(struct nft *nft, const char *table, struct forwarding *ret
 	return r;
 }
 
-/* Read the sets of this network, and together those of all others. */
-static int sets_read(struct nft *nft, const struct network *n, struct forwarding *own, struct forwarding *others, struct err *e)
+/* ---- the file: lines "SET LINK" ---- */
+
+static const char *file_path(const char *folder, char path[PATH_MAX])
+{
+	snprintf(path, PATH_MAX, "%s/forwarding", folder);
+	return path;
+}
+
+static int file_load(const char *folder, struct forwarding *ret, struct err *e)
+{
+	CLEANUP_FREE char *text = NULL;
+	char path[PATH_MAX], set[32], link[IFNAMSIZ];
+	size_t len;
+	int r = file_read(file_path(folder, path), 1 * MIB, &text, &len, e);
+
+	if (r < 0)
+		return r == -ENOENT ? 0 : r;
+	for (char *save, *line = strtok_r(text, "\n", &save); line; line = strtok_r(NULL, "\n", &save))
+		if (sscanf(line, "%31s %15s", set, link) == 2 && set_names(ret, set) && link_name_is_valid(link))
+			names_add(set_names(ret, set), link);
+	return 0;
+}
+
+static void names_write(FILE *f, const char *set, const struct names *list)
+{
+	for (size_t i = 0; i < list->n; i++)
+		fprintf(f, "%s %s\n", set, list->list[i]);
+}
+
+int forwarding_note(const char *folder, const struct forwarding *f, struct err *e)
+{
+	CLEANUP_FREE char *text = NULL;
+	char path[PATH_MAX];
+	size_t len;
+	FILE *to = open_memstream(&text, &len);
+
+	if (!to)
+		return err_set_errno(e, -ENOMEM, "forwarding");
+	names_write(to, SET_IPV4, &f->ipv4);
+	names_write(to, SET_IPV6, &f->ipv6);
+	names_write(to, SET_ACCEPT_RA, &f->accept_ra);
+	if (fclose(to))
+		return err_set_errno(e, -ENOMEM, "forwarding");
+	return file_write_atomic(file_path(folder, path), text, len, 0600, e);
+}
+
+/* Read the sets of this network, with those in its folder, and together those of all others. */
+static int sets_read(struct nft *nft, const struct network *n, const char *folder, struct forwarding *own, struct forwarding *others,
+	struct err *e)
 {
 	CLEANUP_JS struct json_object *owner = NULL;
 	struct json_object *list;
-	int r = nft_list(nft, "list tables inet", &owner, &list, e);
+	int r = folder ? file_load(folder, own, e) : 0;
+
+	if (!r)
+		r = nft_list(nft, "list tables inet", &owner, &list, e);
 
 	for (size_t i = 0; !r && i < json_object_array_length(list); i++) {
 		const char *name = js_get_str_or(js_get(json_object_array_get_idx(list, i), "table"), "name", "");
@@ -153,13 +209,14 @@ static void ipv6_plan(const struct uplinks *up, const struct forwarding *others,
 		names_add(&f->accept_ra, others->accept_ra.list[i]);
 }
 
-int forwarding_plan(struct nft *nft, const struct network *n, const struct uplinks *up, struct forwarding *ret, struct err *e)
+int forwarding_plan(struct nft *nft, const struct network *n, const char *folder, const struct uplinks *up, struct forwarding *ret,
+	struct err *e)
 {
 	struct forwarding others = { 0 };
 	int r;
 
 	memset(ret, 0, sizeof(*ret));
-	r = sets_read(nft, n, ret, &others, e);
+	r = sets_read(nft, n, folder, ret, &others, e);
 	if (r < 0 || !network_is_forwarded(n))
 		return r;
 	if (n->ipv4.given)
@@ -198,10 +255,10 @@ static int switch_off(const char *family, const char *link, const char *key, int
 	return link_sysctl_write(family, link, key, value, e);
 }
 
-int forwarding_disable(struct nft *nft, const struct network *n, struct err *e)
+int forwarding_disable(struct nft *nft, const struct network *n, const char *folder, struct err *e)
 {
 	struct forwarding own = { 0 }, others = { 0 };
-	int r = sets_read(nft, n, &own, &others, e);
+	int r = sets_read(nft, n, folder, &own, &others, e);
 
 	/* Meanwhile somebody may have switched it on for all links. */
 	if (link_sysctl_read("ipv4", ALL, "forwarding") == 0)

@@ -3,8 +3,10 @@
  * The kernel looks at the link by which a packet comes in: net.ipv4.conf.LINK.forwarding for IPv4, and for IPv6
  * net.ipv6.conf.LINK.force_forwarding (Linux 6.17) or net.ipv6.conf.all.forwarding. So the bridge needs it for
  * packets of the guests, and each uplink for the answers. Sets in the network's own nft table record which settings
- * were switched on. The kernel keeps the table exactly as long as these settings: until the network or the host
- * stops. A link that several networks have switched on is switched off with the last of them. */
+ * were switched on. The kernel keeps the table as long as these settings: until the network or the host stops. If
+ * another program removes the table, FOLDER/forwarding has the same, which counts as long as the bridge is there: a
+ * reboot resets the settings and removes the bridge. A link that several networks have switched on is switched off with
+ * the last of them. */
 #ifndef CAIRN_TOOLS_NET_FORWARDING_H
 #define CAIRN_TOOLS_NET_FORWARDING_H
 
@@ -23,13 +25,16 @@ struct forwarding {
 #define SET_ACCEPT_RA "accept_ra"
 
 /* Find the settings that the network has to switch on, shares with other networks, or has switched on before. Changes
- * nothing. Returns 0; -errno. */
-int forwarding_plan(struct nft *nft, const struct network *n, const struct uplinks *up, struct forwarding *ret, struct err *e);
+ * nothing. folder: the network's; NULL if its bridge is not there. Returns 0; -errno. */
+int forwarding_plan(struct nft *nft, const struct network *n, const char *folder, const struct uplinks *up, struct forwarding *ret,
+	struct err *e);
+/* Write the planned settings to the folder, before they are switched on. Returns 0; -errno with a sentence. */
+int forwarding_note(const char *folder, const struct forwarding *f, struct err *e);
 /* Switch on the planned settings, and the bridge. Call it when the sets are in the kernel. Returns 0; -errno with a
  * sentence. */
 int forwarding_enable(const struct network *n, const struct forwarding *f, struct err *e);
-/* Switch off the settings that no other network has in its sets. */
-int forwarding_disable(struct nft *nft, const struct network *n, struct err *e);
+/* Switch off the settings that no other network has in its sets. folder: as in forwarding_plan(). */
+int forwarding_disable(struct nft *nft, const struct network *n, const char *folder, struct err *e);
 /* Return whether packets pass between the bridge and these uplinks. */
 bool forwarding_is_complete(const struct network *n, const struct uplinks *up);
 

@@ -167,10 +167,12 @@ static int parts_make(struct operation *o, struct dnsmasq *d, struct link *bridg
 {
 	const struct network *n = &o->req->net;
 	struct forwarding f;
-	int r = forwarding_plan(o->nft, n, up, &f, e);
+	int r = forwarding_plan(o->nft, n, bridge->index ? o->req->folder : NULL, up, &f, e);
 
 	if (!r)
 		r = rules_apply(o->nft, n, &d->service, &f, e);
+	if (!r && network_is_forwarded(n))
+		r = forwarding_note(o->req->folder, &f, e);
 	if (!r)
 		r = bridge_make(o, bridge, e);
 	if (!r)
@@ -324,7 +326,8 @@ static int everything_remove(struct operation *o, note_fn *removed, struct err *
 	if (!r && link.index && !strcmp(link.kind, "veth"))
 		STEP(link_remove(o, n->veth, &link, removed, &why));
 	STEP(accept_remove(o->nft, n, removed, o, &why));
-	STEP(forwarding_disable(o->nft, n, &why));
+	r = operation_find_bridge(o, &link, &why);
+	STEP(forwarding_disable(o->nft, n, r > 0 ? o->req->folder : NULL, &why));
 	STEP(rules_remove(o->nft, n, removed, o, &why));
 	STEP(operation_find_bridge(o, &link, &why));
 	if (r > 0)

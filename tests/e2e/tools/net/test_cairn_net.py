@@ -274,6 +274,25 @@ def test_guest_makes_no_answers_of_what_it_sends(host, kind):
         assert not select.select([s], [], [], 0)[0]
 
 
+@pytest.mark.parametrize("repaired", [True, False])
+def test_stop_restores_forwarding_after_flush_of_all_tables(host, repaired):
+    """The network's notes in nftables are gone then. What is left of an earlier run of the host counts for nothing."""
+    before, n = host.state(), network(ipv6=IPV6)
+    host.do("up", n)
+    assert host.sysctl("ipv4.conf.eth0.forwarding") == "1" and host.state() != before
+    host.run("nft", "flush", "ruleset")
+    if repaired:
+        host.do("up", n)
+    host.do("down", n)
+    assert host.state() == before
+    host.sysctl("ipv4.conf.eth0.forwarding", 1)
+    before = host.state()
+    for verbs in (["down"], ["up", "down"]):
+        for verb in verbs:
+            host.do(verb, n)
+        assert host.state() == before
+
+
 def test_ipv6_on_kernels_before_force_forwarding(host):
     """All links forward then, and links that follow router advertisements keep doing so."""
     file = "/proc/sys/net/ipv6/conf/all/force_forwarding"
