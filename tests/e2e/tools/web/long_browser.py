@@ -358,7 +358,7 @@ def test_markup_in_names_is_text(tmp_path, browser):
         until(lambda: browser.find_elements("css selector", f"button[aria-label='Dismiss {job}']"))
         click(browser, f"Dismiss {job}")
         until(lambda: NAMES[1] not in text(browser))
-        assert browser.title == "Cairn" and foreign(browser) == []
+        assert browser.title == "Host - Cairn" and foreign(browser) == []
 
 
 # In answers, the pool "images" and the only network are called `name`; requests with that pool are about it.
@@ -397,7 +397,7 @@ def test_markup_in_names_of_the_host_is_text(tmp_path, browser):
             click(browser, f"Delete {NAMES[0]}")
             browser.switch_to.alert.accept()
             until(lambda: f"is an image of VM '{NAMES[0]}'" in browser.find_element("id", "message").text)
-            assert foreign(browser) == [] and browser.title == "Cairn"
+            assert foreign(browser) == [] and browser.title == "Host - Cairn"
             picture(browser, f"markup-host-{NAMES.index(name)}")
             browser.get("about:blank")
             browser.get(web.base)
@@ -426,7 +426,7 @@ def test_markup_from_a_guest_is_text(kvm, guest, tmp_path, browser):
         def said():
             return "".join(console.text.split())  # long lines are folded
         until(lambda: all(word in said() for word in (*words[:3], "shown")))
-        assert foreign(browser) == [] and browser.title == "Cairn"
+        assert foreign(browser) == [] and browser.title == "vm1 - Cairn"
         picture(browser, "markup-console")
         guest_console.close()
 
