@@ -1,13 +1,17 @@
 """Completion of words by Tab, in bash and other shells."""
 
 import os
+import pty
 import re
 import shlex
+import shutil
+import signal
 import subprocess
 
 import pytest
 
-from conftest import BUILD, ROOT
+from conftest import BUILD, ROOT, until
+from terminallib import read_until
 
 
 def completions(fake, *words, line=None):
@@ -101,7 +105,13 @@ def fish_offers(fake, *words):
     return {line.split("\t")[0] for line in shell_says(fake, "fish", "--no-config", "-c", code)}
 
 
+def shell_needed(shell):
+    if not shutil.which(shell):
+        pytest.skip(f"needs {shell}")
+
+
 def shell_says(fake, *command):
+    shell_needed(command[0])
     r = subprocess.run(command, text=True, capture_output=True, cwd=fake.tmp,
                        env={**fake.env, "PATH": BUILD + ":" + os.environ["PATH"], "HOME": str(fake.tmp), "TERM": "dumb"})
     assert r.stderr == ""
@@ -172,4 +182,70 @@ def test_completion_quotes_names_for_shell(fake):
     fake.define("plain", disks=[{"path": "d.raw", "format": "raw"}])
     fake.cairn("snapshot-create-as", "plain", "s $(touch ran)")
     assert completions(fake, "cairn", "snapshot-delete", "'plain'", "") == ["s\\ \\$\\(touch\\ ran\\)"]
+    assert not (fake.tmp / "ran").exists()
+
+
+class Shell:
+    """An interactive shell on a terminal, with its own completion and that of cairn."""
+
+    def __init__(self, fake, shell):
+        shell_needed(shell)
+        self.said = fake.tmp / "said"
+        bin = fake.tmp / "bin"
+        bin.mkdir()
+        (bin / "_cairn").symlink_to(os.path.join(ROOT, "tools/completion/cairn.zsh"))  # as `make install` names it
+        (bin / "cairn").write_text(f"""#!/bin/sh
+[ "$1" != complete ] || exec {shlex.quote(BUILD)}/cairn "$@"
+printf '%s\\0' "$@" >{shlex.quote(str(self.said))}.new
+mv {shlex.quote(str(self.said))}.new {shlex.quote(str(self.said))}
+""")
+        (bin / "cairn").chmod(0o755)
+        (bin / ".zshrc").write_text("PROMPT='ready> '; fpath=($ZDOTDIR $fpath); autoload -U compinit; compinit -D -u\n")
+        fish = f"source {shlex.quote(ROOT)}/tools/completion/cairn.fish; function fish_prompt; echo -n 'ready> '; end; set fish_greeting"
+        args = {"zsh": ["zsh", "-d", "-i"], "fish": ["fish", "--no-config", "-i", "-C", fish]}[shell]
+        env = {**fake.env, "PATH": f"{bin}:{os.environ['PATH']}", "HOME": str(fake.tmp), "ZDOTDIR": str(bin), "TERM": "xterm"}
+        self.pid, self.fd = pty.fork()
+        if self.pid == 0:
+            os.chdir(fake.tmp)
+            os.execvpe(args[0], args, env)
+        read_until(self.fd, b"ready> ")
+
+    def runs(self, typed):
+        """Type a line and Enter. Return the arguments of the cairn that the shell runs."""
+        os.write(self.fd, typed.encode() + b"\r")
+        until(self.said.exists)
+        words = self.said.read_text().split("\0")[:-1]
+        self.said.unlink()
+        read_until(self.fd, b"ready> ")
+        return words
+
+    def close(self):
+        os.kill(self.pid, signal.SIGKILL)
+        os.waitpid(self.pid, 0)
+        os.close(self.fd)
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])
+def test_tab_in_a_real_shell(fake, shell):
+    """What Tab inserts reaches cairn as one word, with blanks, quotes and dollar signs, and runs nothing."""
+    name = "x $(touch ran) `touch ran` 'y' \"z\" \\ $HOME;&"
+    (fake.tmp / "d.raw").write_bytes(bytes(1 << 20))
+    fake.define(name)
+    fake.define("web1", disks=[{"path": "d.raw", "format": "raw"}])
+    fake.cairn("snapshot-create-as", "web1", "it's $(touch ran)")
+    fake.cairn("start", "web1")
+    (fake.tmp / "vm $1.json").write_text("{}")
+    s = Shell(fake, shell)
+    try:
+        assert s.runs("cairn start x\t") == ["start", name]
+        assert s.runs("cairn start 'x\t") == ["start", name] == s.runs('cairn start "x\t')
+        assert s.runs("cairn start --pau\tx\t") == ["start", "--paused", name]
+        assert s.runs("cairn shutdown 'web1' --mode=ac\t") == ["shutdown", "web1", "--mode=acpi"]
+        assert s.runs("cairn snapshot-delete we\tit\t") == ["snapshot-delete", "web1", "it's $(touch ran)"]
+        assert s.runs("cairn define v\t") == ["define", "vm $1.json"]
+        assert s.runs("cairn run --disk=v\t") == ["run", "--disk=vm $1.json"]
+        (fake.tmp / "web1.json").unlink()  # cp takes files, too
+        assert s.runs("cairn cp w\t/etc/hosts .") == ["cp", "web1:/etc/hosts", "."]
+    finally:
+        s.close()
     assert not (fake.tmp / "ran").exists()
