@@ -93,7 +93,7 @@ def test_every_key_is_in_the_example(schema):
     assert set(names(schema.schema)) - shown == {"data_file", "shutdown_deadline", "nvram_template"}
 
 
-def test_every_processor_model_is_valid(schema):
+def test_every_processor_model_is_valid(schema, kvm):
     models = json.loads(cairn("cpu-models", "--format", "json").stdout)
     names = [name for m in models for name in (m["model"], *m["versions"])]
     assert len(names) > 40

@@ -73,7 +73,7 @@ def test_vm_starts_with_usable_models_only(models, daemon, guest, name):
         assert not any(m["usable"] and set(m["features"]) < set(models[name]["features"]) for m in models.values())
 
 
-def test_name_with_a_version(daemon, guest):
+def test_name_with_a_version(daemon, kvm, guest):
     def define(cpu, ok):
         return daemon.cairn("define", "-", input=json.dumps({"name": "vm1", "memory": "16M", "cpu": cpu,
                                                              "boot": {"kernel": guest("interp.elf")}}), stdin=None, ok=ok)
