@@ -71,7 +71,7 @@ VM_LINK := $(if $(SAN),-pie,-static-pie)
 CLI_LINK := $(VM_LINK) $(if $(SAN),,-Wl,-T,tools/cairn/start_order.ld $(shell printf '\043include <features.h>\n\043if !__GLIBC_PREREQ(2, 36)\n\043error\n\043endif\n' | $(CC) -E -x c - >/dev/null 2>&1 && echo -Wl,-z,pack-relative-relocs))
 
 PROGRAMS := $(addprefix $(BUILD)/,cairnd cairn-vm cairn cairn-img cairn-archive cairn-delegate cairn-diff cairn-xml cairn-slirp cairn-dial cairn-dns cairn-groups cairn-hook cairn-log cairn-login cairn-metrics cairn-net cairn-publish cairn-root cairn-scope cairn-seed cairn-share cairn-shell cairn-vnc cairn-web cairn-webhook cairn-agent)
-# A sanitizer would have to be in nbdkit before its plugins are.
+# Not with a sanitizer: nbdkit would have to load the sanitizer's library before the plugin.
 NBDKIT_PLUGIN := $(if $(SAN),,$(BUILD)/nbdkit-cairn-plugin.so)
 UNIT_SRCS := $(filter %.c,$(shell find tests/unit -name 'test_*.c' | sort))
 UNITS := $(patsubst tests/unit/%.c,$(BUILD)/unit/%,$(UNIT_SRCS))
@@ -101,7 +101,7 @@ $(BUILD)/cairn-vm: $(BUILD)/vmm/main.o $(VM_LIBS)
 $(BUILD)/cairnd: $(BUILD)/api/main.o $(BUILD)/vmm/vm_msg.o $(DAEMON_LIBS)
 	$(call say,LINK,$@)
 	$(call link,-pie,$(DAEMON_SYSLIBS))
-# Static as well: `cairn run` is half a millisecond of a start instead of a whole one.
+# Static as well: that saves half a millisecond of each start of cairn, such as `cairn run`.
 $(BUILD)/cairn: $(call prog_objs,tools/cairn) $(BUILD)/tools/metrics/openmetrics.o $(BUILD)/vmm/vm_msg.o $(CLI_LIBS) tools/cairn/start_order.ld
 	$(call say,LINK,$@)
 	$(call link,$(CLI_LINK),$(CLI_SYSLIBS))
@@ -115,7 +115,7 @@ $(BUILD)/cairn-archive: $(call prog_objs,tools/archive) $(call lib,api) $(call l
 $(BUILD)/cairn-diff: $(call prog_objs,tools/diff) $(BUILD)/tools/archive/helper.o $(call lib,api) $(IMG_LIBS)
 	$(call say,LINK,$@)
 	$(call link,-pie,-lext2fs -lcom_err $(IMG_SYSLIBS))
-# libxml2 is in a program of its own: it is not in the static one, and the daemon has none of it.
+# Only this program parses XML. cairn is linked statically, without libxml2, and the daemon does not load libxml2.
 $(BUILD)/cairn-xml: $(call prog_objs,tools/xml) $(DAEMON_LIBS)
 	$(call say,LINK,$@)
 	$(call link,-pie,$(XML_SYSLIBS))
@@ -193,7 +193,7 @@ $(BUILD)/cairn-root: $(call prog_objs,tools/root) $(DAEMON_LIBS)
 $(BUILD)/cairn-seed: $(call prog_objs,tools/seed) $(DAEMON_LIBS)
 	$(call say,LINK,$@)
 	$(call link,-pie,-larchive -ljson-c -luring)
-# What files for clients in other languages are made from.
+# schema-print prints the schema, from which the files for clients in other languages are generated.
 $(BUILD)/schema-print: $(call prog_objs,tools/client) $(DAEMON_LIBS)
 	$(call say,LINK,$@)
 	$(call link,-pie,$(DAEMON_SYSLIBS))
@@ -201,18 +201,19 @@ $(BUILD)/gen/api.json: $(BUILD)/schema-print
 	$(call say,GEN,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$< >$@.tmp && mv $@.tmp $@
-# And the OpenRPC document, the JSON Schema of a network's definition, the types for TypeScript, and the Python package.
+# generate.py also writes the OpenRPC document, the JSON Schema of a network's definition, the types for TypeScript,
+# and the Python package.
 $(BUILD)/api.schema.json: $(BUILD)/gen/api.json $(wildcard tools/client/*.py tools/client/python/* tools/client/python/*/*)
 	$(call say,GEN,$@)
 	$(Q)tools/client/generate.py $< $(BUILD)
-# For programs in C (api/wire/client.h): one object, in which all names but the client's are its own.
+# For programs in C (api/wire/client.h): one object, in which all symbols except the client's are local.
 CLIENT_OBJS := $(addprefix $(BUILD)/,api/wire/client.o api/wire/wire.o api/wire/json.o base/utf8.o base/uuid.o base/hex.o base/err.o base/file.o base/unix_socket.o)
 $(BUILD)/libcairn.a: $(CLIENT_OBJS)
 	$(call say,AR,$@)
 	$(Q)ld -r -o $(BUILD)/libcairn.o $^
 	$(Q)objcopy -w --keep-global-symbol='client_*' --keep-global-symbol=err_class_name $(BUILD)/libcairn.o
 	$(Q)rm -f $@ && ar rcs $@ $(BUILD)/libcairn.o
-# An image is found and opened as cairn-img does it.
+# The plugin opens images with cairn-img's functions.
 $(BUILD)/nbdkit-cairn-plugin.so: $(BUILD)/tools/nbd/plugin.o $(BUILD)/tools/img/open.o $(IMG_LIBS)
 	$(call say,LINK,$@)
 	$(call link,-shared,-luring -lzstd -lz)
@@ -291,11 +292,11 @@ IMG_HELPERS := $(patsubst tests/helpers/img/%.c,$(BUILD)/helpers/%_img,$(sort $(
 DAEMON_HELPERS := $(patsubst tests/helpers/daemon/%.c,$(BUILD)/helpers/%_cairnd,$(sort $(wildcard tests/helpers/daemon/*.c)))
 HELPER_LIBS_vnc_client := -lvncclient
 HELPER_LIBS_container := -ljson-c
-# As cairn-vm, with which it is compared.
+# Static like cairn-vm, because benchmarks compare the two.
 HELPER_LIBS_kvm_limit := $(filter -static-pie,$(VM_LINK))
 helpers: $(HELPERS) $(PRELOADS) $(VM_HELPERS) $(IMG_HELPERS) $(DAEMON_HELPERS)
 .PHONY: helpers
-# Each is a cairn-vm in which a test's functions take the place of these.
+# Each is a cairn-vm in which a test's functions replace those of WRAP_NAME.
 WRAP_fake_cpuid := kvm_cpuid_read
 WRAP_fail_io    := read pread pwrite
 WRAP_traitor    := thread_filter_enter loop_run vcpu_exit_handle channel_send
@@ -303,12 +304,12 @@ $(BUILD)/helpers/%_vm: tests/helpers/vm/%.c $(BUILD)/vmm/main.o $(VM_LIBS)
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) -MF $@.d $(ALL_LDFLAGS) -pie $(WRAP_$*:%=-Wl,--wrap=%) -o $@ $< $(filter %.o %.a,$^) $(VM_SYSLIBS)
-# The same of cairn-img.
+# Each is a cairn-img with replaced functions, likewise.
 $(BUILD)/helpers/%_img: tests/helpers/img/%.c $(call prog_objs,tools/img) $(call lib,api) $(IMG_LIBS)
 	$(call say,LINK,$@)
 	$(Q)mkdir -p $(@D)
 	$(Q)$(CC) $(ALL_CFLAGS) -MF $@.d $(ALL_LDFLAGS) -pie -Wl,--wrap=pread,--wrap=img_seal -o $@ $< $(filter %.o %.a,$^) $(IMG_SYSLIBS)
-# The same for a cairnd.
+# Each is a cairnd with replaced functions, likewise.
 WRAP_stuck      := loop_run
 $(BUILD)/helpers/%_cairnd: tests/helpers/daemon/%.c $(BUILD)/api/main.o $(BUILD)/vmm/vm_msg.o $(DAEMON_LIBS)
 	$(call say,LINK,$@)
@@ -336,15 +337,15 @@ check-unit: units
 	$(Q)UNIT_SECONDS=$(UNIT_SECONDS) tests/run.sh $(BUILD) unit
 check-e2e: all helpers guests
 	$(Q)tests/run.sh $(BUILD) e2e
-# The oracle, the power cuts and the storm of snapshots at length.
+# The tests that take too long for every change (tests/long.sh).
 check-long: all units helpers guests
 	$(Q)tests/long.sh $(BUILD)
 # QEMU's own tests of its image tool, with cairn-img in its place.
 check-iotests: $(BUILD)/cairn-img
 	$(Q)tests/iotests/run.py $(BUILD)
-# gcc 12 takes two members of one struct for overlapping when it instruments them.
+# -Wno-restrict: gcc 12, when it instruments code, warns that two members of one struct overlap.
 ASAN := BUILD=build-asan SAN=address,undefined CFLAGS="-O1 -g -Wno-restrict"
-# gcc warns that it does not follow fences; the figures that they order are read by another process.
+# -Wno-tsan: gcc warns that TSan does not support fences. Only another process reads the values that they order.
 TSAN := BUILD=build-tsan SAN=thread CFLAGS="-O1 -g -Wno-tsan"
 check-asan:
 	$(Q)$(MAKE) $(ALL_CPUS) $(ASAN) UNIT_SECONDS=600 check-unit
@@ -391,7 +392,7 @@ $(BUILD)/definition.schema.json: $(BUILD)/cairn
 LIBEXEC := $(addprefix $(BUILD)/,$(filter cairn-%,$(filter-out cairn-img,$(notdir $(PROGRAMS)))))
 UNITS_INSTALLED := $(notdir $(wildcard tools/systemd/*.service tools/systemd/*.socket))
 FISH_COMPLETIONS := share/fish/vendor_completions.d
-# PAM looks in /etc only; an installation elsewhere, as for a look, changes nothing there.
+# PAM reads /etc/pam.d only. An installation with another PREFIX, such as for a test, changes nothing there.
 PAMDIR ?= $(if $(filter /usr /usr/local,$(PREFIX)),/etc/pam.d,$(PREFIX)/etc/pam.d)
 # Debian's zsh looks here for packages' files, and below /usr/local as zsh does everywhere.
 ZSH_COMPLETIONS := share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
@@ -430,7 +431,7 @@ install: all $(BUILD)/definition.schema.json
 	sed 's,@PREFIX@,$(PREFIX),; s,@LIBDIR@,$(LIBDIR),; s,@VERSION@,$(VERSION),' api/cairn.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/cairn.pc
 	install -m 755 $(NBDKIT_PLUGIN) $(DESTDIR)$(LIBDIR)/nbdkit/plugins
 	for m in docs/man/*.[13]; do install -m 644 $$m $(DESTDIR)$(PREFIX)/share/man/man$${m##*.}; done
-# Folders that are not Cairn's own go when nothing else is in them.
+# uninstall removes folders that are not Cairn's own only if they are empty.
 LIB := $(patsubst $(PREFIX)/%,%,$(LIBDIR))
 INSTALLED := bin/cairn bin/cairn-img sbin/cairnd libexec/cairn share/cairn include/cairn $(LIB)/libcairn.a $(LIB)/pkgconfig/cairn.pc \
              $(LIB)/nbdkit/plugins/nbdkit-cairn-plugin.so $(addprefix share/bash-completion/completions/,cairn cairn-img) $(ZSH_COMPLETIONS)/_cairn $(FISH_COMPLETIONS)/cairn.fish \

@@ -1,7 +1,7 @@
 /* bitmap_impl: the persistent bitmaps of an image that is open for writing.
  *
  * A bitmap that is enabled records the writes of this engine in memory. Before the first change of the disk, the engine
- * sets IN_USE of these bitmaps in the file, so that their content there counts as unknown. qcow2_bitmaps_store() writes
+ * sets IN_USE of these bitmaps in the file, so that their content there counts as unknown. bitmaps_store() writes
  * the recorded bits, and a directory without IN_USE. docs/qcow2.md has the order. */
 #ifndef CAIRN_BLOCK_QCOW2_BITMAP_IMPL_H
 #define CAIRN_BLOCK_QCOW2_BITMAP_IMPL_H
