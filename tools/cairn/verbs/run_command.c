@@ -31,6 +31,8 @@ struct run_guest {
 	struct run_folder folder; /* of the socket that leads to the guest */
 	int lock;    /* on the folder; -1: none */
 	int watcher; /* socket to the watcher, which sees there when this process ends */
+	pid_t watcher_pid;
+	bool reaps;  /* all children of this process are of the run */
 	pid_t vm;    /* 0: there is none */
 	int vm_end;  /* pidfd; -1: there is none */
 	int net;     /* the VM's network namespace; -1: not held */
@@ -87,12 +89,16 @@ int run_guest_new(struct run_guest **ret, struct err *e)
 {
 	struct run_guest *g;
 	int pair[2], watcher;
+	bool reaps;
 	pid_t pid;
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return err_set_errno(e, -errno, "socket");
-	/* The first process of a container may reap only its own children, so this one reaps all processes of a run. */
-	prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+	/* The first process of a container may reap only its own children, so this one reaps all processes of a run.
+	 * But a script that has become this process may have left it other children, which may never end. */
+	reaps = waitid(P_ALL, 0, &(siginfo_t){ 0 }, WEXITED | WNOHANG | WNOWAIT) < 0;
+	if (reaps)
+		prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
 	pid = fork();
 	if (!pid)
 		watch(pair[1]);
@@ -110,6 +116,8 @@ int run_guest_new(struct run_guest **ret, struct err *e)
 		return r;
 	}
 	g->watcher = watcher;
+	g->watcher_pid = pid;
+	g->reaps = reaps;
 	g->vm_end = g->net = -1;
 	*ret = g;
 	return 0;
@@ -117,6 +125,7 @@ int run_guest_new(struct run_guest **ret, struct err *e)
 
 void run_guest_free(struct run_guest *g)
 {
+	pid_t ended;
 	char byte;
 
 	if (!g)
@@ -124,6 +133,10 @@ void run_guest_free(struct run_guest *g)
 	shutdown(g->watcher, SHUT_WR);
 	while (recv(g->watcher, &byte, 1, 0) > 0)
 		;
+	/* The watcher has killed the VM if that still ran. The VM's helper programs end with it. */
+	do {
+		ended = waitpid(g->reaps ? -1 : g->watcher_pid, NULL, 0);
+	} while (ended < 0 ? errno == EINTR : g->reaps);
 	close(g->watcher);
 	close(g->lock);
 	if (g->vm_end >= 0)
@@ -131,8 +144,6 @@ void run_guest_free(struct run_guest *g)
 	if (g->net >= 0)
 		close(g->net);
 	free(g);
-	while (waitpid(-1, NULL, 0) > 0 || errno == EINTR)
-		; /* the watcher, and the helper programs of the VM */
 }
 
 const char *run_guest_socket(const struct run_guest *g)

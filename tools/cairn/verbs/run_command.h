@@ -19,7 +19,7 @@ int run_command_unwanted(struct cli *c);
 /* Make a folder for the socket that leads to the guest, and start a process that removes it when this one has ended,
  * for whatever reason. Returns 0 and *ret; -errno with a sentence. */
 int run_guest_new(struct run_guest **ret, struct err *e);
-/* Remove the folder, and wait for the ends of all children of this process. g: may be NULL. */
+/* Remove the folder, and wait until the run's processes have ended. g: may be NULL. */
 void run_guest_free(struct run_guest *g);
 static inline void run_guest_free_p(struct run_guest **g)
 {

@@ -283,6 +283,13 @@ def test_run_leaves_no_process_to_the_hosts_first_process(vm, command):
     assert (r.returncode, r.stdout) == (0, ""), r.stderr
 
 
+def test_children_of_a_script_that_becomes_cairn_do_not_delay_its_end(vm):
+    r = subprocess.run(["sh", "-c", 'sleep 1000 >&- 2>&- & echo $!; exec "$@"', "sh", *vm.argv(("true",))], stdin=subprocess.DEVNULL,
+                       stdout=subprocess.PIPE, text=True, timeout=50, env=vm.env)
+    assert r.returncode == 0
+    os.kill(int(r.stdout), signal.SIGKILL)
+
+
 def test_next_run_removes_the_folder_of_a_run_whose_processes_were_killed(vm):
     """While one of these processes lives, the folder stays, because it leads to the guest."""
     def next_run():
