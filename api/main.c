@@ -12,6 +12,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <getopt.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -281,6 +282,7 @@ int main(int argc, char **argv)
 	int r;
 
 	standard_fds_open();
+	signal(SIGCHLD, SIG_DFL); /* a program that ignores it may have started this one; then no child would leave a status */
 	if (!geteuid())
 		option_uids(UIDS_DEFAULT, &o);
 	r = options_parse(argc, argv, &o);

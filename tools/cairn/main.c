@@ -14,6 +14,7 @@
 
 #include <fcntl.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -436,6 +437,7 @@ int main(int argc, char **argv)
 	int at, r;
 
 	streams_open();
+	signal(SIGCHLD, SIG_DFL); /* a program that ignores it may have started this one; then no child would leave a status */
 	at = global_options(&c, argc, argv);
 	if (at < 0)
 		return CLI_USAGE;

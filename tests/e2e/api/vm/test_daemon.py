@@ -366,6 +366,27 @@ def test_start_fails_with_invalid_kernel(daemon, kvm):
     assert daemon.info("vm1")["reason"] == "failed"
 
 
+# ---- a daemon that another program starts ----
+
+class IgnoringDaemon(Daemon):
+    """A cairnd whose parent ignores the ends of its children."""
+
+    def command(self):
+        return ["env", "--ignore-signal=CHLD", *super().command()]
+
+
+def test_daemon_of_a_parent_that_ignores_sigchld_sees_how_a_vm_ends(tmp_path):
+    d = IgnoringDaemon(tmp_path, vm_program=FAKE_VM)
+    try:
+        d.define("vm1")
+        d.cairn("start", "vm1")
+        os.kill(pid_of(d, "vm1"), signal.SIGKILL)
+        d.wait("vm1", "crashed")
+        assert d.info("vm1")["exit-signal"] == 9
+    finally:
+        d.stop()
+
+
 # ---- a container that begins with cairnd ----
 
 class FirstDaemon(Daemon):

@@ -283,6 +283,13 @@ def test_run_leaves_no_process_to_the_hosts_first_process(vm, command):
     assert (r.returncode, r.stdout) == (0, ""), r.stderr
 
 
+@pytest.mark.parametrize("ending", [0, 5])
+def test_parent_that_ignores_the_ends_of_children_gets_the_vms_status(vm, ending):
+    r = subprocess.run([CAIRN, "run", "--vm-program", vm.vm, "--timeout", "50", vm.tmp / "vm.json"], stdin=subprocess.DEVNULL, check=False,
+                       timeout=50, env={**vm.env, "ENDS": str(ending)}, preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN))
+    assert r.returncode == ending
+
+
 def test_children_of_a_script_that_becomes_cairn_do_not_delay_its_end(vm):
     r = subprocess.run(["sh", "-c", 'sleep 1000 >&- 2>&- & echo $!; exec "$@"', "sh", *vm.argv(("true",))], stdin=subprocess.DEVNULL,
                        stdout=subprocess.PIPE, text=True, timeout=50, env=vm.env)
