@@ -56,7 +56,7 @@ def run(bench):
     for suffix, host_kernel in (("", ""), (", Linux 6.12", "backports")):  # Linux 6.1 gives no huge pages
         pairs = pairs_in_svmhost(__file__, INSIDE_SECONDS, kernel, kernel=host_kernel)
         bench.pairs("SVM host" + suffix, "ms", pairs, "QEMU microvm", 1 / FRACTION)
-    counted = pairs_in_svmhost(__file__, COUNT_SECONDS, kernel, options=("--count",))
+    counted = pairs_in_svmhost(__file__, COUNT_SECONDS, kernel, options=("--count", "--smp", "1"))
     bench.pairs("SVM host, 500 million instructions a second", "ms", counted, "QEMU microvm", 1 / FRACTION)
     if kind == "pvm":
         bench.compare("PVM host", "s", lambda: native(kernel), NATIVE_TARGET_S, "target", 1.0, rounds=NATIVE_ROUNDS)
