@@ -1,5 +1,5 @@
 /* first_process: the first process of a container (PID 1) becomes the parent of processes whose own parent has ended,
- * and has to reap them. In a container that begins with cairnd, that process stays beside the daemon for it. */
+ * and has to reap them. If cairnd is the first process, it does that, and a child of it is the daemon. */
 #ifndef CAIRN_API_FIRST_PROCESS_H
 #define CAIRN_API_FIRST_PROCESS_H
 

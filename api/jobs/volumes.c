@@ -333,7 +333,7 @@ static const char *why_it_stays(const struct volume *x)
 	case VOLUME_OTHER:
 		return "it is not a file";
 	case VOLUME_CHANGED:
-		return "it was changed after the disk had lost it";
+		return "it was changed after the disk had stopped using it";
 	default:
 		return "it is read-only for the VM";
 	}

@@ -20,7 +20,7 @@ struct vm_observer;
 void former_files_add(struct vm *vm, const struct definition_disk *d, unsigned from, unsigned to);
 /* Return the i-th such file of the VM; NULL: there is none. Borrowed until the next former_files_add().
  * ret_disk: id of the disk that had the file; borrowed alike.
- * ret_ns:   when the disk lost the file. A file that was changed later is another one. */
+ * ret_ns:   when the disk stopped using the file. A file that was changed later is another one. */
 const char *former_files_at(const struct vm *vm, size_t i, const char **ret_disk, uint64_t *ret_ns);
 
 extern const struct vm_observer former_files_observer;

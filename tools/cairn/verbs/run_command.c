@@ -31,8 +31,7 @@ struct run_guest {
 	struct run_folder folder; /* of the socket that leads to the guest */
 	int lock;    /* on the folder; -1: none */
 	int watcher; /* socket to the watcher, which sees there when this process ends */
-	pid_t watcher_pid;
-	bool reaps;  /* all children of this process are of the run */
+	pid_t awaits; /* children whose ends a run waits for: -1: all; else the watcher only */
 	pid_t vm;    /* 0: there is none */
 	int vm_end;  /* pidfd; -1: there is none */
 	int net;     /* the VM's network namespace; -1: not held */
@@ -116,8 +115,7 @@ int run_guest_new(struct run_guest **ret, struct err *e)
 		return r;
 	}
 	g->watcher = watcher;
-	g->watcher_pid = pid;
-	g->reaps = reaps;
+	g->awaits = reaps ? -1 : pid;
 	g->vm_end = g->net = -1;
 	*ret = g;
 	return 0;
@@ -125,7 +123,6 @@ int run_guest_new(struct run_guest **ret, struct err *e)
 
 void run_guest_free(struct run_guest *g)
 {
-	pid_t ended;
 	char byte;
 
 	if (!g)
@@ -134,9 +131,8 @@ void run_guest_free(struct run_guest *g)
 	while (recv(g->watcher, &byte, 1, 0) > 0)
 		;
 	/* The watcher has killed the VM if that still ran. The VM's helper programs end with it. */
-	do {
-		ended = waitpid(g->reaps ? -1 : g->watcher_pid, NULL, 0);
-	} while (ended < 0 ? errno == EINTR : g->reaps);
+	while (waitpid(g->awaits, NULL, 0) > 0 || errno == EINTR)
+		;
 	close(g->watcher);
 	close(g->lock);
 	if (g->vm_end >= 0)

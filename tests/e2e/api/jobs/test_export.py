@@ -244,7 +244,7 @@ def test_undefine_keeps_former_layers_that_others_use_or_have_changed(daemon, pu
     shutil.copy("base.raw", "own.qcow2")
     os.rename("own.qcow2", "vm2/vda-1.qcow2")  # of the user, with the name of the former layer
     r = daemon.cairn(*UNDEFINE)
-    assert f"Volume 'vda'({tmp_path}/vm2/vda-1.qcow2) stays: it was changed after the disk had lost it.\n" in r.stdout
+    assert f"Volume 'vda'({tmp_path}/vm2/vda-1.qcow2) stays: it was changed after the disk had stopped using it.\n" in r.stdout
     assert f"Volume 'folder'({tmp_path}/vm2) stays: it has other files than the removed ones.\n" in r.stdout
     assert sorted(os.listdir("vm2")) == ["vda-1.qcow2", "vda-2.raw"]
 

@@ -291,7 +291,7 @@ def test_parent_that_ignores_the_ends_of_children_gets_the_vms_status(vm, ending
 
 
 def test_children_of_a_script_that_becomes_cairn_do_not_delay_its_end(vm):
-    r = subprocess.run(["sh", "-c", 'sleep 1000 >&- 2>&- & echo $!; exec "$@"', "sh", *vm.argv(("true",))], stdin=subprocess.DEVNULL,
+    r = subprocess.run(["sh", "-c", 'sleep 60 >&- 2>&- & echo $!; exec "$@"', "sh", *vm.argv(("true",))], stdin=subprocess.DEVNULL,
                        stdout=subprocess.PIPE, text=True, timeout=50, env=vm.env)
     assert r.returncode == 0
     os.kill(int(r.stdout), signal.SIGKILL)
