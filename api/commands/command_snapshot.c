@@ -74,8 +74,8 @@ static int arg_tags(struct call *c, char into[VM_SNAPSHOT_TAGS_MAX + 1], struct 
 
 		if (r < 0)
 			return r;
-		if (n + strlen(tag) + 1 > VM_SNAPSHOT_TAGS_MAX)
-			return err_set(e, -EINVAL, ERR_INVALID, "tags: are too long; at most %d bytes together",
+		if (n + !!i + strlen(tag) > VM_SNAPSHOT_TAGS_MAX)
+			return err_set(e, -EINVAL, ERR_INVALID, "tags: have more than %d bytes together, with a comma between two",
 				VM_SNAPSHOT_TAGS_MAX);
 		n += (size_t)snprintf(into + n, VM_SNAPSHOT_TAGS_MAX + 1 - n, "%s%s", i ? "," : "", tag);
 	}

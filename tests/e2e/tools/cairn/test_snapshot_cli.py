@@ -262,6 +262,15 @@ def test_rename_and_tag(vm):
     assert "Description:    the fourth\n" in vm.cairn("snapshot-info", "vm1", "s4").stdout
 
 
+def test_tags_have_127_bytes_together(vm):
+    for tags in (["x" * 127], ["x" * 63, "y" * 63]):
+        vm.cairn("snapshot-create-as", "vm1", f"of {len(tags)}", "--tag", ",".join(tags))
+        assert vm.cairn("snapshot-tag", "vm1", f"of {len(tags)}").stdout.split() == tags
+    for tags in ("x" * 128, "x" * 63 + "," + "y" * 64):
+        r = vm.cairn("snapshot-create-as", "vm1", "s5", "--tag", tags, ok=2)
+        assert "tags: have more than 127 bytes together, with a comma between two" in r.stderr
+
+
 def test_delete(vm):
     assert vm.cairn("snapshot-delete", "vm1", "s2").stdout == "Domain snapshot s2 deleted\n"
     assert names(vm, "--from", "s1") == ["s3", "s4"]
