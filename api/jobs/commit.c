@@ -231,6 +231,9 @@ static int layers_choose(struct commit *x, const struct definition_disk *d, cons
 	base = o->base ? layer_find(d, o->base, e) : o->shallow ? top + 1 : d->nlayers - 1;
 	if (base < 0)
 		return base;
+	if (o->base && base <= top)
+		return err_set(e, -EINVAL, ERR_INVALID, "%.190s is not below %.190s in disk %s; see cairn domblklist --details", o->base,
+			d->layers[top].path, d->id);
 	if (d->nlayers < 2 || base <= top || base >= d->nlayers)
 		return err_set(e, -EINVAL, ERR_INVALID, "disk %s has no layer below %.300s to commit to", d->id, d->layers[top].path);
 	if (!top && x->live && !o->active)

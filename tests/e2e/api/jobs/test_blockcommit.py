@@ -464,6 +464,20 @@ def test_impossible_commit_is_refused(vm, args, says):
     assert both(g.d) == [["disk0.s1", "disk0.qcow2"]]
 
 
+def test_base_above_the_top_is_refused(fake):
+    img(fake, "create", "-q", "-f", "qcow2", "disk0.qcow2", "1M")
+    fake.define("vm1", disks=[{"path": "disk0.qcow2", "format": "qcow2"}])
+    for name in ("s1", "s2"):
+        fake.cairn("snapshot-create-as", "vm1", name, "--disk-only", "--external")
+    top = str(fake.tmp / "disk0.s1")
+    for base in (str(fake.tmp / "disk0.s2"), top):
+        says = f"{base} is not below {top} in disk vda; see cairn domblklist --details"
+        assert says in fake.cairn("blockcommit", "vm1", "vda", "--base", base, "--top", top, ok=False).stderr
+        with pytest.raises(QmpError, match=says):
+            fake.qmp().run("vm-blockcommit", vm="vm1", disk="vda", base=base, top=top)
+    assert both(fake) == [["disk0.s2", "disk0.s1", "disk0.qcow2"]]
+
+
 def test_snapshots_of_a_layer_that_would_end_are_kept(vm):
     g = vm()
     g.snapshot("s1")
