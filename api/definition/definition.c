@@ -330,7 +330,9 @@ static int check_boot(struct parse *p)
 	struct definition *d = p->d;
 
 	if (!d->kernel && !d->firmware) {
-		if ((!d->ndisks && !boots_network(d)) || d->initrd || d->cmdline)
+		if (d->initrd || d->cmdline)
+			return key_error(p, "boot: initrd and cmdline are for a kernel; give boot.kernel, or remove them");
+		if (!d->ndisks && !boots_network(d))
 			return key_error(p, "boot: nothing to start; give boot.kernel, or a disk that boot.firmware \"bios\" boots from, or "
 				"an interface with boot_order");
 		d->firmware = VM_FIRMWARE_BIOS;

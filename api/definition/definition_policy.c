@@ -48,8 +48,7 @@ static int parse_after(struct parse *p, struct json_object *v, void *into)
 		return -EINVAL;
 	key_quote(s, given);
 	if (duration_parse(s, &after) < 0 || !after)
-		return key_error(p, "\"%s\" is not a duration; give one such as \"90s\", \"30m\" or "
-			"\"2h\"", given);
+		return key_error(p, "\"%s\" is not a duration from 1s to 366d, such as \"90s\", \"30m\" or \"2h\"", given);
 	*(uint32_t *)into = after;
 	return 0;
 }

@@ -19,7 +19,7 @@ PARSER_ALONE = re.compile(
     r"topology: |is also the (id|address|image|boot_order|mac|duid) of|is not a power of two|"
     r"bytes long; at most|is too little|is too much|not a multiple of|raw image|is less than delay|is less than average|is more than max_vcpus|there is no screen|"
     r"is also used by interfaces|is an address of a host|is not an address that the guest|cannot be a guest's network|"
-    r"is neither an address such as|is no DNS name|boot: nothing to start|a firmware boots from a disk|"
+    r"is neither an address such as|is no DNS name|boot: nothing to start|boot: initrd and cmdline are for a kernel|a firmware boots from a disk|"
     r"are for a VM with a firmware|has no effect without a menu|has no effect without a balloon|in huge pages cannot be (given back|reclaimed)|"
     r"a balloon cannot give the guest more|is (more|less) than cpu_shares, which is|is (more|less) than the VM starts with|is not an IPv[46] address such as|only a disk with \"bus\": \"scsi\"|"
     r"share a controller|there is nothing to show|is less than logical_block_size|a CD drive has blocks|does not boot as version|"

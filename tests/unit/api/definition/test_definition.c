@@ -231,7 +231,9 @@ static void test_boot_keys_are_checked(void **state)
 	memcpy(key + 2100, "\"}", 3);
 	refuse_key(key, "boot.cmdline: is 2081 bytes long; at most 2047");
 	refuse("{\"name\":\"a\",\"memory\":1,\"boot\":{\"initrd\":\"/i\",\"cmdline\":\"x\"}}",
-		"boot: nothing to start; give boot.kernel");
+		"boot: initrd and cmdline are for a kernel; give boot.kernel, or remove them");
+	refuse("{\"name\":\"a\",\"memory\":1,\"boot\":{\"cmdline\":\"x\"},\"disks\":[{\"path\":\"/d\",\"format\":\"raw\"}]}",
+		"boot: initrd and cmdline are for a kernel; give boot.kernel, or remove them");
 	refuse_key("\"boot\":[]", "boot: must be an object in braces, not an array");
 }
 
@@ -315,7 +317,8 @@ static void test_other_keys_are_checked(void **state)
 	refuse_key("\"restart\":{\"every\":1}", "known here: delay, max_delay, tries, window");
 	refuse_key("\"shutdown\":{\"then\":\"kill\"}", "use leave, destroy or save");
 	refuse_key("\"idle\":{}", "idle: after is missing");
-	refuse_key("\"idle\":{\"after\":\"soon\"}", "idle.after: \"soon\" is not a duration");
+	refuse_key("\"idle\":{\"after\":\"soon\"}", "idle.after: \"soon\" is not a duration from 1s to 366d");
+	refuse_key("\"idle\":{\"after\":\"367d\"}", "idle.after: \"367d\" is not a duration from 1s to 366d");
 	refuse_key("\"idle\":{\"after\":\"0m\"}", "idle.after: \"0m\" is not a duration");
 	refuse_key("\"idle\":7", "idle: must be an object in braces");
 	refuse_key("\"stop_action\":\"destroy\"", "use leave, shutdown or save");
