@@ -22,7 +22,7 @@
 static int pattern_wrong(const char *pattern, struct err *e)
 {
 	return err_set(e, -EINVAL, ERR_INVALID,
-		"pattern: \"%.100s\" must have one number, as %%d or %%02d, and no other %%", pattern);
+		"name-pattern: \"%.100s\" must have one number, as %%d or %%02d, and no other %%", pattern);
 }
 
 /* Parses the pattern itself: it is a client's input, so it must not become a printf() format. */
@@ -41,7 +41,7 @@ int clone_pattern_name(const char *pattern, unsigned i, char *ret, size_t cap, s
 		return pattern_wrong(pattern, e);
 	if (snprintf(ret, cap, zeros ? "%.*s%0*u%s" : "%.*s%*u%s", (int)(at - pattern), pattern, width, i, p + 1) >=
 		(int)cap)
-		return err_set(e, -EINVAL, ERR_INVALID, "pattern: the names would be too long");
+		return err_set(e, -EINVAL, ERR_INVALID, "name-pattern: the names would have more than %d bytes", VM_NAME_MAX);
 	return 0;
 }
 
