@@ -39,8 +39,8 @@ static int percent_parse(const char *key, const char *text, double *ret, struct 
 
 	if (!end || (*end && strcmp(end, "%") != 0))
 		return err_set(e, -EINVAL, ERR_INVALID, "%s: \"%.40s\" is no percentage; give a number such as 90", key, text);
-	if (*ret > 100)
-		return err_set(e, -EINVAL, ERR_INVALID, "%s: %.40s is more than 100 %%, which the figure never reaches; give at most 100", key, text);
+	if (*ret >= 100)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: no figure is above 100 %%; give less than 100, not %.40s", key, text);
 	return 0;
 }
 
@@ -89,8 +89,6 @@ int threshold_set_limits(struct threshold *t, const char *above, const char *bel
 		r = limit_parse(t->measure, "below", below, &t->below, e);
 	if (r < 0)
 		return r;
-	if (is_percent(t->measure) && t->above >= 100)
-		return err_set(e, -EINVAL, ERR_INVALID, "above: no figure is above 100 %%; give less, such as 95");
 	if (!below)
 		t->below = t->above;
 	if (t->below > t->above)

@@ -43,8 +43,9 @@ static void test_bad_limits_get_a_sentence(void **state)
 		enum threshold_measure m;
 		const char *above, *below, *says;
 	} bad[] = {
-		{ THRESHOLD_CPU, "101", NULL, "101 is more than 100 %" },
-		{ THRESHOLD_MEMORY, "100", NULL, "no figure is above 100 %" },
+		{ THRESHOLD_CPU, "101", NULL, "above: no figure is above 100 %; give less than 100, not 101" },
+		{ THRESHOLD_MEMORY, "100", NULL, "above: no figure is above 100 %; give less than 100" },
+		{ THRESHOLD_MEMORY, "99", "100", "below: no figure is above 100 %; give less than 100" },
 		{ THRESHOLD_DISK_SPACE, "90", "95", "not be more than `above`" },
 		{ THRESHOLD_CPU, "-1", NULL, "no percentage" },
 		{ THRESHOLD_CPU, "nan", NULL, "no percentage" },
