@@ -266,7 +266,8 @@ static int commit_check(struct commit *x, const struct commit_opts *o, const str
 	if (d->read_only)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk '%s' of VM '%s' is read-only", d->id, vm->def->name);
 	*ret = d;
-	return layers_choose(x, d, o, e);
+	r = layers_choose(x, d, o, e);
+	return r < 0 ? r : image_check_base(vm, d->id, d->layers[x->base].path, e);
 }
 
 /* A definition with the disk from its base on, and, if the header of another layer than the image changes, a disk that

@@ -46,18 +46,22 @@ const struct vm *image_user(const struct vm *vm, const char *path)
 	return NULL;
 }
 
-/* Whether a disk of the definition has a backing file, or a backing file's data file, of that path. A backing file that
- * is read at a pin does not count, because that file may be written. */
+/* Whether a layer of the disk, or a layer's data file, from layer number `first` on, is the file of that path. A backing
+ * file that is read at a pin does not count, because that file may be written. */
+static bool disk_reads(const struct vm_host *host, const struct definition_disk *d, unsigned first, const char *path)
+{
+	for (unsigned k = first; k < d->nlayers; k++)
+		if ((is_same(d->layers[k].path, path) || is_same(d->layers[k].data_file, path)) &&
+			(!k || !pins_has_overlay(host, d->layers[k - 1].path)))
+			return true;
+	return false;
+}
+
 static bool definition_has_backing(const struct vm_host *host, const struct definition *def, const char *path)
 {
-	for (uint32_t i = 0; def && i < def->ndisks; i++) {
-		const struct definition_disk *d = &def->disks[i];
-
-		for (unsigned k = 1; k < d->nlayers; k++)
-			if ((is_same(d->layers[k].path, path) || is_same(d->layers[k].data_file, path)) &&
-				!pins_has_overlay(host, d->layers[k - 1].path))
-				return true;
-	}
+	for (uint32_t i = 0; def && i < def->ndisks; i++)
+		if (disk_reads(host, &def->disks[i], 1, path))
+			return true;
 	return false;
 }
 
@@ -167,4 +171,34 @@ int image_check_writable(const struct vm *vm, const char *what, struct err *e)
 			"clones first",
 			vm->def->name, what, names);
 	return written_check(vm, what, e);
+}
+
+/* Return a disk of the definition other than the one with the id `but` (NULL: any) that reads the file; NULL: none. */
+static const struct definition_disk *reader_find(const struct vm_host *host, const struct definition *def, const char *but,
+	const char *path)
+{
+	for (uint32_t i = 0; def && i < def->ndisks; i++)
+		if ((!but || strcmp(def->disks[i].id, but)) && disk_reads(host, &def->disks[i], 0, path))
+			return &def->disks[i];
+	return NULL;
+}
+
+int image_check_base(const struct vm *vm, const char *disk, const char *path, struct err *e)
+{
+	struct vm_host *host = vm->host;
+
+	for (size_t i = 0; i < host->nvms; i++) {
+		const struct vm *other = host->vms[i];
+		const char *but = other == vm ? disk : NULL;
+		const struct definition_disk *d = reader_find(host, other->def, but, path) ?: reader_find(host, other->live, but, path);
+
+		if (!d)
+			continue;
+		if (!permissions_seen_together(&host->permissions, vm->def->uuid, other->def->uuid))
+			return err_set(e, -EPERM, ERR_WRONG_STATE, "disk %s: another VM also has %.300s as an image, so it must not "
+				"change. Next: cairn blockpull %.60s %s", disk, path, vm->def->name, disk);
+		return err_set(e, -EPERM, ERR_WRONG_STATE, "disk %s: disk %s of VM '%.60s' also has %.300s as an image, so it must "
+			"not change. Next: cairn blockpull %.60s %s", disk, d->id, other->def->name, path, vm->def->name, disk);
+	}
+	return 0;
 }

@@ -453,6 +453,64 @@ def test_base_that_another_program_reads_is_refused(vm):
     g.again()
 
 
+@pytest.fixture
+def readers(daemon, monkeypatch):
+    """Three VMs that are off: source, and its linked clones one and two. Each has written to its disk."""
+    d = daemon
+    monkeypatch.chdir(d.tmp)
+    img(d, "create", "-q", "-f", "qcow2", "source.qcow2", "1M")
+    put(d, "source.qcow2", 1)
+    d.define("source", disks=[{"path": "source.qcow2", "format": "qcow2"}])
+    for name, seed in (("one", 2), ("two", 3)):
+        d.cairn("clone", "--linked", "source", name)
+        put(d, f"{name}.qcow2", seed)
+    return d
+
+
+def put(d, image, seed):
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", f"write -P {seed} {seed * 65536} 65536", image], cwd=d.tmp, check=True, stdout=subprocess.DEVNULL)
+
+
+def content(d, *images):
+    for image in images:
+        img(d, "convert", "-O", "raw", image, f"{image}.raw")
+    return [(d.tmp / f"{image}.raw").read_bytes() for image in images]
+
+
+@pytest.mark.parametrize("args", [[], ["--shallow"]])
+@pytest.mark.parametrize("template", [False, True])
+def test_commit_to_an_image_of_another_vm_is_refused(readers, args, template):
+    d, images = readers, ["source.qcow2", "one.qcow2", "two.qcow2"]
+    if template:
+        d.cairn("template", "source")
+    before = content(d, *images)
+    r = d.cairn("blockcommit", "one", "vda", *args, ok=4)
+    assert f"disk vda of VM 'source' also has {d.tmp}/source.qcow2 as an image" in r.stderr and "blockpull one vda" in r.stderr
+    d.cairn("snapshot-create-as", "one", "s1", "--disk-only", "--external")
+    put(d, "one.s1", 4)
+    d.cairn("blockcommit", "one", "vda", ok=4)
+    assert content(d, *images) == before
+    d.cairn("blockcommit", "one", "vda", "--shallow")  # one.qcow2 is the clone's own
+    assert content(d, *images) != before and content(d, "source.qcow2", "two.qcow2") == before[::2]
+
+
+def test_commit_to_a_backing_file_of_another_disk_is_refused(readers):
+    """The VM of the image is gone. Its two clones read it, and then two disks of one of them, and then one disk."""
+    d, below = readers, [{"path": "source.qcow2", "format": "qcow2"}]
+    disks = [{"path": f"{name}.qcow2", "format": "qcow2", "backing": below} for name in ("one", "two")]
+    d.cairn("undefine", "source")
+    before = content(d, "one.qcow2", "two.qcow2")
+    assert "VM 'two'" in d.cairn("blockcommit", "one", "vda", ok=4).stderr
+    d.cairn("undefine", "two")
+    d.cairn("undefine", "one")
+    d.define("one", disks=disks)
+    assert "disk vdb of VM 'one'" in d.cairn("blockcommit", "one", "vda", ok=4).stderr
+    assert content(d, "one.qcow2", "two.qcow2") == before
+    d.define("one", uuid=d.info("one")["uuid"], disks=disks[:1])
+    d.cairn("blockcommit", "one", "vda")
+    assert content(d, "source.qcow2") == before[:1]
+
+
 @pytest.mark.parametrize("args,says", [
     (["vdx"], "vdx"), (["vda", "--top", "disk0.qcow2"], "no layer below"), (["vda", "--base", "none"], "has no layer none"),
     (["vda", "--shallow", "--base", "disk0.s1"], "exclude"), (["vda", "--pivot", "--keep-overlay"], "exclude"),
