@@ -231,7 +231,10 @@ struct vm {
 	struct vm_space *space; /* api/policy/vm_space.h; NULL: nothing is known of its images' space */
 	struct vm_trend *trend; /* api/policy/trends.h; NULL: the VM has not run yet */
 	int working_set_fd; /* the process's list of memory blocks (api/vm/working_set_file.h); -1: none */
-	uint64_t memory_kills; /* how often the kernel had killed a process of the VM's group for its memory when the last process was placed there */
+	struct { /* counters of the VM's group when the last process was placed there */
+		uint64_t kills; /* of a process of the group for lack of memory */
+		uint64_t limits; /* of allocations that failed at the group's own limit */
+	} memory_events;
 	struct systemd_scope *scope; /* api/vm/systemd_scope.h; NULL: the definition asks for none, or no run needs it */
 	const struct cgroup_tree *scope_tree; /* the folder of this scope; NULL: there is none */
 	bool cgroup_room; /* the limit of memory may be raised (vm_cgroup_make_room()) */

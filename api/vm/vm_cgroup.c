@@ -117,16 +117,21 @@ int vm_cgroup_set_weight(const struct vm *vm, uint32_t weight)
 	return t ? cgroup_tree_write(t, name, "cpu.weight", weight) : -ENOENT;
 }
 
-/* Returns how often the kernel has killed a process of a group for its memory. */
-static uint64_t memory_kills(const struct cgroup_tree *t, const char *name)
+/* Lines of memory.events: how often a process of the group was killed for lack of memory, at whose limit it ever was;
+ * and how often an allocation failed at the limit of this group or of one below it. */
+#define KILLS "\noom_kill "
+#define LIMITS "\noom "
+
+/* Read a counter of a group's memory.events. Returns 0 if the group has none. line: "\nNAME ". */
+static uint64_t memory_event(const struct cgroup_tree *t, const char *name, const char *line)
 {
 	char text[256];
 	const char *at;
 
 	if (!t->has[CGROUP_MEMORY] || cgroup_tree_read_text(t, name, "memory.events", text, sizeof(text)) < 0)
 		return 0;
-	at = strstr(text, "\noom_kill ");
-	return at ? strtoull(at + strlen("\noom_kill "), NULL, 10) : 0;
+	at = strstr(text, line);
+	return at ? strtoull(at + strlen(line), NULL, 10) : 0;
 }
 
 void vm_cgroup_place(struct vm *vm, bool limits_memory, bool keeps, struct cgroup_place *ret)
@@ -136,8 +141,10 @@ void vm_cgroup_place(struct vm *vm, bool limits_memory, bool keeps, struct cgrou
 		return;
 	_Static_assert(sizeof(ret->name) >= UUID_TEXT, "a uuid fits");
 	place_name(vm, ret->name);
-	if (!keeps)
-		vm->memory_kills = memory_kills(ret->tree, ret->name);
+	if (!keeps) {
+		vm->memory_events.kills = memory_event(ret->tree, ret->name, KILLS);
+		vm->memory_events.limits = memory_event(ret->tree, ret->name, LIMITS);
+	}
 	vm_cgroup_limits(vm_live(vm), &ret->limits);
 	if (!limits_memory)
 		ret->limits.memory_bytes = 0;
@@ -226,15 +233,19 @@ static void room_take_back(struct vm *vm)
 	vm->cgroup_room = wanted > memory_max(d);
 }
 
-bool vm_cgroup_was_killed(const struct vm *vm)
+const char *vm_cgroup_kill_reason(const struct vm *vm)
 {
 	const struct cgroup_tree *t = vm_cgroup_tree(vm);
 	char name[UUID_TEXT];
 
 	if (!t)
-		return false;
+		return NULL;
 	place_name(vm, name);
-	return memory_kills(t, name) > vm->memory_kills;
+	if (memory_event(t, name, KILLS) <= vm->memory_events.kills)
+		return NULL;
+	return memory_event(t, name, LIMITS) > vm->memory_events.limits ?
+		"the kernel killed its process at the memory limit of its control group" :
+		"the kernel killed its process, because the host, or a control group above the VM's, had no memory left";
 }
 
 double vm_cgroup_pressure(const struct vm *vm)

@@ -66,8 +66,8 @@ extern const struct vm_observer vm_cgroup_observer;
 int vm_cgroup_open_pressure(const struct vm *vm);
 /* Return the percentage of the last five minutes in which threads of the group waited for memory; NAN: not known. */
 double vm_cgroup_pressure(const struct vm *vm);
-/* Return whether the kernel has killed the VM's process, which has ended, because of the limit of memory. */
-bool vm_cgroup_was_killed(const struct vm *vm);
+/* Return a sentence if the kernel has killed the VM's process, which has ended, for lack of memory, or else NULL. */
+const char *vm_cgroup_kill_reason(const struct vm *vm);
 
 /* Remove the groups without processes, soon: those of VMs that have ended, and those that an earlier daemon left. */
 void vm_cgroups_sweep(struct vm_host *host);

@@ -99,10 +99,11 @@ static bool reason_is_orderly(unsigned reason)
 
 static void ended_unsaid(struct vm *vm, const struct vm_process_end *end)
 {
-	char detail[96] = "";
+	const char *kill_reason = vm_cgroup_kill_reason(vm);
+	char detail[128] = "";
 
-	if (vm_cgroup_was_killed(vm))
-		snprintf(detail, sizeof(detail), "the kernel killed its process at the memory limit of its control group");
+	if (kill_reason)
+		snprintf(detail, sizeof(detail), "%s", kill_reason);
 	else if (end->protocol)
 		snprintf(detail, sizeof(detail), "its process violated the protocol and was killed");
 	else if (end->status_known && end->signaled)

@@ -310,6 +310,23 @@ def test_process_beyond_its_memory_is_killed_alone(daemon, guest):
     assert "signal 9" in daemon.info("a")["detail"]
 
 
+@pytest.mark.usefixtures("limits")
+def test_process_killed_at_the_limit_of_all_vms_says_so(daemon, guest, group):
+    """As with `docker run -m` or MemoryMax= of a slice: the VM stays below its own limit."""
+    pid = start(daemon, guest, memory="256M")
+    other = start(daemon, guest, "b", memory="64M")
+    console = Console(daemon, "a")
+    until(lambda: console.line() == "interp")
+    assert int((group_of(pid) / "memory.max").read_text()) > GIB
+    (group / "memory.max").write_text(str(96 * MIB))
+    console.sock.sendall(b"fill 0x1000000 209715200 1\n")
+    until(lambda: daemon.info("a")["state"] == "crashed")
+    info = daemon.info("a")
+    assert info["reason"] == "killed"
+    assert info["detail"] == "the kernel killed its process, because the host, or a control group above the VM's, had no memory left"
+    assert daemon.info("b")["pid"] == other
+
+
 MMAP, READ_WRITE, FRESH = 9, 3, 0x8022  # private, anonymous, filled at once
 
 
