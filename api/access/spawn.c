@@ -15,18 +15,17 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-/* Greatest number of fds in a spawn_spec, and smallest number of their duplicates in spawn_place_fds(). */
-#define FD_ASIDE 512
+#define FDS_MAX 512 /* fds in a spawn_spec */
 
-/* First duplicate each fd to FD_ASIDE or above, because its present number may be the target of another one. */
+/* First duplicate each fd to n or above, because its present number may be the target of another one. */
 int spawn_place_fds(const int *fds, size_t n)
 {
-	int aside[FD_ASIDE];
+	int aside[FDS_MAX];
 
-	if (n > FD_ASIDE)
+	if (n > FDS_MAX)
 		return -EMFILE;
 	for (size_t i = 0; i < n; i++) {
-		aside[i] = fds[i] < 0 ? -1 : fcntl(fds[i], F_DUPFD_CLOEXEC, FD_ASIDE);
+		aside[i] = fds[i] < 0 ? -1 : fcntl(fds[i], F_DUPFD_CLOEXEC, (int)n);
 		if (fds[i] >= 0 && aside[i] < 0)
 			return -errno;
 	}

@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 #define FDS_MAX 8
-#define SAFE_FD 64 /* above the places that the files get */
+#define SAFE_FD (DETACHED_PROGRAM_FD + FDS_MAX) /* above the places that the files get */
 
 /* Move the files to their numbers. Duplicate all of them first, so that none overwrites another one. */
 static int files_place(const int *fds, unsigned nfds)
