@@ -91,6 +91,21 @@ int err_set(struct err *e, int neg_errno, enum err_class cls, const char *fmt, .
 	return neg_errno;
 }
 
+/* Return what the user can do about an error, to append to its sentence: "; raise ...", or "". */
+static const char *remedy(int neg_errno)
+{
+	switch (neg_errno) {
+	case -EMFILE:
+		return "; raise this process's limit of open files (ulimit -n, or LimitNOFILE= of its service)";
+	case -EAGAIN:
+		return "; the limit of processes and threads may be reached: raise it (ulimit -u, pids.max, or TasksMax= of the service)";
+	case -EFBIG:
+		return "; the limit of file sizes may be reached: raise it (ulimit -f, or LimitFSIZE= of the service)";
+	default:
+		return "";
+	}
+}
+
 int err_set_errno(struct err *e, int neg_errno, const char *fmt, ...)
 {
 	va_list ap;
@@ -103,8 +118,7 @@ int err_set_errno(struct err *e, int neg_errno, const char *fmt, ...)
 	sentence_set(e, fmt, ap);
 	va_end(ap);
 	n = strlen(e->msg);
-	snprintf(e->msg + n, sizeof(e->msg) - n, ": %s%s", strerror(-neg_errno),
-		neg_errno == -EMFILE ? "; raise this process's limit of open files (ulimit -n, or LimitNOFILE= of its service)" : "");
+	snprintf(e->msg + n, sizeof(e->msg) - n, ": %s%s", strerror(-neg_errno), remedy(neg_errno));
 	return neg_errno;
 }
 

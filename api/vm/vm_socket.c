@@ -310,6 +310,15 @@ static int spawn_setup(posix_spawn_file_actions_t *fa, posix_spawnattr_t *attr, 
 	return r;
 }
 
+/* Return r with a sentence. group, pids: where the process would have been, or "". */
+static int start_failed(struct err *e, int r, const char *program, const char *group, const char *pids)
+{
+	err_set_errno(e, r, "cannot start %s%s%s", program, group, pids);
+	if (e)
+		e->cls = ERR_HOST;
+	return r;
+}
+
 static int spawn_plain(const struct vm_process_paths *paths, char *const *argv, int sock, int end_file, pid_t *ret_pid, struct err *e)
 {
 	posix_spawn_file_actions_t fa;
@@ -327,7 +336,7 @@ static int spawn_plain(const struct vm_process_paths *paths, char *const *argv, 
 		r = posix_spawn(ret_pid, paths->program, &fa, &attr, argv, environ);
 	posix_spawnattr_destroy(&attr);
 	posix_spawn_file_actions_destroy(&fa);
-	return r ? err_set(e, -r, ERR_HOST, "cannot start %s: %s", paths->program, strerror(r)) : 0;
+	return r ? start_failed(e, -r, paths->program, "", "") : 0;
 }
 
 /* The parts of the sandbox that a process has from its first moment on. */
@@ -365,9 +374,11 @@ static int spawn_apart(const struct vm_process_paths *paths, char *const *argv, 
 	r = child_spawn(&s, ret_pid);
 	if (r == 0)
 		return 0;
-	return err_set(e, r, ERR_HOST, "cannot start %s%s%s: %s%s", paths->program, parts & APART_GROUP ? " in the VM's control group" : "",
-		parts & APART_PIDS ? " in a pid namespace of its own" : "", strerror(-r),
-		parts & APART_PIDS && r == -ENOSPC ? " (the limit is the sysctl user.max_pid_namespaces)" : "");
+	if (parts & APART_PIDS && r == -ENOSPC)
+		return err_set(e, r, ERR_HOST, "cannot start %s%s in a pid namespace of its own: the limit of the sysctl user.max_pid_namespaces is reached",
+			paths->program, parts & APART_GROUP ? " in the VM's control group" : "");
+	return start_failed(e, r, paths->program, parts & APART_GROUP ? " in the VM's control group" : "",
+		parts & APART_PIDS ? " in a pid namespace of its own" : "");
 }
 
 /* Spawn the process after all parts together have failed: the host may have reached its limit of pid namespaces or of

@@ -11,6 +11,7 @@
 #include <getopt.h>
 #include <stdarg.h>
 #include <malloc.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -401,5 +402,6 @@ static int command_run(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+	signal(SIGXFSZ, SIG_IGN); /* a write beyond the limit of file sizes fails, as on a full disk */
 	return img_exit(command_run(argc, argv));
 }

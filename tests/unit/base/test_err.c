@@ -70,13 +70,16 @@ static void test_both_signs_of_errno(void **state)
 }
 
 /* The sentence says what to do about a limit that the user can raise. */
-static void test_limit_of_open_files_names_the_remedy(void **state)
+static void test_reached_limit_names_the_remedy(void **state)
 {
 	struct err e;
 
 	(void)state;
 	assert_int_equal(err_set_errno(&e, -EMFILE, "the socket"), -EMFILE);
 	assert_string_equal(e.msg, "the socket: Too many open files; raise this process's limit of open files (ulimit -n, or LimitNOFILE= of its service)");
+	assert_int_equal(err_set_errno(&e, -EAGAIN, "cannot start a thread"), -EAGAIN);
+	assert_string_equal(e.msg, "cannot start a thread: Resource temporarily unavailable; the limit of processes and threads may be reached: "
+		"raise it (ulimit -u, pids.max, or TasksMax= of the service)");
 }
 
 /* Programs switch on the class names: each class has a distinct one. */
@@ -141,7 +144,7 @@ int main(void)
 		cmocka_unit_test(test_set_returns_what_it_was_given),
 		cmocka_unit_test(test_errno_gives_class_and_reason),
 		cmocka_unit_test(test_sentence_has_no_control_characters),
-		cmocka_unit_test(test_both_signs_of_errno), cmocka_unit_test(test_limit_of_open_files_names_the_remedy),
+		cmocka_unit_test(test_both_signs_of_errno), cmocka_unit_test(test_reached_limit_names_the_remedy),
 		cmocka_unit_test(test_class_names),
 		cmocka_unit_test(test_sentence_too_long_is_cut),
 		cmocka_unit_test(test_sentence_is_not_cut_within_a_character),

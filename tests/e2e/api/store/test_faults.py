@@ -13,6 +13,7 @@ import pytest
 from conftest import BUILD, FAKE_VM, ROOT, Console, Daemon, QmpError, all_vms, library
 from daemonlib import audit, pid_of
 from mountlib import tmpfs
+from plainlib import qcow2
 
 
 @pytest.mark.parametrize("page", ["faults.md", "threat-model.md"])
@@ -61,6 +62,24 @@ def test_daemon_of_root_exceeds_the_hard_limit_of_open_files(tmp_path):
         assert resource.prlimit(d.proc.pid, resource.RLIMIT_NOFILE) == (524288, 524288)
 
 
+class FewFilesWithoutRights(Daemon):
+    def command(self):
+        drop = ["setpriv", "--bounding-set", "-sys_resource"] if os.geteuid() == 0 else []
+        return [*drop, "prlimit", "--nofile=256:256", *super().command()]
+
+
+def test_helper_processes_start_with_a_small_limit_of_open_files(tmp_path):
+    """cairn-log keeps running, and cairn-archive starts."""
+    with contextlib.closing(FewFilesWithoutRights(tmp_path, vm_program=FAKE_VM)) as d:
+        assert resource.prlimit(d.proc.pid, resource.RLIMIT_NOFILE) == (256, 256)
+        qcow2(tmp_path / "a.qcow2", "1M")
+        d.define("a", disks=[{"path": "a.qcow2", "format": "qcow2"}])
+        d.cairn("start", "a")
+        d.cairn("destroy", "a")
+        d.cairn("export", "a", tmp_path / "a.tar")
+        assert "cairn-log has ended" not in d.log.read_text()
+
+
 class SmallStack(Daemon):
     def command(self):
         return ["prlimit", "--stack=262144:", *super().command()]
@@ -101,6 +120,17 @@ def test_full_state_folder_refuses_changes_and_recovers(tmp_path):
         d.start()
         assert [v["name"] for v in d.qmp().run("vm-list")["vms"]] == ["c", "runs"]
         assert [x["vm"] for x in audit(d) if x["outcome"] == "ok"] == ["runs", "runs", "c"]
+
+
+def test_limit_of_file_sizes_refuses_changes_and_ends_no_daemon(fake):
+    pid = fake.proc.pid
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (256, resource.RLIM_INFINITY))
+    said = fake.cairn("define", fake.write("a", description="x" * 300), ok=False).stderr
+    assert "File too large; the limit of file sizes may be reached: raise it (ulimit -f, or LimitFSIZE= of the service)" in said, said
+    assert all_vms(fake.qmp()) == []
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    fake.define("a")
+    assert all_vms(fake.qmp()) == ["a"]
 
 
 def test_stopped_vm_process_delays_nobody_else(fake):

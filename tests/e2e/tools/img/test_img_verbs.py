@@ -667,6 +667,15 @@ def test_convert_on_full_disk_leaves_nothing(box):
         box.qemu("check", "-q", "-r", "leaks", "full/a")
 
 
+def test_convert_beyond_the_limit_of_file_sizes_leaves_nothing(box):
+    (box.path / "src").write_bytes(os.urandom(2 * MIB))
+    for fmt in ("qcow2", "raw"):
+        r = subprocess.run(["prlimit", f"--fsize={MIB}", IMG, "convert", "-f", "raw", "-O", fmt, "src", "a"], cwd=box.path,
+                           capture_output=True, text=True, timeout=TIMEOUT)
+        assert r.returncode == 1 and "File too large; the limit of file sizes may be reached" in r.stderr, r
+        assert [p.name for p in box.path.iterdir() if p.name.startswith("a")] == []
+
+
 @pytest.mark.parametrize("mode", ["metadata", "falloc", "full"])
 def test_resize_on_full_disk_keeps_the_size(box, mode):
     with tmpfs(box.path / "full", "3m"):
