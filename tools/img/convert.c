@@ -31,21 +31,7 @@ static bool is_direct(const struct target *t)
 	return t->is_device || t->in_place;
 }
 
-/* Refuse to copy an image to itself. st: the target. */
-static int target_is_new(const struct img_convert *v, const struct stat *st, struct err *e)
-{
-	struct stat from;
-
-	for (unsigned i = 0; i < v->nsources; i++) {
-		int fd = img_fd_given(v->sources[i].path);
-
-		if (!(fd < 0 ? stat(v->sources[i].path, &from) : fstat(fd, &from)) && st->st_dev == from.st_dev && st->st_ino == from.st_ino)
-			return err_set(e, -EINVAL, ERR_INVALID, "source and target are the same file");
-	}
-	return 0;
-}
-
-static int target_prepare(struct target *t, const struct img_convert *v, struct err *e)
+static int target_prepare(struct target *t, struct err *e)
 {
 	struct stat st;
 	int r;
@@ -59,8 +45,6 @@ static int target_prepare(struct target *t, const struct img_convert *v, struct 
 		if (fstat(t->old_fd, &st) < 0)
 			return err_set_errno(e, -errno, "%s", t->path);
 		r = img_kind_check(&st, t->path, e);
-		if (!r)
-			r = target_is_new(v, &st, e);
 		if (r < 0)
 			return r;
 		t->is_device = S_ISBLK(st.st_mode);
@@ -180,15 +164,17 @@ static int target_fits(const struct img_convert *v, struct err *e)
 static int sources_open(struct img_convert *v, struct block_part *parts, unsigned *n, struct err *e)
 {
 	for (*n = 0; *n < v->nsources; ++*n) {
-		const struct img_open *o = &v->sources[*n];
+		struct img_open o = v->sources[*n];
 		struct block_info info;
-		int r = img_block_open(v->from_loop, o, &parts[*n].b, e);
+		int r;
 
+		o.target = strcmp(v->path, "-") ? v->path : NULL;
+		r = img_block_open(v->from_loop, &o, &parts[*n].b, e);
 		if (r < 0)
 			return r;
 		block_info(parts[*n].b, &info);
 		if (v->skip_bytes > MIN(v->end_bytes, info.size_bytes))
-			img_warn("%s: cannot skip to the offset %llu, behind its end", o->path, (unsigned long long)v->skip_bytes);
+			img_warn("%s: cannot skip to the offset %llu, behind its end", o.path, (unsigned long long)v->skip_bytes);
 		parts[*n].offset = MIN(v->skip_bytes, info.size_bytes);
 		parts[*n].len = MIN(v->end_bytes, info.size_bytes);
 		parts[*n].len -= MIN(parts[*n].len, parts[*n].offset);
@@ -407,7 +393,7 @@ int img_convert_run(struct img_convert *v, struct err *e)
 	v->loop = img_loop(0);
 	v->from_loop = img_loop(1);
 	if (!r && !stream && !in_place)
-		r = target_prepare(&t, v, e);
+		r = target_prepare(&t, e);
 	if (!r)
 		r = source_open(v, e);
 	if (r < 0)

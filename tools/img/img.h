@@ -119,6 +119,7 @@ struct img_open {
 	bool no_backing; /* open neither backing files nor the data file */
 	bool damaged;	 /* for check: see qcow2_header_read_damaged() */
 	bool direct;	 /* use O_DIRECT */
+	const char *target; /* the file to which the disk is copied, which must not be one of the image's files; NULL: none */
 	int data_fd;	 /* the image's data file, borrowed; 0: the file that the image names */
 	const char *snapshot;  /* open the snapshot with this id, else name; NULL: the disk */
 	const char *snapshot_id, *snapshot_name; /* if one is set: open the snapshot that has both instead; NULL: any */

@@ -367,12 +367,33 @@ static bool same_file(int a, int b)
 	return !fstat(a, &x) && !fstat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
-/* Refuse a loop: is fd, the newest file of layer n, already in the chain? */
-static int chain_check(const struct img_layer *layers, unsigned n, int fd, const char *path,
+/* Refuse to copy an image to one of its own files. fd: a file of layer n. */
+static int target_check(const struct img_open *o, const struct img_layer *layers, unsigned n, int fd, struct err *e)
+{
+	int open_fd = o->target ? img_fd_given(o->target) : -1;
+	struct stat st, to;
+
+	if (!o->target || fstat(fd, &st) < 0 || (open_fd < 0 ? stat(o->target, &to) : fstat(open_fd, &to)) < 0 ||
+		st.st_dev != to.st_dev || st.st_ino != to.st_ino)
+		return 0;
+	if (fd != layers[n].fd)
+		return err_set(e, -EINVAL, ERR_INVALID, "the target %s is a data file of the source %s; choose another target", o->target,
+			o->path);
+	if (!n)
+		return err_set(e, -EINVAL, ERR_INVALID, "source and target are the same file");
+	return err_set(e, -EINVAL, ERR_INVALID, "the target %s is a backing file of the source %s; choose another target, or use "
+		"`cairn-img commit` to write the source's data to its backing file", o->target, o->path);
+}
+
+/* Refuse a loop: is fd, the newest file of layer n, already in the chain? Refuse the target of a copy, too. */
+static int chain_check(const struct img_open *o, const struct img_layer *layers, unsigned n, int fd, const char *path,
 	struct err *e)
 {
 	bool twice = fd != layers[n].fd && same_file(fd, layers[n].fd);
+	int r = target_check(o, layers, n, fd, e);
 
+	if (r < 0)
+		return r;
 	for (unsigned i = 0; i < n && !twice; i++)
 		twice = same_file(fd, layers[i].fd) ||
 			(layers[i].data_fd && same_file(fd, layers[i].data_fd));
@@ -410,7 +431,7 @@ static int data_open(const struct img_open *o, struct img_layer *layers, unsigne
 
 	if (!n && o->data_path && !o->no_backing) {
 		r = data_chosen(o, y, e);
-		return r ? r : chain_check(layers, n, y->data_fd, y->data_path, e);
+		return r ? r : chain_check(o, layers, n, y->data_fd, y->data_path, e);
 	}
 	if (!(y->header.incompatible & QCOW2_INCOMPAT_DATA_FILE) || o->no_backing)
 		return 0;
@@ -433,7 +454,7 @@ static int data_open(const struct img_open *o, struct img_layer *layers, unsigne
 		y->data_path = NULL;
 		return err_set_errno(e, -ENOMEM, "%s", path);
 	}
-	return chain_check(layers, n, y->data_fd, path, e);
+	return chain_check(o, layers, n, y->data_fd, path, e);
 }
 
 /* Let `sub`, which options or a name describe, be the layer y. ret_next: as in chain_step(). */
@@ -521,7 +542,7 @@ static int chain_step(const struct img_open *o, struct img_layer *layers, unsign
 	if (!r && !n)
 		r = format_find(o, y->fd, &y->format, e);
 	if (!r)
-		r = chain_check(layers, n, y->fd, y->path, e);
+		r = chain_check(o, layers, n, y->fd, y->path, e);
 	if (r < 0 || y->format == BLOCK_FORMAT_RAW)
 		return r;
 	r = o->damaged ? qcow2_header_read_damaged(y->fd, path, &y->header, e) : qcow2_header_read(y->fd, path, &y->header, e);

@@ -313,6 +313,22 @@ def test_convert_refuses_as_qemu_does(chain, args, what):
     assert chain.qemu("convert", *args, status=0 if what == "exclude each other" else 1).stderr
 
 
+@pytest.mark.parametrize("verb", [("convert", "-O", "raw", "top", "base"), ("convert", "-n", "-O", "raw", "top", "base"),
+                                  ("convert", "-O", "raw", "other", "top", "base"), ("dd", "-O", "raw", "if=top", "of=base")])
+@pytest.mark.parametrize("lock", [(), ("-U",)])
+def test_a_backing_file_of_the_source_is_no_target(chain, verb, lock):
+    before = (chain.path / "base").read_bytes()
+    words = chain.fails(verb[0], *lock, *verb[1:])
+    assert "the target base is a backing file of the source top; choose another target, or use `cairn-img commit`" in words
+    assert "-U" not in words and (chain.path / "base").read_bytes() == before
+    assert sorted(os.listdir(chain.path)) == ["base", "other", "top"]
+
+
+def test_the_data_file_of_the_source_is_no_target(box):
+    box.qemu("create", "-q", "-f", "qcow2", "-o", "data_file=data", "top", "1M")
+    assert "the target data is a data file of the source top; choose another target" in box.fails("convert", "top", "data")
+
+
 def test_accepted_options_without_effect(chain):
     chain.img("convert", "-C", "-W", "-m", "16", "-t", "unsafe", "-T", "none", "-O", "qcow2", "top", "ours")
     chain.qemu("compare", "top", "ours")
