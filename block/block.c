@@ -454,7 +454,7 @@ int block_reserve(struct block *b, uint64_t host, uint64_t len)
 	return len && fallocate(fd, 0, (off_t)host, (off_t)len) < 0 ? -errno : 0;
 }
 
-static int disk_resize(struct block *b, uint64_t size_bytes, bool map, struct err *e)
+static int disk_resize(struct block *b, uint64_t size_bytes, const struct block_fill *fill, struct err *e)
 {
 	if (b->info.read_only)
 		return err_set(e, -EROFS, ERR_PERMISSION, "%s is open for reading only", b->name);
@@ -463,17 +463,17 @@ static int disk_resize(struct block *b, uint64_t size_bytes, bool map, struct er
 			b->name, b->info.logical_block_bytes);
 	if (b->in_flight)
 		return err_set(e, -EBUSY, ERR_BUSY, "%s: requests are in flight", b->name);
-	return size_bytes == b->info.size_bytes ? 0 : b->ops->resize(b, size_bytes, map, e);
+	return size_bytes == b->info.size_bytes ? 0 : b->ops->resize(b, size_bytes, fill, e);
 }
 
 int block_resize(struct block *b, uint64_t size_bytes, struct err *e)
 {
-	return disk_resize(b, size_bytes, false, e);
+	return disk_resize(b, size_bytes, NULL, e);
 }
 
-int block_grow_mapped(struct block *b, uint64_t size_bytes, struct err *e)
+int block_grow_filled(struct block *b, uint64_t size_bytes, const struct block_fill *fill, struct err *e)
 {
-	return disk_resize(b, size_bytes, true, e);
+	return disk_resize(b, size_bytes, fill, e);
 }
 
 int block_device_bytes(const struct block *b, uint64_t *ret_bytes)

@@ -208,9 +208,16 @@ int block_reserve(struct block *b, uint64_t host, uint64_t len);
  * device's content. No request may be in flight. Runs the loop; the change is durable on return.
  * Returns 0 or -errno with a sentence. */
 int block_resize(struct block *b, uint64_t size_bytes, struct err *e);
-/* Like block_resize() to a larger size. Also map the new part of a qcow2 disk, as qcow2_preallocate() does. After an
- * error, the disk has its old size. */
-int block_grow_mapped(struct block *b, uint64_t size_bytes, struct err *e);
+/* Fills the new part of a disk that grows: run() may map, reserve and write everything from byte `from` on. Returns 0
+ * or -errno with a sentence. */
+struct block_fill {
+	int (*run)(struct block *b, uint64_t from, void *opaque, struct err *e);
+	void *opaque;
+};
+/* Like block_resize() to a larger size. Store the new size after the fill, so that a crash leaves the old size or a
+ * filled disk. Of a raw file, whose length is its size, only the space is allocated before. After an error, the disk
+ * has its old size. */
+int block_grow_filled(struct block *b, uint64_t size_bytes, const struct block_fill *fill, struct err *e);
 
 /* Get the present size of the block device that holds a raw disk. Returns 0; -ENOTSUP: the disk
  * is not raw on a block device; -errno. */

@@ -22,8 +22,9 @@ struct block_ops {
 	int (*extent)(struct block *b, uint64_t off, uint64_t len, struct block_extent *ret);
 	/* Write all changes to stable storage; may run the loop. Frees no memory of the engine. NULL allowed. */
 	int (*flush_all)(struct block *b);
-	/* See block_resize(); map: block_grow_mapped(). No request is in flight. The new size is a multiple of 512. */
-	int (*resize)(struct block *b, uint64_t size_bytes, bool map, struct err *e);
+	/* See block_resize(); fill: block_grow_filled(), or NULL. No request is in flight. The new size is a multiple
+	 * of 512. */
+	int (*resize)(struct block *b, uint64_t size_bytes, const struct block_fill *fill, struct err *e);
 	/* Free the engine's memory, also if open failed half-way. block.c closes the fd. */
 	void (*free)(struct block *b);
 };
@@ -101,7 +102,7 @@ struct block_format_open {
 	bool no_repair; /* do not repair a qcow2 image that was not closed, but refuse it */
 };
 int raw_open(const struct block_format_open *o, struct block **ret_b, struct err *e);
-int qcow2_resize(struct block *b, uint64_t size_bytes, bool map, struct err *e);
+int qcow2_resize(struct block *b, uint64_t size_bytes, const struct block_fill *fill, struct err *e);
 int qcow2_open(const struct block_format_open *o, struct block **ret_b, struct err *e);
 
 /* Get the pin at which the backing file of the qcow2 image fd is to be read. ret: NULL: none; else

@@ -6,7 +6,7 @@
 #include "block/io.h"
 
 #include <errno.h>
-#include <linux/falloc.h>
+#include <fcntl.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -239,20 +239,44 @@ static int device_resize(struct block *b, uint64_t size, struct err *e)
 	return 0;
 }
 
-static int raw_resize(struct block *b, uint64_t size, bool map, struct err *e)
+static int file_resize(struct raw *w, uint64_t size, struct err *e)
 {
-	struct raw *w = container_of(b, struct raw, base);
-	int r;
+	struct block *b = &w->base;
+	int r = ftruncate(b->fd, (off_t)size) < 0 ? -errno : block_sync(b, b->fd);
 
-	(void)map;
-	if (w->is_device)
-		return device_resize(b, size, e);
-	r = ftruncate(b->fd, (off_t)size) < 0 ? -errno : block_sync(b, b->fd);
 	if (r < 0)
 		return err_set_errno(e, r, "%s: cannot change the size", b->name);
 	b->info.size_bytes = w->file_bytes = size;
 	w->holes.end = 0;
 	return 0;
+}
+
+/* Allocate the space of the added part behind the file's end. */
+static int added_reserve(struct raw *w, uint64_t size, struct err *e)
+{
+	uint64_t old = w->file_bytes;
+
+	if (!fallocate(w->base.fd, FALLOC_FL_KEEP_SIZE, (off_t)old, (off_t)(size - old)) || errno == EOPNOTSUPP)
+		return 0;
+	return err_set_errno(e, -errno, "%s: cannot allocate the space", w->base.name);
+}
+
+static int raw_resize(struct block *b, uint64_t size, const struct block_fill *fill, struct err *e)
+{
+	struct raw *w = container_of(b, struct raw, base);
+	uint64_t old_file = w->file_bytes, old = b->info.size_bytes;
+	struct err ignored;
+	int r = fill && !w->is_device ? added_reserve(w, size, e) : 0;
+
+	if (!r)
+		r = w->is_device ? device_resize(b, size, e) : file_resize(w, size, e);
+	if (!r && fill)
+		r = fill->run(b, old, fill->opaque, e);
+	if (r < 0 && fill && !w->is_device)
+		(void)file_resize(w, old_file, &ignored);
+	if (r < 0)
+		b->info.size_bytes = old;
+	return r;
 }
 
 static void raw_free(struct block *b)

@@ -79,6 +79,9 @@ int qcow2_preallocate(struct block *b, uint64_t from, struct err *e)
 		r = tail_extend(q, q->fresh_from); /* so that the file's length shows that it is complete */
 	if (!r)
 		r = data_extend(q, b->info.size_bytes);
+	if (r == -EOPNOTSUPP && q->h.version < 3)
+		return err_set(e, r, ERR_UNSUPPORTED, "%s: compat 0.10 cannot preallocate clusters that held other data before; omit "
+			"--preallocation, or use `cairn-img amend -o compat=1.1` first", b->name);
 	return r < 0 ? err_set_errno(e, r, "%s: cannot allocate", b->name) : 0;
 }
 

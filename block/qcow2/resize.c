@@ -1,5 +1,5 @@
 /* Resizes a disk. If the clusters of the L1 are too small, a larger L1 is written and counted, and then named in the
- * header with the old size. The removed or added part is made to read as zeros, and an added part is mapped if that is
+ * header with the old size. The removed or added part is made to read as zeros, and an added part is filled if that is
  * wanted; then one sector of the header gets the new size. Unneeded tables are freed last. */
 #include "base/bytes.h"
 #include "base/cleanup.h"
@@ -202,8 +202,8 @@ static int added_zero(struct qcow2 *q, uint64_t from, uint64_t to)
 	return r ? r : qcow2_sync_flush(q);
 }
 
-/* map: map the added part. All readers of a raw data file must find the same content, so it is always mapped. */
-static int disk_grow(struct qcow2 *q, uint64_t size, bool map)
+/* All readers of a raw data file must find the same content, so the added part of such a disk is mapped. */
+static int disk_grow(struct qcow2 *q, uint64_t size)
 {
 	uint32_t want = (uint32_t)qcow2_l1_entries(size, q->cluster_bits, q->ext);
 	uint64_t old = q->base.info.size_bytes;
@@ -218,14 +218,36 @@ static int disk_grow(struct qcow2 *q, uint64_t size, bool map)
 	q->base.info.size_bytes = size;
 	if (!q->data.raw)
 		r = added_zero(q, old, size);
-	if (!r && map)
+	else
 		r = qcow2_preallocate(&q->base, old, NULL);
 	if (r < 0)
 		q->base.info.size_bytes = old;
 	return r;
 }
 
-int qcow2_resize(struct block *b, uint64_t size, bool map, struct err *e)
+/* Fill the added part, while the header has the old size. After an error, free that part. */
+static int added_fill(struct qcow2 *q, uint64_t old, const struct block_fill *fill, struct err *e)
+{
+	uint64_t size = q->base.info.size_bytes;
+	int r = fill->run(&q->base, old, fill->opaque, e), freed;
+
+	if (!r) {
+		r = q->base.ops->flush_all(&q->base);
+		if (r < 0)
+			(void)err_set_errno(e, r, "%s: cannot change the size", q->base.name);
+	}
+	if (r >= 0)
+		return 0;
+	freed = zero_range(q, old, size);
+	q->base.info.size_bytes = old;
+	if (!freed)
+		freed = cut_tables(q, old, size);
+	if (!freed)
+		(void)data_truncate(q, old);
+	return r;
+}
+
+int qcow2_resize(struct block *b, uint64_t size, const struct block_fill *fill, struct err *e)
 {
 	struct qcow2 *q = qcow2_of(b);
 	uint64_t old = b->info.size_bytes;
@@ -248,14 +270,16 @@ int qcow2_resize(struct block *b, uint64_t size, bool map, struct err *e)
 	if (!r && size > old)
 		r = data_extend(q, size);
 	if (!r)
-		r = size < old ? cut_zero(q, size) : disk_grow(q, size, map || q->data.raw);
+		r = size < old ? cut_zero(q, size) : disk_grow(q, size);
 	if (r == -EFBIG)
 		return err_set(e, r, ERR_UNSUPPORTED, "%s: a table for that size does not fit beside "
 			"clusters of %u bytes; convert the image into one with larger clusters", b->name,
 			q->cluster_bytes);
-	if (r == -EOPNOTSUPP && q->h.version < 3) /* by qcow2_preallocate() */
-		return err_set(e, r, ERR_UNSUPPORTED, "%s: compat 0.10 cannot preallocate clusters that held other data before; omit "
-			"--preallocation, or use `cairn-img amend -o compat=1.1` first", b->name);
+	if (!r && fill) {
+		r = added_fill(q, old, fill, e);
+		if (r < 0)
+			return r;
+	}
 	if (!r) {
 		header_set(q, size);
 		b->info.size_bytes = size;

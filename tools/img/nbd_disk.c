@@ -414,10 +414,10 @@ static int disk_flush_all(struct block *b)
 	return block_run(b, &r);
 }
 
-static int disk_resize(struct block *b, uint64_t size_bytes, bool map, struct err *e)
+static int disk_resize(struct block *b, uint64_t size_bytes, const struct block_fill *fill, struct err *e)
 {
 	(void)size_bytes;
-	(void)map;
+	(void)fill;
 	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s: the size of an NBD export cannot be changed; resize it on the server", b->name);
 }
 

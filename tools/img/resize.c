@@ -31,23 +31,22 @@ static int wanted_parse(const char *s, uint64_t now, uint64_t *ret, struct err *
 	return 0;
 }
 
-static int image_grow(struct resize *z, struct block *b, uint64_t from, uint64_t size, struct err *e)
+static int added_allocate(struct block *b, uint64_t from, void *opaque, struct err *e)
 {
-	struct err ignored;
-	int r = z->prealloc ? block_grow_mapped(b, size, e) : block_resize(b, size, e);
+	struct resize *z = opaque;
+	struct block_info info;
+	int r;
 
+	block_info(b, &info);
+	r = info.format == BLOCK_FORMAT_QCOW2 ? qcow2_preallocate(b, from, e) : 0;
 	img_signals_catch();
-	if (r < 0 || !z->prealloc)
-		return r;
-	r = img_preallocate(b, z->prealloc, from, &z->common.progress, e);
-	if (r < 0)
-		(void)block_resize(b, from, &ignored);
-	return r;
+	return r ? r : img_preallocate(b, z->prealloc, from, &z->common.progress, e);
 }
 
 static int size_change(struct block *b, void *opaque, struct err *e)
 {
 	struct resize *z = opaque;
+	struct block_fill fill = { added_allocate, z };
 	struct block_info info;
 	uint64_t size = 0;
 	int r;
@@ -67,7 +66,7 @@ static int size_change(struct block *b, void *opaque, struct err *e)
 			"a larger size", z->common.o.path, (unsigned long long)info.size_bytes);
 	if (!size && info.size_bytes)
 		return err_set(e, -EINVAL, ERR_INVALID, "the new size of %s must be above 0", z->common.o.path);
-	return size > info.size_bytes ? image_grow(z, b, info.size_bytes, size, e) : block_resize(b, size, e);
+	return z->prealloc ? block_grow_filled(b, size, &fill, e) : block_resize(b, size, e);
 }
 
 /* Take the size off the end of argv, because getopt would parse "-1G" as an option. */

@@ -386,8 +386,15 @@ void load_snapshot_apply(struct recorder *r, unsigned index)
 	snapshot_wait(r->f, &w);
 }
 
+static int added_map(struct block *b, uint64_t from, void *opaque, struct err *e)
+{
+	(void)opaque;
+	return qcow2_preallocate(b, from, e);
+}
+
 static void disk_resize(struct recorder *r, uint64_t bytes, bool map)
 {
+	static const struct block_fill fill = { added_map, NULL };
 	struct block *b = r->disk->b;
 	struct event *ev;
 
@@ -397,7 +404,7 @@ static void disk_resize(struct recorder *r, uint64_t bytes, bool map)
 		ev->len = r->disk->bytes - bytes;
 	}
 	record(r, EV_RESIZE)->len = MIN(bytes, RECORD_DISK_MAX);
-	if ((map ? block_grow_mapped(b, bytes, &r->f->err) : block_resize(b, bytes, &r->f->err)) < 0)
+	if ((map ? block_grow_filled(b, bytes, &fill, &r->f->err) : block_resize(b, bytes, &r->f->err)) < 0)
 		fail_msg("%s", r->f->err.msg);
 	r->disk->bytes = MIN(bytes, RECORD_DISK_MAX);
 	record_flushed(r);

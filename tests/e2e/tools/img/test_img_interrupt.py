@@ -89,3 +89,26 @@ def test_interrupted_verb_leaves_leaks_at_most(images, tmp_path, verb):
             images.img("check", "-r", "all", "top")
             images.qemu("check", "-q", "top")
             assert content(images) in allowed
+
+
+def test_killed_growth_keeps_the_old_size_until_the_space_is_there(images, tmp_path):
+    args = ["resize", "-q", "--preallocation=full", "top", "3M"]
+    whole = (images.path / "top").read_bytes()
+    with fuse(tmp_path / "fuse") as f:
+        assert not run_until(f, images, args, 1 << 30)
+        writes = f.seen().count(Op.WRITE)
+        for after in (0, writes // 4, writes // 2, writes * 3 // 4):
+            f.ask("add", "top", whole.hex())
+            f.hang(Op.WRITE, after=after)
+            with subprocess.Popen([IMG, *args], cwd=f.folder) as p:
+                while not f.hanging():
+                    time.sleep(0.002)
+                p.kill()
+                f.release()
+            with open(f["top"], "rb") as file:
+                (images.path / "top").write_bytes(file.read())
+            assert be64(images.path / "top", 24) == 1 << 20
+            images.qemu("check", "-q", "-r", "leaks", "top")
+            images.qemu("check", "-q", "top")
+            images.img("resize", "-q", "top", "3M")
+            images.io("top", "read -P 2 100k 200k", "read -P 0 1M 2M")

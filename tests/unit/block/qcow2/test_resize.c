@@ -2,7 +2,14 @@
 #include "fixture_powercut.h"
 #include "fixture_powerload.h"
 
+#include "base/bytes.h"
 #include "block/mirror.h"
+#include "block/qcow2/format.h"
+#include "block/qcow2/qcow2.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <sys/stat.h>
 
 #define SMALL (1 * MIB + 512)
 
@@ -146,6 +153,65 @@ static void test_growth_while_requests_are_held(void **state)
 	fixture_end(&f);
 }
 
+struct growth {
+	char path[PATH_MAX];
+	enum block_format format;
+	bool fails;
+};
+
+/* The file has the old size until the added part is filled; a raw file at least has the space. */
+static int fill(struct block *b, uint64_t from, void *opaque, struct err *e)
+{
+	const struct growth *g = opaque;
+	uint8_t size[8];
+	struct stat st;
+	FILE *file;
+
+	assert_int_equal(from, SMALL);
+	if (g->format == BLOCK_FORMAT_QCOW2) {
+		assert_int_equal(qcow2_preallocate(b, from, e), 0);
+		file = fopen(g->path, "r");
+		assert_non_null(file);
+		assert_int_equal(fseek(file, QCOW2_AT_SIZE, SEEK_SET), 0);
+		assert_int_equal(fread(size, sizeof(size), 1, file), 1);
+		fclose(file);
+		assert_int_equal(load_be64(size), SMALL);
+	} else {
+		assert_int_equal(stat(g->path, &st), 0);
+		assert_true((uint64_t)st.st_blocks * 512 >= 3 * MIB);
+	}
+	return g->fails ? err_set(e, -ENOSPC, ERR_NO_SPACE, "full") : 0;
+}
+
+static void test_growth_is_filled_before_its_size_is_stored(void **state)
+{
+	static const enum block_format formats[] = { BLOCK_FORMAT_QCOW2, BLOCK_FORMAT_RAW };
+	struct block_info info;
+	struct fixture f;
+	struct block *b;
+
+	(void)state;
+	for (unsigned i = 0; i < 4; i++) {
+		struct growth g = { .format = formats[i / 2], .fails = i % 2 };
+		const char *name = block_format_name(g.format);
+		struct block_fill how = { fill, &g };
+
+		fixture_begin(&f, 1);
+		fixture_run(&f, "qemu-img create -q -f %s img %llu && qemu-io -f %s -c 'write -P 6 0 1M' img", name, SMALL, name);
+		fixture_path(&f, "img", g.path, sizeof(g.path));
+		b = fixture_open(&f, "img", g.format, false);
+		assert_int_equal(block_grow_filled(b, 4 * MIB + SMALL, &how, &f.err), g.fails ? -ENOSPC : 0);
+		block_info(b, &info);
+		assert_int_equal(info.size_bytes, g.fails ? SMALL : 4 * MIB + SMALL);
+		assert_int_equal(block_close(b), 0);
+		fixture_run(&f, "qemu-img info -f %s --output json img | grep -q '\"virtual-size\": %d,'", name,
+			(int)info.size_bytes);
+		if (g.format == BLOCK_FORMAT_QCOW2)
+			fixture_run(&f, "qemu-img check -q img");
+		fixture_end(&f);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -155,6 +221,7 @@ int main(void)
 		cmocka_unit_test(test_power_cut_during_mapped_growth),
 		cmocka_unit_test(test_l1_moves_from_a_cluster_that_is_partly_used),
 		cmocka_unit_test(test_growth_while_requests_are_held),
+		cmocka_unit_test(test_growth_is_filled_before_its_size_is_stored),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
