@@ -13,15 +13,20 @@
 #define ENTRY_SWAP (1ULL << 62)
 #define ENTRY_FILE (1ULL << 61)
 
-/* Returns true if the page is the clone's own copy. A page of the base file that is write-protected but not mapped
+/* A page of the base file that is write-protected but not mapped
  * looks like a swapped page (a marker in the page table). Reading it through the mapping is correct as well, and
  * allocates nothing: the fault tracker leaves no such marker in a hole of the base file. */
-static bool entry_is_own(uint64_t entry)
+bool ram_view_entry_is_own(uint64_t entry)
 {
 	return (entry & (ENTRY_PRESENT | ENTRY_SWAP)) && !(entry & ENTRY_FILE);
 }
 
-static int entries_read(const struct ram_view *v, uint64_t off, uint64_t *entries, size_t n)
+bool ram_view_entry_is_present(uint64_t entry)
+{
+	return entry & ENTRY_PRESENT;
+}
+
+int ram_view_entries(const struct ram_view *v, uint64_t off, uint64_t *entries, size_t n)
 {
 	return pread_full(v->pagemap_fd, entries, n * sizeof(*entries),
 		(off_t)(((uintptr_t)v->ram + off) / PAGE_BYTES * sizeof(*entries)));
@@ -31,13 +36,13 @@ static int entries_read(const struct ram_view *v, uint64_t off, uint64_t *entrie
 static int pages_read(const struct ram_view *v, uint64_t off, uint8_t *buf, size_t n)
 {
 	uint64_t entries[PAGES_AT_ONCE];
-	int r = entries_read(v, off, entries, n);
+	int r = ram_view_entries(v, off, entries, n);
 
 	for (size_t i = 0, end; i < n && !r; i = end) {
-		bool own = entry_is_own(entries[i]);
+		bool own = ram_view_entry_is_own(entries[i]);
 		size_t at = i * PAGE_BYTES, len;
 
-		for (end = i + 1; end < n && entry_is_own(entries[end]) == own;)
+		for (end = i + 1; end < n && ram_view_entry_is_own(entries[end]) == own;)
 			end++;
 		len = (end - i) * PAGE_BYTES;
 		if (own)
@@ -62,11 +67,11 @@ int ram_view_read(const struct ram_view *v, uint64_t off, uint8_t *buf, size_t l
 int ram_view_read_page(const struct ram_view *v, uint64_t off, uint8_t *buf, bool *ret_own)
 {
 	uint64_t entry;
-	int r = entries_read(v, off, &entry, 1);
+	int r = ram_view_entries(v, off, &entry, 1);
 
 	if (r < 0)
 		return r;
-	*ret_own = entry_is_own(entry);
+	*ret_own = ram_view_entry_is_own(entry);
 	if (!*ret_own)
 		return pread_full(v->base_fd, buf, PAGE_BYTES, (off_t)(v->base_offset + off));
 	memcpy(buf, v->ram + off, PAGE_BYTES);
@@ -95,8 +100,8 @@ bool ram_view_is_hole(const struct ram_view *v, struct holes *h, uint64_t off, s
 
 	if (!hole_at(h, v->base_offset + off, len))
 		return false;
-	untouched = n <= PAGES_AT_ONCE && entries_read(v, off, entries, n) == 0;
+	untouched = n <= PAGES_AT_ONCE && ram_view_entries(v, off, entries, n) == 0;
 	for (size_t i = 0; i < n && untouched; i++)
-		untouched = !entry_is_own(entries[i]);
+		untouched = !ram_view_entry_is_own(entries[i]);
 	return untouched;
 }

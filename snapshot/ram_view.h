@@ -30,6 +30,11 @@ int ram_view_read_page(const struct ram_view *v, uint64_t off, uint8_t *buf, boo
  * zeros.
  * v: the view; NULL: RAM is a mapping of fd. Returns 0 or -errno. */
 int ram_block_read(const struct ram_view *v, int fd, uint64_t ram_bytes, uint64_t block, uint8_t *buf);
+/* Read the entries of the pagemap for n pages from off on. Returns 0 or -errno. */
+int ram_view_entries(const struct ram_view *v, uint64_t off, uint64_t *entries, size_t n);
+/* Return whether an entry's page is the clone's own copy; whether the page is mapped. */
+bool ram_view_entry_is_own(uint64_t entry);
+bool ram_view_entry_is_present(uint64_t entry);
 /* Begin a walk over the holes of the base file. */
 void ram_view_walk(const struct ram_view *v, struct holes *ret_h);
 /* Return true if [off, off + len) was never touched and is therefore zero. False does not mean the opposite.

@@ -672,6 +672,7 @@ static const struct {
 	[VM_MSG_SEND_KEYS] = { control_send_keys, false },
 	[VM_MSG_INPUT] = { control_input, false },
 	[VM_MSG_PAGE] = { control_page, false },
+	[VM_MSG_FIRST_PAGES] = { control_first_pages, false },
 	[VM_MSG_DISK_RESIZE] = { control_disk_resize, true, true },
 	[VM_MSG_FORK] = { fork_request, true },
 	[VM_MSG_PINS_DELETE] = { pins_delete_request, false },

@@ -122,6 +122,12 @@ int control_page(struct control *c, struct channel_msg *m, struct err *e)
 		err_set(e, -EINVAL, ERR_INVALID, "the request needs a file for the page");
 }
 
+int control_first_pages(struct control *c, struct channel_msg *m, struct err *e)
+{
+	return m->nfds == 1 ? prefault_make(&vm_machine(c->vm)->prefault, m->fds[0], e) :
+		err_set(e, -EINVAL, ERR_INVALID, "the request needs a file for the list");
+}
+
 int control_dirty_rate(struct control *c, struct channel_msg *m, struct err *e)
 {
 	const struct vm_dirty_rate_ask *ask = m->body;

@@ -112,6 +112,7 @@ int control_query(struct control *c, struct channel_msg *m, struct err *e);
 int control_space(struct control *c, struct channel_msg *m, struct err *e);
 int control_pci(struct control *c, struct channel_msg *m, struct err *e);
 int control_page(struct control *c, struct channel_msg *m, struct err *e);
+int control_first_pages(struct control *c, struct channel_msg *m, struct err *e);
 int control_dirty_rate(struct control *c, struct channel_msg *m, struct err *e);
 
 /* Handler of VM_MSG_SCREENSHOT (control_screen.c). Returns LATER, or -errno. */

@@ -11,6 +11,7 @@
 #include "base/util.h"
 #include "vmm/kvm/end_file.h"
 #include "vmm/kvm/host_files.h"
+#include "vmm/kvm/prefault.h"
 #include "vmm/vm_msg.h"
 
 #include <asm/termbits.h>
@@ -74,7 +75,7 @@ static const unsigned ioctls[] = { KVM_RUN, KVM_SIGNAL_MSI, KVM_IRQ_LINE, UFFDIO
 	KVM_CLEAR_DIRTY_LOG, KVM_CREATE_VCPU, KVM_SET_CPUID2, KVM_GET_STATS_FD, KVM_GET_TSC_KHZ, KVM_SET_TSC_KHZ,
 	KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS, KVM_GET_MSRS, KVM_SET_MSRS,
 	KVM_GET_XSAVE, KVM_GET_XSAVE2, KVM_SET_XSAVE, KVM_GET_XCRS, KVM_SET_XCRS, KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS,
-	KVM_GET_LAPIC, KVM_SET_LAPIC, KVM_GET_MP_STATE, KVM_SET_MP_STATE, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS,
+	KVM_GET_LAPIC, KVM_SET_LAPIC, KVM_GET_MP_STATE, KVM_SET_MP_STATE, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, KVM_PRE_FAULT_MEMORY,
 	KVM_GET_NESTED_STATE, KVM_SET_NESTED_STATE, KVM_GET_SREGS2, KVM_SET_SREGS2, KVM_GET_DEVICE_ATTR, KVM_SET_DEVICE_ATTR,
 	KVM_SET_SIGNAL_MASK, KVM_SET_GUEST_DEBUG, KVM_TRANSLATE, KVM_KVMCLOCK_CTRL,
 	BLKGETSIZE64, BLKSSZGET, TUNSETOFFLOAD, TUNSETQUEUE,
@@ -95,6 +96,7 @@ static const struct {
 } for_building_by_argument[] = {
 	{ SYS_socketpair, AF_UNIX }, /* for the agent's port */
 	{ SYS_prctl, PR_SET_NO_NEW_PRIVS }, /* for lockdown_drop() */
+	{ SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY }, /* for prefault_init() */
 	{ SYS_prlimit64, 0 }, /* limits of this process, for sandbox_limit_files() */
 };
 

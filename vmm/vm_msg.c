@@ -66,6 +66,7 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_SEND_KEYS] = ROW(struct vm_keys, 0),
 	[VM_MSG_INPUT] = ROW(struct vm_input, 0),
 	[VM_MSG_PAGE] = { .fds_max = 1, .known = true },
+	[VM_MSG_FIRST_PAGES] = { .fds_max = 1, .known = true },
 	[VM_MSG_DISK_RESIZE] = ROW(struct vm_disk_resize, 0),
 	[VM_MSG_VCPUS] = ROW(struct vm_vcpus, 0),
 	[VM_MSG_PCI] = ROW_EMPTY,

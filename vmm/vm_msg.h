@@ -199,6 +199,9 @@ enum vm_msg_type {
 	 * They replace those of the last request. The process deletes them before work that a pin would forbid, and
 	 * when the VM ends; it forgets them when the daemon ends. Only if vm_info.pins_readable is VM_IDLE_PINS. */
 	VM_MSG_PINS_IDLE = 65,
+	/* a request: no body + 1 fd, an empty memfd: write the list of the pages that the guest has touched so far
+	 * (vmm/kvm/prefault.h). Only from `cairn run`. */
+	VM_MSG_FIRST_PAGES = 66,
 	VM_MSG_TYPE_COUNT,
 };
 

@@ -25,6 +25,7 @@
 /* Frames for the guest, and data from it. */
 struct stream {
 	struct guest_session *s;
+	const struct guest_link *link;
 	int sock;
 	struct agent_order order;
 	bool input_open, greets; /* greets: the answer to the line CONNECT has not come */
@@ -240,6 +241,8 @@ static int frame_take(struct stream *t, const struct agent_frame *f, struct err 
 	switch (f->type) {
 	case AGENT_FRAME_STARTED:
 		t->wait_until_ns = UINT64_MAX;
+		if (t->link->started)
+			t->link->started(t->link->opaque);
 		return 0;
 	case AGENT_FRAME_RENEWED:
 		return load_le32(f->data) ? renewal_failed(load_le32(f->data), e) : 0;
@@ -373,6 +376,7 @@ int guest_session_run(struct guest_session *s, const struct guest_link *link, st
 	int r;
 
 	t->s = s;
+	t->link = link;
 	t->sock = link->sock;
 	t->greets = link->greets;
 	t->order.renews = link->renews;

@@ -47,6 +47,8 @@ struct guest_link {
 	const char *name; /* then, the guest's host name; borrowed; NULL: that of the state */
 	const struct guest_mount *mounts; /* borrowed */
 	size_t nmounts;
+	void (*started)(void *opaque); /* called when the program has been started; NULL: not wanted */
+	void *opaque;
 };
 
 /* Connect to the agent. The agent may turn out to be missing only when a session runs.

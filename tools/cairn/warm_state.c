@@ -5,6 +5,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/util.h"
+#include "snapshot/first_pages.h"
 #include "snapshot/vmstate.h"
 #include "tools/cairn/warm_key.h"
 
@@ -182,6 +183,23 @@ int warm_state_check(int fd, struct err *e)
 		r = memory_check(&f, &h, crcs, buf, e);
 	if (!r)
 		futimens(fd, (struct timespec[]){ { .tv_nsec = UTIME_OMIT }, { .tv_sec = CHECKED_S } });
+	return r;
+}
+
+int warm_state_put_pages(int fd, const uint32_t *list, size_t n)
+{
+	CLEANUP_CLOSE int writable = -1;
+	char path[32];
+	struct stat st;
+	int r;
+
+	snprintf(path, sizeof(path), "/proc/self/fd/%d", fd);
+	writable = open(path, O_RDWR | O_CLOEXEC);
+	if (writable < 0 || fstat(writable, &st) < 0)
+		return -errno;
+	r = first_pages_write(writable, list, n);
+	if (st.st_mtim.tv_sec == CHECKED_S && !st.st_mtim.tv_nsec) /* the memory is still what was checked */
+		futimens(writable, (struct timespec[]){ { .tv_nsec = UTIME_OMIT }, st.st_mtim });
 	return r;
 }
 

@@ -24,6 +24,8 @@ int warm_state_open(const struct warm_key *k, struct err *e);
 /* Check all of the memory in a state against its checksums, if the file was written to since the last check.
  * Returns 0; -errno with a sentence. */
 int warm_state_check(int fd, struct err *e);
+/* Keep the list of the pages that a guest touches first in its state (snapshot/first_pages.h). Returns 0 or -errno. */
+int warm_state_put_pages(int fd, const uint32_t *list, size_t n);
 /* Remove the state of a key. */
 void warm_state_drop(const struct warm_key *k);
 

@@ -5,6 +5,7 @@
 #include "base/loop.h"
 #include "base/util.h"
 #include "vmm/kvm/kvm.h"
+#include "vmm/kvm/prefault.h"
 
 #include <linux/fs.h>
 #include <linux/if_tun.h>
@@ -65,7 +66,7 @@ static const struct {
 
 static const unsigned vcpu_ioctls[] = { KVM_RUN, KVM_GET_REGS, KVM_SET_REGS, KVM_GET_SREGS, KVM_SET_SREGS, KVM_GET_MSRS,
 	KVM_SET_MSRS, KVM_TRANSLATE, KVM_SET_GUEST_DEBUG, KVM_GET_VCPU_EVENTS, KVM_SET_VCPU_EVENTS, KVM_SET_SIGNAL_MASK,
-	KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, KVM_GET_XCRS, KVM_GET_XSAVE, KVM_SET_XSAVE };
+	KVM_GET_DEBUGREGS, KVM_SET_DEBUGREGS, KVM_PRE_FAULT_MEMORY, KVM_GET_XCRS, KVM_GET_XSAVE, KVM_SET_XSAVE };
 static const unsigned device_ioctls[] = { KVM_SIGNAL_MSI, KVM_IRQ_LINE, KVM_IOEVENTFD };
 static const unsigned screen_ioctls[] = { KVM_SET_USER_MEMORY_REGION };
 static const unsigned vhost_ioctls[] = { VHOST_SET_OWNER, VHOST_GET_FEATURES, VHOST_SET_FEATURES, VHOST_SET_MEM_TABLE,

@@ -7,6 +7,7 @@
 #include "vmm/kvm/end_file.h"
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/port_ring.h"
+#include "vmm/kvm/prefault.h"
 #include "vmm/kvm/thread_filter.h"
 #include "vmm/kvm/vcpu_nested.h"
 
@@ -162,6 +163,8 @@ static void *vcpu_thread(void *opaque)
 	thread_filter_enter(v->set->cfg.kvm, THREAD_VCPU, NULL, v->fd);
 	atomic_store(&v->tid, gettid());
 	while (vcpu_park(v)) {
+		if (!v->ran && !v->index)
+			prefault_run(v->set->cfg.prefault, v->fd);
 		v->ran = true;
 		if (v->drains)
 			vcpu_drain(v);

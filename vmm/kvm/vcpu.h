@@ -27,6 +27,7 @@ struct kvm_lapic_state;
 struct kvm_run;
 struct msr_list;
 struct port_ring;
+struct prefault;
 struct state_reader;
 struct state_writer;
 struct vcpus;
@@ -97,6 +98,7 @@ struct vcpus_config {
 	 * all vCPUs is already requested. */
 	void (*fault)(void *opaque, unsigned vcpu, enum vm_reason reason, const char *detail);
 	void *opaque;
+	const struct prefault *prefault; /* borrowed */
 };
 
 struct vcpus {

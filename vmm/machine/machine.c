@@ -302,7 +302,7 @@ static int vcpus_setup(struct machine *m, struct err *e)
 	struct vcpus_config v = { .kvm = &m->kvm, .count = c->vcpus, .sockets = c->sockets,
 		.cores = c->cores, .threads = c->threads, .absent = c->vcpus_absent, .pio = m->pio, .mmio = m->mmio,
 		.assist = m->assist_on ? &m->assist : NULL, .fault = m->listener.fault,
-		.opaque = m->listener.opaque, .port_ring = &m->port_ring };
+		.opaque = m->listener.opaque, .port_ring = &m->port_ring, .prefault = &m->prefault };
 	int r;
 
 	if (!v.sockets) {
@@ -517,7 +517,7 @@ int machine_new(const struct vm_config *cfg, int *fds, unsigned nfds, int fork_f
 	m->vsock_listen_fd = m->vsock_dial_fd = -1;
 	m->kvm.sys_fd = m->kvm.vm_fd = m->mem.fd = m->kernel_fd = m->initrd_fd = m->network_rom_fd = m->screen_rom_fd =
 		m->nvram_fd = m->nvram_template_fd =
-		m->restored_from.fd = m->uffd.fd = m->working_sets_fd = -1;
+		m->restored_from.fd = m->uffd.fd = m->prefault.uffd = m->working_sets_fd = -1;
 	m->pagemap_fd = cfg->forked ? steal_fd(&host->pagemap_fd) : -1;
 	m->fork_fd = fork_fd;
 	m->peer_fd = host ? host->peer_fd : 0;
@@ -626,6 +626,7 @@ void machine_free(struct machine *m)
 	bus_free(m->mmio);
 	kvm_done(&m->kvm);
 	dirty_log_done(&m->dirty_log);
+	prefault_done(&m->prefault);
 	memory_done(&m->mem);
 	ram_working_sets_done(m);
 	uffd_close(&m->uffd);

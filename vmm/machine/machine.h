@@ -15,6 +15,7 @@
 #include "vmm/kvm/kvm.h"
 #include "vmm/kvm/memory.h"
 #include "vmm/kvm/port_ring.h"
+#include "vmm/kvm/prefault.h"
 #include "vmm/kvm/throttle.h"
 #include "vmm/kvm/vcpu.h"
 #include "vmm/machine/machine_hold.h"
@@ -92,6 +93,7 @@ struct machine {
 	struct machine_listener listener;
 	struct kvm kvm;
 	struct memory mem;
+	struct prefault prefault;
 	struct vcpus vcpus;
 	struct assist assist;
 	bool assist_on;

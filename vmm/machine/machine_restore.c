@@ -54,6 +54,8 @@ int machine_map_fork(struct machine *m, struct err *e)
 		return r;
 	vmstate_layout_of(m->cfg.ram_bytes, &l);
 	r = memory_map_cow(&m->mem, fd, l.ram_offset, &m->pagemap_fd, e);
+	if (!r && m->cfg.foreground)
+		prefault_init(&m->prefault, &m->mem, fd);
 	if (!r)
 		fd = -1;
 	return r;

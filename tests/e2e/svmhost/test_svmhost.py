@@ -77,7 +77,8 @@ HOSTS = (
         "test_memory_of_128_mib_is_in_huge_pages", "test_memory_of_a_plain_users_vm_is_in_huge_pages",
         "test_small_guests_and_those_that_ask_for_it_have_small_pages", "test_memory_in_huge_pages_survives_whatever_moves_it",
         "test_memory_is_in_huge_pages_again_after_a_new_process", "test_revert_of_a_huge_page_that_is_in_use_replaces_all_memory",
-        "test_host_that_collects_huge_pages_does_not_fill_memory_with_zeros")},
+        "test_host_that_collects_huge_pages_does_not_fill_memory_with_zeros"),
+     "test_linux_warm.py": ("test_pages_that_a_guest_touches_first_are_mapped_in_advance",)},
 )
 KERNELS = ("", "", "backports")  # of each host: CAIRN_SVMHOST_KERNEL
 # Two hosts of the usual weight left the tests beside them a third of two processors: a boot of Linux took 200 s. With

@@ -221,6 +221,35 @@ static void test_state_is_found_by_its_key(void **state)
 	warm_key_free(k);
 }
 
+static void test_list_of_pages_leaves_the_memory_checked(void **state)
+{
+	struct fixture *f = *state;
+	struct warm_key *k = key_of(f);
+	uint32_t list[] = { 4, 9 }, back[FIRST_PAGES_MAX];
+	struct stat before, after;
+	struct err e;
+	int fd;
+
+	state_make(k);
+	fd = warm_state_open(k, &e);
+	assert_int_equal(warm_state_check(fd, &e), 0);
+	assert_int_equal(fstat(fd, &before), 0);
+	assert_int_equal(warm_state_put_pages(fd, list, ARRAY_SIZE(list)), 0);
+	assert_int_equal(fstat(fd, &after), 0);
+	assert_memory_equal(&after.st_mtim, &before.st_mtim, sizeof(after.st_mtim));
+	close(fd);
+	fd = warm_state_open(k, &e);
+	assert_int_equal(first_pages_read(fd, RAM_BYTES / 4096, back), ARRAY_SIZE(list));
+	close(fd);
+	fd = state_change(f, k); /* a memory that nobody has checked does not count as checked */
+	assert_int_equal(futimens(fd, NULL), 0);
+	assert_int_equal(warm_state_put_pages(fd, list, 1), 0);
+	assert_int_equal(fstat(fd, &after), 0);
+	assert_true(after.st_mtim.tv_sec > CHECKED_S);
+	close(fd);
+	warm_key_free(k);
+}
+
 static void test_states_of_a_file_are_found(void **state)
 {
 	struct fixture *f = *state;
@@ -421,6 +450,7 @@ int main(void)
 		TEST(test_guest_with_what_no_state_has_boots),
 		TEST(test_file_that_changes_leaves_no_state),
 		TEST(test_state_is_found_by_its_key),
+		TEST(test_list_of_pages_leaves_the_memory_checked),
 		TEST(test_states_of_a_file_are_found),
 		TEST(test_damaged_state_is_refused_and_removed),
 		TEST(test_damaged_memory_is_found),

@@ -235,10 +235,13 @@ static int guest_resume(struct guest_run *x, struct guest_link *link, struct err
 
 	if (!run_warm_use(&x->warm, &x->config))
 		return 0;
-	r = process_start(x->guest, x->streams, x->program, &x->config, x->c, NULL, e);
+	r = process_start(x->guest, x->streams, x->program, &x->config, x->c, x->warm.lists ? &x->warm.channel : NULL, e);
 	if (r < 0)
 		return r;
 	link->renews = true;
+	link->started = x->warm.lists ? run_warm_list : NULL;
+	link->opaque = &x->warm;
+	x->warm.vm_end = run_guest_end_fd(x->guest);
 	r = run_warm_check(&x->warm) ? run_guest_connect(x->c, x->guest, MIN(x->deadline_ns, patience_ns), link) : -EIO;
 	x->config.vm.restore_fd = VM_NO_FD;
 	x->config.vm.forked = 0;
@@ -282,7 +285,7 @@ static int command_run(struct cli *c, const struct run_definition *d, const stru
 {
 	CLEANUP(run_guest_free_p) struct run_guest *g = NULL;
 	CLEANUP(guest_link_close) struct guest_link link = { .sock = -1 };
-	struct guest_run x = { .c = c, .program = program, .warm = { .state = -1 }, .deadline_ns = UINT64_MAX,
+	struct guest_run x = { .c = c, .program = program, .warm = RUN_WARM_NONE, .deadline_ns = UINT64_MAX,
 		.streams = option_flag(c, "show-console") ? RUN_STREAMS_ERROR : RUN_STREAMS_NONE };
 	uint64_t limit_ns;
 	char words[RUN_ROOT_WORDS_BYTES];
@@ -312,9 +315,9 @@ static int command_run(struct cli *c, const struct run_definition *d, const stru
 	run_warm_find(&x.warm, c, d, &x.config, x.root, program);
 	r = guest_start(&x, &link, &ret->err);
 	is_warm = x.warm.state >= 0;
-	run_warm_done(&x.warm);
 	if (r > 0)
 		r = run_command(c, g, root, writes, &link, x.deadline_ns, ret);
+	run_warm_done(&x.warm);
 	config_done(&x.config);
 	ret->warm = is_warm;
 	if (x.left_state || (root && root->is_new))

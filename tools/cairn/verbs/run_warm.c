@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "snapshot/first_pages.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/guest_session.h"
 #include "tools/cairn/run_definition.h"
@@ -19,11 +20,15 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <sys/mman.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
+#define PAGE_BYTES 4096u
 #define RENEWAL_MS 10000 /* for the agent to answer */
+#define LIST_MS 1000
 #define SEQ 2		 /* of the requests; the configuration's is 1 */
 /* The guest is idle if its vCPUs have run for less than a tenth of each of some periods in a row. */
 #define IDLE_PERIOD_MS 20
@@ -79,14 +84,19 @@ void run_warm_done(struct run_warm *w)
 	if (w->state >= 0)
 		close(w->state);
 	w->state = -1;
+	if (w->channel >= 0)
+		close(w->channel);
+	w->channel = -1;
 }
 
-bool run_warm_use(const struct run_warm *w, struct config *config)
+bool run_warm_use(struct run_warm *w, struct config *config)
 {
+	CLEANUP_FREE uint32_t *list = must_alloc(malloc(FIRST_PAGES_MAX * sizeof(*list)));
 	unsigned at = w->state < 0 ? VM_NO_FD : config_add_fd(config, fcntl(w->state, F_DUPFD_CLOEXEC, 3));
 
 	config->vm.restore_fd = (uint16_t)at;
 	config->vm.forked = at != VM_NO_FD;
+	w->lists = config->vm.forked && first_pages_read(w->state, config->vm.ram_bytes / PAGE_BYTES, list) < 0;
 	return config->vm.forked;
 }
 
@@ -191,6 +201,15 @@ static int answer_await(int channel, int vm_end, uint64_t deadline_ns, void *buf
 	return r;
 }
 
+static int reply_check(const struct channel_msg *m, struct err *e)
+{
+	const struct vm_reply *reply = m->body;
+
+	if (m->head.type != VM_MSG_REPLY)
+		return err_set_errno(e, -EPROTO, "the VM's process");
+	return reply->error < 0 ? err_set(e, -EIO, ERR_GENERIC, "%.*s", (int)sizeof(reply->msg), reply->msg) : 0;
+}
+
 /* Ask for how long the vCPUs have run. */
 static int running_ask(int channel, int vm_end, uint64_t deadline_ns, uint64_t *ret_ns)
 {
@@ -236,7 +255,6 @@ static int state_write(int channel, int vm_end, int fd, uint64_t deadline_ns, st
 	CLEANUP_FREE struct vm_fork *what = must_alloc(calloc(1, sizeof(*what)));
 	CLEANUP_FREE void *buf = must_alloc(malloc(CHANNEL_BODY_MAX));
 	const struct vm_snapshot_done *done;
-	const struct vm_reply *reply;
 	struct channel_msg m;
 	int r = channel_send(channel, VM_MSG_VERSION, VM_MSG_FORK, SEQ, what, sizeof(*what), &fd, 1);
 
@@ -245,11 +263,10 @@ static int state_write(int channel, int vm_end, int fd, uint64_t deadline_ns, st
 	if (r < 0)
 		return err_set_errno(e, r, "the VM's process does not answer");
 	done = m.body;
-	reply = m.body;
-	if (m.head.type == VM_MSG_REPLY)
-		return err_set(e, -EIO, ERR_GENERIC, "%.*s", (int)sizeof(reply->msg), reply->msg);
-	if (m.head.type != VM_MSG_SNAPSHOT_DONE) /* such as a late answer to running_ask() */
-		return err_set_errno(e, -EPROTO, "the VM's process");
+	if (m.head.type != VM_MSG_SNAPSHOT_DONE) {
+		r = reply_check(&m, e); /* or a late answer to running_ask() */
+		return r ? r : err_set_errno(e, -EPROTO, "the VM's process");
+	}
 	return done->error < 0 ? err_set(e, done->error, ERR_GENERIC, "%.*s", (int)sizeof(done->msg), done->msg) : 0;
 }
 
@@ -282,4 +299,35 @@ bool run_warm_save(const struct run_warm *w, int channel, int vm_end, struct gue
 		r = state_save(w, channel, vm_end, deadline_ns, &e);
 	note(w, r < 0 ? "this run leaves no state to begin from: %s" : "this run leaves a state to begin from%s", r < 0 ? e.msg : "");
 	return r == 0;
+}
+
+/* ---- the pages that a guest touches first ---- */
+
+/* Let the VM's process write the list to a file. */
+static int pages_ask(const struct run_warm *w, int fd, struct err *e)
+{
+	CLEANUP_FREE void *buf = must_alloc(malloc(CHANNEL_BODY_MAX));
+	struct channel_msg m;
+	int r = channel_send(w->channel, VM_MSG_VERSION, VM_MSG_FIRST_PAGES, SEQ, NULL, 0, &fd, 1);
+
+	if (!r)
+		r = answer_await(w->channel, w->vm_end, clock_monotonic_ns() + LIST_MS * 1000000ULL, buf, &m);
+	return r < 0 ? err_set_errno(e, r, "the VM's process does not answer") : reply_check(&m, e);
+}
+
+void run_warm_list(void *opaque)
+{
+	struct run_warm *w = opaque;
+	CLEANUP_FREE uint32_t *list = must_alloc(malloc(FIRST_PAGES_MAX * sizeof(*list)));
+	CLEANUP_CLOSE int fd = memfd_create("pages", MFD_CLOEXEC);
+	struct err e;
+	ssize_t n;
+	int r = fd < 0 ? err_set_errno(&e, -errno, "memfd") : pages_ask(w, fd, &e);
+
+	/* The guest may have got hold of the VM's process. So the list is copied, and each run checks it. */
+	if (!r && ((n = pread(fd, list, FIRST_PAGES_MAX * sizeof(*list), 0)) < 0 ||
+		warm_state_put_pages(w->state, list, (size_t)n / sizeof(*list)) < 0))
+		r = err_set_errno(&e, -errno, "the list");
+	note(w, r < 0 ? "the next run cannot map in advance the pages that the guest touches first: %s" :
+		"later runs map in advance the pages that the guest touches first%s", r < 0 ? e.msg : "");
 }

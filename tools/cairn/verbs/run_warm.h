@@ -16,15 +16,22 @@ struct run_warm {
 	struct warm_key *key; /* NULL: the guest boots, and leaves no state */
 	int state;	      /* fd; -1: none, so the guest boots */
 	bool verbose;	      /* print notes */
+	bool lists;	      /* the state lacks the list of the pages that a guest touches first: make it (snapshot/first_pages.h) */
+	int channel;	      /* with lists: to the VM's process; -1: none */
+	int vm_end;	      /* with lists: pidfd of that; borrowed */
 };
 
+#define RUN_WARM_NONE { .state = -1, .channel = -1 }
+
 /* Look for a state. Call it before the agent is in the initramfs.
- * root: as for initrd_agent_add(). program: the VM process's. w: initialised by { .state = -1 }. */
+ * root: as for initrd_agent_add(). program: the VM process's. w: initialised by RUN_WARM_NONE. */
 void run_warm_find(struct run_warm *w, struct cli *c, const struct run_definition *d, const struct config *config, const char *root,
 	const char *program);
 void run_warm_done(struct run_warm *w);
 /* Let the VM begin from the state. Returns false, after a note, if that is not possible. */
-bool run_warm_use(const struct run_warm *w, struct config *config);
+bool run_warm_use(struct run_warm *w, struct config *config);
+/* Let later runs map the pages that the guest has touched so far. opaque: a struct run_warm with `lists`. */
+void run_warm_list(void *opaque);
 /* Check the state while the VM starts. Returns whether it is whole. */
 bool run_warm_check(const struct run_warm *w);
 /* Drop a state that did not work: the guest boots, and stores another one. */
