@@ -30,6 +30,8 @@ static int define_check(struct vm_host *host, struct definition *def, enum vm_de
 	struct vm *old = vm_find_name(host, def->name), *holder;
 
 	*ret_old = old;
+	if (old && mode == VM_CREATE && vm_state_is_active(old->state))
+		return err_set(e, -EEXIST, ERR_EXISTS, "VM '%s' exists already and is %s", def->name, vm_state_name(old->state));
 	if (old && mode == VM_CREATE)
 		return err_set(e, -EEXIST, ERR_EXISTS, "VM '%s' exists already; start it: cairn start %s", def->name, def->name);
 	if (old && vm_check_claim(old, VM_CLAIM_DEFINE, "define it", e) < 0)

@@ -49,6 +49,8 @@ def test_name_that_exists_is_refused(fake):
     fake.define("vm1")
     assert "VM 'vm1' exists already; start it: cairn start vm1" in create(fake, ok=4).stderr
     assert fake.info("vm1")["persistent"] is True and fake.info("vm1")["word"] == "shutoff"
+    fake.cairn("start", "vm1")
+    assert "VM 'vm1' exists already and is running\n" in create(fake, ok=4).stderr
 
 
 def test_failed_start_leaves_nothing(fake, tmp_path):
