@@ -55,7 +55,7 @@ int vmsnap_find(const struct tree *t, const char *name, struct tree_node **ret, 
 
 	if (!n)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND,
-			*name ? "there is no snapshot '%s'; see snapshot-list" : "there is no current snapshot%s",
+			*name ? "there is no snapshot '%s'; see cairn snapshot-list" : "there is no current snapshot%s",
 			name);
 	*ret = n;
 	return 0;

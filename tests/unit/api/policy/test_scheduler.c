@@ -148,7 +148,7 @@ static struct vm_snapshot_info infos[2];
 static size_t parents[] = { SNAPSHOT_NO_PARENT, SNAPSHOT_NO_PARENT };
 static const struct snapshots list = { .list = infos, .n = 2, .parent = parents };
 
-/* The answer of the VM's process that waits for answer_space(). */
+/* The request for the space of the disks, which waits for the test to answer it with space_done(). */
 static bool space_waits;
 static unsigned space_asked;
 static void (*space_done)(void *opaque, int r, const struct vm_answer *a, const struct err *e);

@@ -1,4 +1,4 @@
-/* Malformed images, class by class as in QCOW2.md: a clear error or a safe read. A write that would
+/* Malformed images, field by field and table by table: a clear error or a safe read. A write that would
  * cause damage marks the image corrupt and fails. */
 #include "fixture_block.h"
 
