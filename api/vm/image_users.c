@@ -46,8 +46,8 @@ const struct vm *image_user(const struct vm *vm, const char *path)
 	return NULL;
 }
 
-/* Whether a layer of the disk, or a layer's data file, from layer number `first` on, is the file of that path. A backing
- * file that is read at a pin does not count, because that file may be written. */
+/* Whether a layer of the disk, or a layer's data file, from layer number `first` on, is the file of that path. A
+ * backing file that is read at a pin does not count, because that file may be written. */
 static bool disk_reads(const struct vm_host *host, const struct definition_disk *d, unsigned first, const char *path)
 {
 	for (unsigned k = first; k < d->nlayers; k++)

@@ -27,8 +27,8 @@ int template_check(const struct vm *vm, const char *what, struct err *e);
 /* Check that the VM's images may be written; see image_is_frozen(). what: a verb for the error, such as "start".
  * Returns 0; -EPERM. */
 int image_check_writable(const struct vm *vm, const char *what, struct err *e);
-/* Check that a lower layer of a VM's disk may be written: no other disk, of any VM, has it as its image, or as a backing
- * file that it does not read at a pin.
+/* Check that a lower layer of a VM's disk may be written: no other disk, of any VM, has it as its image, or as a
+ * backing file that it does not read at a pin.
  * disk: the disk's id. path: of the layer.
  * Returns 0; -EPERM. */
 int image_check_base(const struct vm *vm, const char *disk, const char *path, struct err *e);
