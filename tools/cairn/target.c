@@ -22,6 +22,22 @@ static void ends_block(struct target *t)
 	sigprocmask(SIG_BLOCK, &ends, &t->before);
 }
 
+/* Check that an existing file may be replaced. */
+static int kind_check(const struct target *t, struct err *e)
+{
+	CLEANUP_CLOSE int fd = open(t->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	char first[16];
+	ssize_t n;
+
+	if (fd < 0)
+		return errno == ENOENT ? 0 : err_set_errno(e, -errno, "%s exists, and cannot be read", t->path);
+	n = pread(fd, first, sizeof(first), 0);
+	for (size_t i = 0; i < 2 && n > 0 && t->begins[i]; i++)
+		if ((size_t)n >= strlen(t->begins[i]) && !memcmp(first, t->begins[i], strlen(t->begins[i])))
+			return 0;
+	return n ? err_set(e, -EEXIST, ERR_EXISTS, "%s exists and is not %s; choose another name, or remove that file first", t->path, t->kind) : 0;
+}
+
 int target_open(struct target *t, bool in_place, struct err *e)
 {
 	struct stat st;
@@ -32,6 +48,8 @@ int target_open(struct target *t, bool in_place, struct err *e)
 	if ((t->is_new || in_place) && lstat(t->path, &st) == 0)
 		return err_set(e, -EEXIST, ERR_EXISTS, "%s already exists; choose another name%s", t->path,
 			in_place ? ": --no-wait does not replace files" : ", or replace the file with --force");
+	if (t->kind && (r = kind_check(t, e)) < 0)
+		return r;
 	if (in_place) {
 		t->tmp[0] = 0;
 		t->fd = open(t->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);

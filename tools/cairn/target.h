@@ -12,6 +12,10 @@ struct err;
 struct target {
 	const char *path;
 	bool is_new; /* refuse an existing file */
+	/* Replace a file only if it is empty or has this kind of content: "a saved state"; another file may be a disk's
+	 * image. NULL: replace any file. */
+	const char *kind;
+	const char *begins[2]; /* with kind: what such a file begins with; the second one may be NULL */
 	bool whole; /* remove the file if it is incomplete, because nobody could use it */
 	bool goes_on; /* the job continues without the daemon, so the file may become complete later */
 	char tmp[PATH_MAX]; /* temporary name; empty: the file has its final name, because this process does not wait to

@@ -22,7 +22,7 @@ static int options_check(struct cli *c)
 
 int verb_dump(struct cli *c)
 {
-	struct target t = { .path = c->pos[1], .fd = -1 };
+	struct target t = { .path = c->pos[1], .fd = -1, .kind = "a dump", .begins = { "\x7f" "ELF" } };
 	CLEANUP_JS struct json_object *result = NULL;
 	struct json_object *args;
 	struct err e;

@@ -29,7 +29,7 @@ static int save_lost(struct cli *c, const struct target *t, const struct err *e)
 
 int verb_save(struct cli *c)
 {
-	struct target t = { .path = c->pos[1], .fd = -1, .goes_on = true };
+	struct target t = { .path = c->pos[1], .fd = -1, .goes_on = true, .kind = "a saved state", .begins = { "CAIRNVMS" } };
 	struct err e;
 	int r = cli_ready(c, "vm-save", &e);
 

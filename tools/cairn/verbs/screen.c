@@ -19,7 +19,7 @@ static bool is_png(const char *path)
 
 int verb_screenshot(struct cli *c)
 {
-	struct target t = { .path = c->pos[1], .whole = true, .fd = -1 };
+	struct target t = { .path = c->pos[1], .whole = true, .fd = -1, .kind = "a picture", .begins = { "P6\n", "\x89PNG" } };
 	struct json_object *args;
 	const char *screen = option_value(c, "screen");
 	struct err e;

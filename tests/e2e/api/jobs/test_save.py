@@ -61,17 +61,33 @@ def test_save_replaces_a_file_only_when_it_is_whole(fake, tmp_path):
     fake.define("vm1", cmdline="work-fails")
     fake.cairn("start", "vm1")
     f = tmp_path / "saved.vm"
-    f.write_text("old")
+    f.write_text("CAIRNVMS old")
     r = fake.cairn("save", "vm1", str(f), ok=1)
     assert r.stderr == (f"error: Failed to save domain 'vm1' to {f}\n"
                         "error: vda: no space left on the device\n")
-    assert f.read_text() == "old" and [x for x in os.listdir(tmp_path) if "saved.vm." in x] == []
+    assert f.read_text() == "CAIRNVMS old" and [x for x in os.listdir(tmp_path) if "saved.vm." in x] == []
     assert fake.cairn("domstate", "vm1").stdout == "running\n"
     # The VM exists already: only a new file is possible.
     r = fake.cairn("save", "--no-wait", "vm1", str(f), ok=4)
     assert "already exists; choose another name" in r.stderr
     fake.cairn("save", "vm1", str(tmp_path / "no" / "where"), ok=3)
     fake.cairn("save", "vm1", str(tmp_path), ok=2)
+
+
+@pytest.mark.parametrize("verb, kind, own", [("save", "a saved state", b"CAIRNVMS"), ("dump", "a dump", b"\x7fELF"), ("screenshot", "a picture", b"P6\n")])
+def test_file_of_another_kind_is_not_replaced(fake, tmp_path, verb, kind, own):
+    image = tmp_path / "vm1.qcow2"
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    for content in (b"QFI\xfb", bytes(1 << 20), own[:-1]):
+        image.write_bytes(content)
+        assert f"error: {image} exists and is not {kind}; choose another name, or remove that file first\n" in fake.cairn(verb, "vm1", str(image), ok=4).stderr
+        assert image.read_bytes() == content and os.listdir(tmp_path).count(image.name) == 1
+    assert fake.cairn("domstate", "vm1").stdout == "running\n"
+    for content in (b"", own + b" old"):  # as mktemp makes it, and of an earlier run
+        image.write_bytes(content)
+        fake.cairn("start", "vm1", ok=None)
+        assert "exists" not in fake.cairn(verb, "vm1", str(image), ok=None).stderr
 
 
 def test_restore_defines_missing_vm(fake, tmp_path):
