@@ -431,39 +431,61 @@ static int zone_missing(const char *name, struct err *e)
 		"list-timezones)", name);
 }
 
-int time_zone_load(const char *name, struct time_zone **ret, struct err *e)
+/* Returns -ENOENT without a sentence if there is no such file. */
+static int file_load(const char *path, const char *name, struct time_zone **ret, struct err *e)
 {
-	const char *tz = name[0] ? NULL : getenv("TZ");
-	CLEANUP_CLOSE int fd = -1;
-	CLEANUP_FREE uint8_t *data = NULL;
-	char path[PATH_MAX];
-	ssize_t n;
+	CLEANUP_CLOSE int fd = open(path, O_RDONLY | O_CLOEXEC);
+	CLEANUP_FREE uint8_t *data = fd < 0 ? NULL : malloc(FILE_MAX);
+	ssize_t n = data ? read(fd, data, FILE_MAX) : -1;
 
-	if (tz && *tz == ':')
-		tz++;
-	if (tz && name_is_good(tz))
-		name = tz;
-	if (name[0] && !name_is_good(name))
-		return zone_missing(name, e);
-	if (name[0])
-		snprintf(path, sizeof(path), FOLDER "/%s", name);
-	else
-		snprintf(path, sizeof(path), "/etc/localtime");
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	/* Without tzdata, or without a zone of the host, there is UTC. */
-	if (fd < 0 && errno == ENOENT && (!name[0] || !strcasecmp(name, "UTC"))) {
-		*ret = NULL;
-		return 0;
-	}
-	data = fd < 0 ? NULL : malloc(FILE_MAX);
-	n = data ? read(fd, data, FILE_MAX) : -1;
 	if (n < 0 && (errno == ENOENT || errno == ENOTDIR || errno == EISDIR))
-		return zone_missing(name, e);
+		return -ENOENT;
 	if (n < 0)
 		return err_set_errno(e, -errno, "%s", path);
 	if (time_zone_parse(data, (size_t)n, ret, e) < 0) {
-		err_prefix(e, "time zone '%.63s'", name[0] ? name : "/etc/localtime");
+		err_prefix(e, "time zone '%.63s'", name);
 		return -EINVAL;
 	}
 	return 0;
+}
+
+static int named_load(const char *name, struct time_zone **ret, struct err *e)
+{
+	char path[PATH_MAX];
+
+	if (!name_is_good(name))
+		return -ENOENT;
+	snprintf(path, sizeof(path), FOLDER "/%s", name);
+	return file_load(path, name, ret, e);
+}
+
+/* As tzset(3): a path, a name, or a rule, each with or without a colon before it. Others, and "", are UTC. */
+static int variable_load(const char *tz, struct time_zone **ret, struct err *e)
+{
+	struct rule rule;
+	int r;
+
+	tz += *tz == ':';
+	r = *tz == '/' ? file_load(tz, tz, ret, e) : named_load(tz, ret, e);
+	if (r != -ENOENT)
+		return r;
+	*ret = rule_parse(tz, &rule) && rule.given ? calloc(1, sizeof(**ret)) : NULL;
+	if (*ret)
+		(*ret)->rule = rule;
+	return 0;
+}
+
+int time_zone_load(const char *name, struct time_zone **ret, struct err *e)
+{
+	const char *tz = getenv("TZ");
+	int r;
+
+	if (!name[0] && tz)
+		return variable_load(tz, ret, e);
+	r = name[0] ? named_load(name, ret, e) : file_load("/etc/localtime", "/etc/localtime", ret, e);
+	if (r != -ENOENT)
+		return r;
+	/* Without tzdata, or without a zone of the host, there is UTC. */
+	*ret = NULL;
+	return !name[0] || !strcasecmp(name, "UTC") ? 0 : zone_missing(name, e);
 }

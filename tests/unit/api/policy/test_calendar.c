@@ -282,6 +282,31 @@ static void test_offsets_equal_those_of_libc(void **state)
 	use_zone("UTC");
 }
 
+/* The daemon's schedules and the times that cairn prints are of one zone. */
+static void test_zone_of_the_variable_is_that_of_libc(void **state)
+{
+	static const char *const values[] = { "Europe/Berlin", ":Europe/Berlin", "/usr/share/zoneinfo/Asia/Tokyo", ":/usr/share/zoneinfo/Asia/Tokyo",
+		"CET-1CEST,M3.5.0,M10.5.0/3", ":CET-1CEST,M3.5.0,M10.5.0/3", "<+0330>-3:30", "NZST-12NZDT,M9.5.0,M4.1.0/3", "XYZ5", "", ":", "No/Where",
+		"/no/where", "a b" };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(values); i++) {
+		struct time_zone *z;
+		struct err e;
+
+		use_zone(values[i]);
+		assert_int_equal(time_zone_load("", &z, &e), 0);
+		for (time_t t = at("2026-01-01 00:00:00"); t < at("2028-01-01 00:00:00"); t += 1800) {
+			struct tm tm;
+
+			localtime_r(&t, &tm);
+			assert_int_equal(time_zone_at(z, t).offset_s, tm.tm_gmtoff);
+		}
+		time_zone_free(z);
+	}
+	use_zone("UTC");
+}
+
 static void test_names_of_zones_stay_in_their_folder(void **state)
 {
 	static const char *const bad[] = { "../../../etc/passwd", "/etc/localtime", "Europe/../UTC", "Europe//Berlin", "Europe/", "No/Where", ".", "Europe",
@@ -515,6 +540,7 @@ int main(void)
 		cmocka_unit_test(test_daily_time_comes_once_a_day),
 		cmocka_unit_test(test_every_quarter_has_no_gap),
 		cmocka_unit_test(test_offsets_equal_those_of_libc),
+		cmocka_unit_test(test_zone_of_the_variable_is_that_of_libc),
 		cmocka_unit_test(test_names_of_zones_stay_in_their_folder),
 		cmocka_unit_test(test_malformed_zone_is_refused),
 		cmocka_unit_test(test_random_expressions_equal_systemd),
