@@ -732,9 +732,10 @@ static void forwards_interface_gone(struct vm *vm, unsigned at)
 {
 	struct usernet *u = usernet_of(vm, at);
 
+	/* Before the adoption, the daemon does not know the process that an earlier daemon started. */
+	usernet_remove_socket(vm->host->run_dir_fd, vm->def->name, vm_live(vm)->interfaces[at].id);
 	if (!u)
 		return;
-	usernet_remove_socket(vm->host->run_dir_fd, vm->def->name, u->id);
 	u->vm = NULL;
 	process_end(u);
 }

@@ -139,3 +139,15 @@ def test_vm_whose_socket_is_full_is_destroyed_when_it_goes_on(fake, stop):
     fake.wait("vm1", "shutoff")
     fake.cairn("start", "vm1")
     assert fake.info("vm1")["pid"] != pid
+
+
+def test_socket_of_an_interface_that_the_vm_lacks_is_removed(fake):
+    """The daemon is killed after it has stored the interface. The simulated VM does not keep it."""
+    fake.define("a")
+    fake.cairn("start", "a")
+    fake.cairn("attach-interface", "a", "user", "--live")
+    assert "..net0:a.sock" in os.listdir(fake.state / "run")
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    assert json.loads(fake.cairn("domiflist", "a", "--format", "json").stdout) == []
+    assert "..net0:a.sock" not in os.listdir(fake.state / "run")
