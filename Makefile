@@ -348,9 +348,9 @@ ASAN := BUILD=build-asan SAN=address,undefined CFLAGS="-O1 -g -Wno-restrict"
 # -Wno-tsan: gcc warns that TSan does not support fences. Only another process reads the values that they order.
 TSAN := BUILD=build-tsan SAN=thread CFLAGS="-O1 -g -Wno-tsan"
 check-asan:
-	$(Q)$(MAKE) $(ALL_CPUS) $(ASAN) UNIT_SECONDS=600 check-unit
+	$(Q)$(MAKE) $(ALL_CPUS) $(ASAN) UNIT_SECONDS=1200 check-unit
 check-tsan:
-	$(Q)$(MAKE) $(ALL_CPUS) $(TSAN) UNIT_SECONDS=600 check-unit
+	$(Q)$(MAKE) $(ALL_CPUS) $(TSAN) UNIT_SECONDS=1200 check-unit
 # All but what has another host or a real Linux for minutes; E2E_ARGS replaces it.
 SAN_E2E = E2E_SECONDS=$${E2E_SECONDS:-10000} \
 	E2E_ARGS="$${E2E_ARGS:-tests/e2e $(patsubst %,--ignore-glob=*/test_%.py,linux svmhost)}"

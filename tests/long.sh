@@ -203,7 +203,7 @@ e2e prometheus tools/metrics/long_prometheus.py
 e2e browser tools/web/long_browser.py
 e2e firewalls "tools/net/long_firewalls.py tests/e2e/tools/net/long_docker.py"
 e2e cloud cloud/long_cloud.py
-part epoll-unit UNIT_SECONDS=600 CAIRN_LOOP=epoll tests/run.sh "$build" unit
+part epoll-unit UNIT_SECONDS=1200 CAIRN_LOOP=epoll tests/run.sh "$build" unit
 part epoll-e2e CAIRN_LOOP=epoll tests/run.sh "$build" e2e
 if [ "$(id -u)" = 0 ]; then
 	part fresh tests/fresh.sh

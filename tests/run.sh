@@ -17,7 +17,7 @@ cd "$root" || exit 1
 build=${1:?usage: run.sh BUILD [unit|e2e|iotests|style|all]}
 what=${2:-all}
 build=$(cd "$build" && pwd) || exit 1
-export UNIT_SECONDS="${UNIT_SECONDS:-300}"
+export UNIT_SECONDS="${UNIT_SECONDS:-600}"
 E2E_SECONDS=${E2E_SECONDS:-5400} # each test has its own limit; a busy machine takes several times the usual time
 E2E_JOBS=${TEST_JOBS:-6}
 if [ "$what" = all ]; then
