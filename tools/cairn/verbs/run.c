@@ -250,6 +250,7 @@ static int guest_resume(struct guest_run *x, struct guest_link *link, struct err
 	if (r == -ETIMEDOUT && x->deadline_ns <= patience_ns)
 		return 1; /* the caller finds out */
 	link->renews = false;
+	link->started = NULL;
 	run_guest_stop(x->guest);
 	run_warm_drop(&x->warm, "the state to begin from did not work");
 	return 0;

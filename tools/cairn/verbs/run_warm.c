@@ -21,14 +21,13 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/mman.h>
 #include <sys/socket.h>
 #include <time.h>
 #include <unistd.h>
 
 #define PAGE_BYTES 4096u
 #define RENEWAL_MS 10000 /* for the agent to answer */
-#define LIST_MS 1000
+#define LIST_MS 10000	 /* for the VM's process to list pages */
 #define SEQ 2		 /* of the requests; the configuration's is 1 */
 /* The guest is idle if its vCPUs have run for less than a tenth of each of some periods in a row. */
 #define IDLE_PERIOD_MS 20
@@ -77,16 +76,20 @@ void run_warm_find(struct run_warm *w, struct cli *c, const struct run_definitio
 			"the guest boots, because of the state to begin from: %s", e.msg);
 }
 
+static void fds_close(struct run_warm *w)
+{
+	if (w->state >= 0)
+		close(w->state);
+	if (w->channel >= 0)
+		close(w->channel);
+	w->state = w->channel = -1;
+}
+
 void run_warm_done(struct run_warm *w)
 {
 	warm_key_free(w->key);
 	w->key = NULL;
-	if (w->state >= 0)
-		close(w->state);
-	w->state = -1;
-	if (w->channel >= 0)
-		close(w->channel);
-	w->channel = -1;
+	fds_close(w);
 }
 
 bool run_warm_use(struct run_warm *w, struct config *config)
@@ -114,8 +117,7 @@ void run_warm_drop(struct run_warm *w, const char *why)
 {
 	note(w, "the guest boots, because %s", why);
 	warm_state_drop(w->key);
-	close(w->state);
-	w->state = -1;
+	fds_close(w);
 }
 
 /* ---- leaving a state ---- */
@@ -321,13 +323,16 @@ void run_warm_list(void *opaque)
 	CLEANUP_FREE uint32_t *list = must_alloc(malloc(FIRST_PAGES_MAX * sizeof(*list)));
 	CLEANUP_CLOSE int fd = memfd_create("pages", MFD_CLOEXEC);
 	struct err e;
-	ssize_t n;
+	ssize_t n = -1;
 	int r = fd < 0 ? err_set_errno(&e, -errno, "memfd") : pages_ask(w, fd, &e);
 
 	/* The guest may have got hold of the VM's process. So the list is copied, and each run checks it. */
-	if (!r && ((n = pread(fd, list, FIRST_PAGES_MAX * sizeof(*list), 0)) < 0 ||
-		warm_state_put_pages(w->state, list, (size_t)n / sizeof(*list)) < 0))
-		r = err_set_errno(&e, -errno, "the list");
+	if (!r) {
+		n = pread(fd, list, FIRST_PAGES_MAX * sizeof(*list), 0);
+		r = n < 0 ? -errno : warm_state_put_pages(w->state, list, (size_t)n / sizeof(*list));
+		if (r < 0)
+			err_set_errno(&e, r, "the list");
+	}
 	note(w, r < 0 ? "the next run cannot map in advance the pages that the guest touches first: %s" :
 		"later runs map in advance the pages that the guest touches first%s", r < 0 ? e.msg : "");
 }
