@@ -375,8 +375,8 @@ static int spawn_apart(const struct vm_process_paths *paths, char *const *argv, 
 	if (r == 0)
 		return 0;
 	if (parts & APART_PIDS && r == -ENOSPC)
-		return err_set(e, r, ERR_HOST, "cannot start %s%s in a pid namespace of its own: the limit of the sysctl user.max_pid_namespaces is reached",
-			paths->program, parts & APART_GROUP ? " in the VM's control group" : "");
+		return err_set(e, r, ERR_HOST, "cannot start %s%s in a pid namespace of its own: %s (the limit is the sysctl user.max_pid_namespaces)",
+			paths->program, parts & APART_GROUP ? " in the VM's control group" : "", strerror(-r));
 	return start_failed(e, r, paths->program, parts & APART_GROUP ? " in the VM's control group" : "",
 		parts & APART_PIDS ? " in a pid namespace of its own" : "");
 }

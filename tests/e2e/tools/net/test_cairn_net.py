@@ -483,6 +483,7 @@ def test_guests_of_a_network_without_addresses_reach_each_other_beside_docker(ho
 
 # ---- killed, mended, changed ----
 
+@pytest.mark.seconds(360)  # 13 s alone; beside all other tests, in a guest of kvm-pvm, more than 120
 def test_down_after_a_kill_at_any_point_of_up(host):
     """SIGKILL before each call that changes something."""
     host.run("nft", "-f", "-", input=DOCKER)
