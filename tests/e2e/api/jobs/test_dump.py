@@ -177,10 +177,10 @@ def test_failed_or_cancelled_dump_leaves_no_file(fake, tmp_path):
     fake.define("vm1", cmdline="work-fails")
     fake.cairn("start", "vm1")
     core = tmp_path / "core"
-    core.write_text("older")
+    core.write_text("\x7fELF older")
     r = fake.cairn("dump", "vm1", str(core), ok=None)
     assert r.returncode and r.stderr.startswith(f"error: Failed to core dump domain 'vm1' to {core}\n")
-    assert core.read_text() == "older" and [x for x in os.listdir(tmp_path) if x.startswith("core.")] == []
+    assert core.read_text() == "\x7fELF older" and [x for x in os.listdir(tmp_path) if x.startswith("core.")] == []
     assert state(fake) == "running (booted)"
     ev = fake.qmp().run("query-events", event="DUMP_COMPLETED")["events"][-1]["data"]
     assert ev["result"]["status"] == "failed" and "no space left" in ev["error"]
