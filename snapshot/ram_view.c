@@ -13,9 +13,9 @@
 #define ENTRY_SWAP (1ULL << 62)
 #define ENTRY_FILE (1ULL << 61)
 
-/* A page of the base file that is write-protected but not mapped
- * looks like a swapped page (a marker in the page table). Reading it through the mapping is correct as well, and
- * allocates nothing: the fault tracker leaves no such marker in a hole of the base file. */
+/* A page of the base file that is write-protected but not mapped looks like a swapped page (a marker in the page
+ * table). Reading it through the mapping is correct as well, and allocates nothing: the fault tracker leaves no such
+ * marker in a hole of the base file. */
 bool ram_view_entry_is_own(uint64_t entry)
 {
 	return (entry & (ENTRY_PRESENT | ENTRY_SWAP)) && !(entry & ENTRY_FILE);

@@ -16,6 +16,7 @@ struct kvm_pre_fault_memory {
 };
 #define KVM_PRE_FAULT_MEMORY _IOWR(KVMIO, 0xd5, struct kvm_pre_fault_memory) /* since Linux 6.11 */
 #endif
+
 struct err;
 struct memory;
 

@@ -163,7 +163,7 @@ static void *vcpu_thread(void *opaque)
 	thread_filter_enter(v->set->cfg.kvm, THREAD_VCPU, NULL, v->fd);
 	atomic_store(&v->tid, gettid());
 	while (vcpu_park(v)) {
-		if (!v->ran && !v->index)
+		if (!v->ran && !v->index && v->set->cfg.prefault)
 			prefault_run(v->set->cfg.prefault, v->fd);
 		v->ran = true;
 		if (v->drains)

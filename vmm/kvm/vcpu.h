@@ -98,7 +98,7 @@ struct vcpus_config {
 	 * all vCPUs is already requested. */
 	void (*fault)(void *opaque, unsigned vcpu, enum vm_reason reason, const char *detail);
 	void *opaque;
-	const struct prefault *prefault; /* borrowed */
+	const struct prefault *prefault; /* borrowed; NULL: none */
 };
 
 struct vcpus {
