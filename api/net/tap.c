@@ -333,7 +333,8 @@ static int bridge_of(const struct definition *d, unsigned at, const struct tap_r
 		"there, or use an interface of type user", at, d->interfaces[at].source);
 }
 
-int taps_add(struct config *c, const struct definition *d, const struct tap_rules *rules, struct err *e)
+/* c: NULL: look for the bridges only. */
+static int taps_each(struct config *c, const struct definition *d, const struct tap_rules *rules, struct err *e)
 {
 	CLEANUP_CLOSE int sock = -1;
 	const char *bridge;
@@ -346,7 +347,18 @@ int taps_add(struct config *c, const struct definition *d, const struct tap_rule
 			sock = socket(AF_UNIX, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 		r = sock < 0 ? err_set_errno(e, -errno, "socket") : bridge_of(d, i, rules, &bridge, e);
 		if (!r && bridge)
-			r = tap_add(c, i, &d->interfaces[i], bridge, sock, e);
+			r = c ? tap_add(c, i, &d->interfaces[i], bridge, sock, e) :
+				bridge_find(&(struct tap){ .at = i, .bridge = bridge, .sock = sock }, e);
 	}
 	return r;
+}
+
+int taps_add(struct config *c, const struct definition *d, const struct tap_rules *rules, struct err *e)
+{
+	return taps_each(c, d, rules, e);
+}
+
+int taps_check(const struct definition *d, const struct tap_rules *rules, struct err *e)
+{
+	return taps_each(NULL, d, rules, e);
 }

@@ -26,6 +26,9 @@ struct tap_rules {
  * Returns 0; -errno, and c keeps the taps made so far. */
 int taps_add(struct config *c, const struct definition *d, const struct tap_rules *rules, struct err *e);
 
+/* Check that taps_add() may use the bridges of these interfaces, and finds them. Creates nothing. Returns 0; -errno. */
+int taps_check(const struct definition *d, const struct tap_rules *rules, struct err *e);
+
 /* Choose a name that no other tap has had. at: index of the interface, for the sentence. Returns 0; -errno. */
 int tap_name_make(unsigned at, char name[IFNAMSIZ], struct err *e);
 /* Attach an existing tap to a bridge that was made anew, unless it is a port of a bridge. Returns 0; -errno. */

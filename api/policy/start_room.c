@@ -2,11 +2,14 @@
 #include "api/definition/vm_config.h"
 #include "api/net/forwards.h"
 #include "api/net/network.h"
+#include "api/net/network_ports.h"
+#include "api/net/tap.h"
 #include "api/policy/advice.h"
 #include "api/policy/disk_room.h"
 #include "api/policy/pool_space.h"
 #include "api/policy/trends.h"
 #include "api/schema/call.h"
+#include "api/store/paths.h"
 #include "api/store/pools.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_disk_free.h"
@@ -40,14 +43,17 @@ static int images_check(const struct vm *vm, struct err *e)
 
 static int networks_check(const struct vm *vm, struct err *e)
 {
+	const struct tap_rules rules = { vm->host->paths->bridges_for_all, network_bridge_for, vm->host };
 	const struct definition *def = vm_live(vm);
-	const char *bridge;
 	int r = 0;
 
-	for (uint32_t i = 0; i < def->ninterfaces && !r; i++)
-		if (def->interfaces[i].type == DEFINITION_NETWORK)
-			r = network_bridge_for(vm->host, def, i, &bridge, e);
-	return r;
+	for (uint32_t i = 0; i < def->ninterfaces && !r; i++) {
+		const struct definition_interface *face = &def->interfaces[i];
+
+		if (!face->link)
+			r = network_ports_check(vm->host, face, i, network_ports_is_clone(vm, i), face->user.forwards, face->user.nforwards, e);
+	}
+	return r ? r : taps_check(def, &rules, e);
 }
 
 /* Look for programs that have ports of the VM; vm_start_check() has looked for other VMs. */

@@ -201,7 +201,8 @@ static int change_apply(struct cli *c, const struct change *x, struct json_objec
 	if (x->act >= ACT_MODIFY && at == n)
 		return entry_missing(c, x, e);
 	if (x->act < ACT_MODIFY && at < n)
-		return err_set(e, -EEXIST, ERR_EXISTS, "network '%s' has this %s already; to change it, use modify", c->pos[0], x->section->name);
+		return err_set(e, -EEXIST, ERR_EXISTS, "network '%s' has this %s already%s", c->pos[0], x->section->name,
+			x->section->keys[0] ? "; to change it, use modify" : "");
 	if (x->act == ACT_DELETE)
 		json_object_array_del_idx(list, at, 1);
 	else if (x->act == ACT_MODIFY)

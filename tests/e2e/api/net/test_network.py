@@ -139,6 +139,15 @@ def test_life_of_a_network_in_virshs_words(host, lan):
     assert "there is no network 'lan'. Next: cairn net-list --all" in host.cairn("net-info", "lan", ok=3).stderr
 
 
+def test_dry_run_of_a_start_finds_forwards_that_the_network_refuses(host):
+    host.define_net(mode="route")
+    host.cairn("net-start", "lan")
+    host.define("a", interfaces=[{"type": "network", "source": "lan", "forwards": [{"port": 8007, "to": 7}]}])
+    said = host.cairn("start", "a", "--dry-run", ok=False).stderr
+    assert "network 'lan' has mode route, and ports lead to VMs on networks of mode nat" in said
+    host.define("a", interfaces=[{"type": "network", "source": "lan"}])
+    host.cairn("start", "a", "--dry-run")
+
 
 def test_egress_rules_of_a_network_reach_cairn_net(host):
     """cairn-net gets the rules as one text. net-info shows the denied packets, and the definition stays as the user
@@ -457,6 +466,7 @@ def test_vm_of_another_user_needs_the_networks_permission(open_to_others, lan):
             "add user 65534" in started["error"]["desc"])
     assert "may not use" in d.cairn("start", "theirs", ok=5).stderr and not lan.taps()  # root starts it: the same
     d.cairn("net-update", "lan", "add", "user", "65534", "--live", "--config")
+    assert "network 'lan' has this user already\n" in d.cairn("net-update", "lan", "add", "user", "65534", ok=False).stderr
     assert d.verbs()[-1] == "update"
     d.cairn("start", "theirs")
     assert len(lan.taps()) == 1

@@ -95,6 +95,16 @@ def test_ports_that_another_program_has(fake, port):
 def test_network_that_is_missing(fake):
     fake.define("a", interfaces=[{"type": "network", "source": "lan"}])
     refused(fake, "a", "there is no network 'lan'")
+    fake.define("b", interfaces=[{"type": "network", "source": "lan", "link": "down"}])
+    assert "Would start" in fake.cairn("start", "b", "--dry-run").stdout
+    fake.cairn("start", "b")
+
+
+def test_bridge_that_is_missing(fake):
+    fake.define("a", interfaces=[{"type": "bridge", "source": "cairn-none"}])
+    refused(fake, "a", "interfaces[0].source: there is no bridge 'cairn-none'; create it with: ip link add cairn-none type bridge")
+    fake.define("b", interfaces=[{"type": "bridge", "source": "lo"}])
+    refused(fake, "b", "interfaces[0].source: 'lo' is not a bridge")
 
 
 def test_more_memory_and_vcpus_than_the_host_has(fake):
