@@ -1,4 +1,4 @@
-/* Chooses which disks of clones become overlays on pins, and keeps the definitions and the list of pins to it. */
+/* Chooses which disks of clones become overlays on pins, and adds these to the definitions and to the list of pins. */
 #include "api/access/authors.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"

@@ -1,7 +1,7 @@
 /* idle: suspends or saves a VM, with the reason `idle`, that was idle for as long as its definition says: almost no CPU
- * time, no disk requests, no console traffic or client, nothing sent to a network. A command that opens a console,
- * shuts the VM down or reboots it wakes the VM, and so does a connection to a forward (forwards.h). Counting restarts
- * when the VM runs again.
+ * time, no disk requests, no console traffic or client, nothing sent to a network. A command for the guest, for a
+ * console or for a vsock port wakes the VM; so do a shutdown, a reboot, and a connection to a forward (forwards.h).
+ * Counting restarts when the VM runs again.
  *
  * Threading: the loop's thread. */
 #ifndef CAIRN_API_POLICY_IDLE_H

@@ -3,10 +3,10 @@
  *
  * 1. KVM's emulator refuses some instructions at CPL 0. The assist decodes and executes them.
  * 2. On a system call from CPL 3, this KVM sets RIP (to LSTAR), RCX and R11 correctly but stays at CPL 3. So the
- * instruction fetch causes a page fault. The assist sets an execute breakpoint on the guest's page-fault handler,
- * undoes the exception there and completes the system call. 3. SeaBIOS' memset() clears 880 KiB before it boots, four
- * emulated instructions a byte. Until a kernel sets LSTAR, the breakpoint is on that function, and the assist fills
- * the memory.
+ *    instruction fetch causes a page fault. The assist sets an execute breakpoint on the guest's page-fault handler,
+ *    undoes the exception there and completes the system call.
+ * 3. SeaBIOS' memset() clears 880 KiB before it boots, four emulated instructions a byte. Until a kernel sets LSTAR,
+ *    the breakpoint is on that function, and the assist fills the memory.
  *
  * Threading: assist_init(), assist_vcpu_reset() and assist_vcpu_loaded() on the main thread, while the
  * vCPUs are parked; all others on the vCPU's own thread. */

@@ -3,8 +3,8 @@
  *
  *   ELF header, program headers
  *   notes        for each vCPU "CORE" NT_PRSTATUS (gdb's registers), then for each "QEMU"
- *   (segments, control registers and the kernel's GS base, for crash): struct QEMUCPUState of
- *   QEMU's target/i386/arch_dump.c
+ *                (segments, control registers and the kernel's GS base, for crash): struct
+ *                QEMUCPUState of QEMU's target/i386/arch_dump.c
  *   RAM          starts at a multiple of 4 KiB, in the memfd's layout: low part, then high part
  *
  * p_paddr and p_vaddr are both guest-physical addresses, so that gdb's x command reads them. */

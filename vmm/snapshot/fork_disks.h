@@ -8,10 +8,10 @@
  * Otherwise the disk is copied. The first copy is made in one of three ways, the further copies from the first:
  *   share   the file system shares blocks between files: clone the file in the pause, at no cost
  *   freeze  qcow2 on other file systems, and each flat copy (fork_disk.flat): freeze the content in the pause by an
- *   internal snapshot that users do not see; copy the snapshot while the guest runs, then delete it. After a crash,
- *   vmsnap_recover() deletes the snapshot
+ *           internal snapshot that users do not see; copy the snapshot while the guest runs, then delete it. After a
+ *           crash, vmsnap_recover() deletes the snapshot
  *   stand   on other file systems, raw images, and qcow2 images that cannot hold a snapshot (narrow refcounts, an
- *   external data file): copy in the pause
+ *           external data file): copy in the pause
  *
  * Threading: the worker's thread, except fork_disks_check() and fork_disks_done(), which run on the main thread. */
 #ifndef CAIRN_VMM_SNAPSHOT_FORK_DISKS_H
