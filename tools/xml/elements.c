@@ -12,7 +12,6 @@
 
 #define SMBIOS_FIXED "Cairn's SMBIOS tables have no such texts"
 #define PINNED "Cairn leaves the placement of single threads to the host's scheduler"
-#define BALLOONED "Cairn neither limits a VM's memory nor binds it to NUMA nodes"
 #define IMAGE_RIGHTS "Cairn opens an image with the rights of the user who defined the VM"
 #define IMAGE_IO "the block engine chooses how it reads and writes an image"
 
@@ -38,8 +37,8 @@ const struct element elements[] = {
 	{ "memoryBacking/*", ELEMENT_NONE, "", "memory is one private memfd" },
 	{ "memtune", ELEMENT_READ, "", NULL },
 	{ "memtune/hard_limit", ELEMENT_READ, "unit", "memory_max, rounded up to whole pages; 9007199254740988 KiB and more is no limit" },
-	{ "memtune/*", ELEMENT_NONE, "", BALLOONED },
-	{ "numatune", ELEMENT_NONE, "", BALLOONED },
+	{ "memtune/*", ELEMENT_NONE, "", "Cairn has one limit of a VM's memory, memory_max" },
+	{ "numatune", ELEMENT_NONE, "", "Cairn does not bind a VM's memory to NUMA nodes" },
 	{ "blkiotune", ELEMENT_NONE, "", "Cairn sets no I/O weights" },
 	{ "vcpu", ELEMENT_READ, "placement current", "max_vcpus; vcpus: current, or all without current" },
 	{ "vcpu/@cpuset", ELEMENT_NONE, "", PINNED },

@@ -461,7 +461,7 @@ static const struct verb_option new_options[] = {
 	{ "user-data", "FILE", "the same, with this cloud-config or script" },
 	{ "network-config", "FILE", "the same, with this network configuration" }, END };
 static const struct verb_option forward_add_options[] = {
-	{ "interface", "ID", "interface of type user [the first]" },
+	{ "interface", "ID", "select one of several interfaces [the first of type user, else of type network]" },
 	{ "guest", "ADDRESS", FROM_SCHEMA("guest") }, PLACE_OPTIONS, END };
 static const struct verb_option forward_remove_options[] = { PLACE_OPTIONS, END };
 static const struct verb_option domblklist_options[] = {
