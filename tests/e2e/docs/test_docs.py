@@ -106,6 +106,24 @@ def test_manual_macros_have_balanced_quotes():
                 assert all(line.count(a) == line.count(b) for a, b in ("[]", "{}")), (page.name, line)
 
 
+def test_howto_commands_work(kvm, guest, daemon):
+    """The blocks without a language run one after the other; those of "sh" need another host or its network."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", PAGES[Path("docs/howto.md")], re.M | re.S)
+    typed = "".join(block for language, block in blocks if not language)
+    for said, done in (("cairn define deb.json\n", "touch debian.iso\ncairn define deb.json\n"),
+                       ("cairn start deb --boot cdrom\ncairn vncdisplay deb\n", "")):  # no ISO here has a boot record
+        assert said in typed
+        typed = typed.replace(said, done)
+    subprocess.run([os.path.join(BUILD, "cairn-img"), "create", "-q", "-f", "qcow2", "web1.qcow2", "64M"], cwd=daemon.tmp, check=True)
+    daemon.define("web1", boot={"kernel": guest("idle.elf")}, disks=[{"path": str(daemon.tmp / "web1.qcow2"), "format": "qcow2"}])
+    daemon.cairn("start", "web1")
+    r = subprocess.run(["sh", "-ex"], input=typed, env={**daemon.env, "PATH": BUILD + ":" + os.environ["PATH"]}, cwd=daemon.tmp,
+                       capture_output=True, text=True, timeout=50)
+    assert r.returncode == 0, r.stdout + r.stderr
+    assert "Own size:" in r.stdout and not daemon.cairn("snapshot-list", "web1", "--name").stdout.split()
+    assert daemon.cairn("list", "--all", "--name").stdout.split() == ["web1", "deb", "web1-tue"]
+
+
 # Before that the guest ignores the power button.
 UP = "until build/cairn dominfo vm1 --format json | grep -q '\"idle\": *true'; do :; done\n"
 
