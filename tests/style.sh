@@ -137,11 +137,15 @@ check_libraries() {
 	done
 }
 
+# The build compiles a header alone if it is the first line of a source that the preprocessor sees.
 check_headers() {
-	while read -r h; do
+	xargs -r awk -F'"' '
+		FNR == 1 { first = 1 }
+		first && /^#/ { if (/^#include "/) print $2; first = 0 }' <"$tmp/c" | sort -u >"$tmp/alone"
+	sort "$tmp/h" | comm -23 - "$tmp/alone" | while read -r h; do
 		$CC -std=gnu11 -D_GNU_SOURCE -I. -Wall -Wextra -Werror -fsyntax-only -x c -include "$h" /dev/null \
 			2>"$tmp/why" || echo "$h:1: does not compile alone: $(grep -m1 error "$tmp/why")"
-	done <"$tmp/h"
+	done
 }
 
 check_lengths() {
@@ -151,10 +155,15 @@ check_lengths() {
 
 # Comment lines, with tabs of eight columns. Lines of code are not checked.
 check_columns() {
-	grep -E '\.(c|h|py|sh)$' "$tmp/files" | xargs -r grep -lE "^.{$((COMMENT_COLUMNS / 2))}" | while read -r f; do
-		expand -t 8 "$f" | LC_ALL=C.UTF-8 grep -nE "^.{$((COMMENT_COLUMNS + 1))}" |
-			sed -nE "s,^([0-9]+): *(/\*|\* |//|#|\"\"\").*,$f:\1: a comment of more than $COMMENT_COLUMNS columns,p"
-	done
+	grep -E '\.(c|h|py|sh)$' "$tmp/files" | LC_ALL=C xargs -r awk -v most=$COMMENT_COLUMNS '
+	length * 8 > most && /^[ \t]*(\/\*|\* |\/\/|#|""")/ {
+		line = $0
+		gsub(/[\200-\277]/, "", line) # a character of UTF-8 counts once
+		while (tab = index(line, "\t"))
+			line = substr(line, 1, tab - 1) substr("        ", (tab - 1) % 8 + 1) substr(line, tab + 1)
+		if (length(line) > most)
+			print FILENAME ":" FNR ": a comment of more than " most " columns"
+	}'
 }
 
 # Words that mark unfinished work, and paths that exist on one machine only.
