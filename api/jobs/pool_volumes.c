@@ -380,6 +380,20 @@ static void path_put(char path[PATH_MAX], const struct volume_work *w, const cha
 	snprintf(path, PATH_MAX, "%s/%s", w->folder, name);
 }
 
+/* Check that no VM needs the volume as it is. Returns 0; -EBUSY. */
+static int frozen_check(const struct volume_work *w, const struct volume_users *users, const struct volume_id *id, struct err *e)
+{
+	const struct vm *vm = volume_users_frozen(users, id);
+
+	if (!vm)
+		return 0;
+	if (vm_has(vm, VM_FACT_TEMPLATE))
+		return err_set(e, -EBUSY, ERR_BUSY, "%.300s/%.255s is an image of the template '%.255s'; clone it, and resize the clone's image", w->folder,
+			w->name, vm->def->name);
+	return err_set(e, -EBUSY, ERR_BUSY, "%.300s/%.255s is a backing file of VM '%.255s', so it must not change; make the VM's disk independent "
+		"with cairn blockpull first", w->folder, w->name, vm->def->name);
+}
+
 /* Open an image and look at it. A guest that has a raw image can write a header into it that names any file of the host
  * as its backing file, so the header of an image that VMs use does not count. flags, ret_fd: as of file_probe(). */
 static int image_open(const struct volume_work *w, int dir, const char *name, int flags, struct look *l, int *ret_fd, struct err *e)
@@ -393,6 +407,8 @@ static int image_open(const struct volume_work *w, int dir, const char *name, in
 		r = err_set_errno(e, -EACCES, "%s%s%s", *name == '/' ? "" : w->folder, *name == '/' ? "" : "/", name);
 	if (!r)
 		r = volume_users_find(w->host, true, &users, e);
+	if (!r && w->act == VOLUME_RESIZE)
+		r = frozen_check(w, &users, &id, e);
 	if (r < 0)
 		return r;
 	used = volume_users_format(&users, &id);
@@ -473,6 +489,10 @@ static int resize_run(const struct volume_work *w, int dir, struct err *e)
 	if (w->capacity_bytes < look.capacity_bytes && !w->shrink)
 		return err_set(e, -EINVAL, ERR_INVALID, "%s: %" PRIu64 " bytes is less than the present size, so the data at the end would be lost; give --shrink to allow that",
 			w->name, w->capacity_bytes);
+	if (w->capacity_bytes < look.capacity_bytes) /* an overlay would lose what it reads behind the end */
+		r = overlays_check(w, dir, &look.st, e);
+	if (r < 0)
+		return r;
 	path_put(path, w, w->name);
 	snprintf(size, sizeof(size), "%" PRIu64, w->capacity_bytes);
 	volume_img_begin(&v, w->host->paths->img_program, "resize", -1);

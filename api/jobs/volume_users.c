@@ -1,5 +1,6 @@
 #include "api/jobs/volume_users.h"
 #include "api/definition/definition.h"
+#include "api/vm/pins.h"
 #include "api/vm/vm.h"
 #include "base/clock.h"
 #include "base/err.h"
@@ -22,12 +23,12 @@
 
 /* ---- the list ---- */
 
-static void path_put(struct volume_users *u, const struct vm *vm, const char *path, enum volume_format f)
+static void path_put(struct volume_users *u, const struct vm *vm, const char *path, enum volume_format f, bool frozen)
 {
 	if (!path)
 		return;
 	if (u->list)
-		u->list[u->n] = (struct volume_user){ .path = path, .vm = vm, .format = f };
+		u->list[u->n] = (struct volume_user){ .path = path, .vm = vm, .format = f, .is_frozen = frozen };
 	u->n++;
 }
 
@@ -36,16 +37,17 @@ static void definition_put(struct volume_users *u, const struct vm *vm, const st
 	for (uint32_t i = 0; def && i < def->ndisks; i++)
 		for (unsigned k = 0; k < def->disks[i].nlayers; k++) {
 			const struct definition_layer *l = &def->disks[i].layers[k];
+			bool frozen = vm_has(vm, VM_FACT_TEMPLATE) || (k && !pins_has_overlay(vm->host, l[-1].path));
 
-			path_put(u, vm, l->path, l->format == DEFINITION_FORMAT_QCOW2 ? VOLUME_QCOW2 : VOLUME_RAW);
-			path_put(u, vm, l->data_file, VOLUME_RAW);
+			path_put(u, vm, l->path, l->format == DEFINITION_FORMAT_QCOW2 ? VOLUME_QCOW2 : VOLUME_RAW, frozen);
+			path_put(u, vm, l->data_file, VOLUME_RAW, frozen);
 		}
 	if (!def)
 		return;
-	path_put(u, vm, def->kernel, VOLUME_NO_FORMAT);
-	path_put(u, vm, def->initrd, VOLUME_NO_FORMAT);
-	path_put(u, vm, def->loader, VOLUME_NO_FORMAT);
-	path_put(u, vm, def->nvram_template, VOLUME_NO_FORMAT);
+	path_put(u, vm, def->kernel, VOLUME_NO_FORMAT, false);
+	path_put(u, vm, def->initrd, VOLUME_NO_FORMAT, false);
+	path_put(u, vm, def->loader, VOLUME_NO_FORMAT, false);
+	path_put(u, vm, def->nvram_template, VOLUME_NO_FORMAT, false);
 }
 
 /* Count the files; with u->list, also put them there. */
@@ -177,4 +179,12 @@ const struct vm *volume_users_next(const struct volume_users *u, const struct vo
 	while (vm && *at < u->n && u->list[*at].vm == vm) /* its other files */
 		++*at;
 	return vm;
+}
+
+const struct vm *volume_users_frozen(const struct volume_users *u, const struct volume_id *id)
+{
+	for (size_t i = 0; i < u->n; i++)
+		if (u->list[i].is_frozen && is_file(&u->list[i], id))
+			return u->list[i].vm;
+	return NULL;
 }

@@ -19,6 +19,7 @@ struct volume_user {
 	const char *path; /* borrowed of the definition */
 	const struct vm *vm;
 	enum volume_format format; /* as the VM uses the file; VOLUME_NO_FORMAT: it boots from the file */
+	bool is_frozen; /* the VM has it as a backing file that it does not read at a pin, or the VM is a template */
 	bool found;
 	dev_t dev;
 	ino_t ino;
@@ -48,5 +49,7 @@ int volume_users_check(const struct volume_users *u, struct err *e);
 enum volume_format volume_users_format(const struct volume_users *u, const struct volume_id *id);
 /* Return the next VM that uses the volume; NULL: no more. disks: only those with a disk on it. *at: 0 at first. */
 const struct vm *volume_users_next(const struct volume_users *u, const struct volume_id *id, bool disks, size_t *at);
+/* Return a VM for whose sake the volume must not change (is_frozen); NULL: there is none. */
+const struct vm *volume_users_frozen(const struct volume_users *u, const struct volume_id *id);
 
 #endif

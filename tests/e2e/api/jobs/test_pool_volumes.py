@@ -149,6 +149,26 @@ def test_vms_of_a_volume_are_shown_and_keep_it(fake, q, pool):
     q.run("volume-delete", pool="images", name="b.raw")
 
 
+def test_volume_that_others_read_keeps_its_size(fake, q, pool):
+    """A smaller backing file would lose data of its overlays: those of VMs that are off, and those of no VM."""
+    make(q, "volume-create", name="a.qcow2", capacity=2 * MIB)
+    fake.define("vm1", disks=[{"path": str(pool / "a.qcow2"), "format": "qcow2"}])
+    fake.cairn("clone", "vm1", "vm2", "--linked", "--file", str(fake.tmp / "b.qcow2"))
+    for how in ({"capacity": MIB, "shrink": True}, {"capacity": 4 * MIB}):
+        refused(q, "a.qcow2 is a backing file of VM 'vm2', so it must not change", "volume-resize", name="a.qcow2", **how)
+    fake.cairn("undefine", "vm2", "--remove-all-storage")
+    fake.cairn("template", "vm1")
+    refused(q, "a.qcow2 is an image of the template 'vm1'", "volume-resize", name="a.qcow2", capacity=4 * MIB)
+    fake.cairn("template", "vm1", "--disable")
+    make(q, "volume-create", name="c.qcow2", capacity=2 * MIB, backing="a.qcow2")
+    refused(q, "a.qcow2 is the backing file of c.qcow2", "volume-resize", name="a.qcow2", capacity=MIB, shrink=True)
+    assert image(pool / "a.qcow2")["virtual-size"] == 2 * MIB
+    q.run("volume-resize", pool="images", name="a.qcow2", capacity=4 * MIB)
+    q.run("volume-delete", pool="images", name="c.qcow2")
+    q.run("volume-resize", pool="images", name="a.qcow2", capacity=MIB, shrink=True)
+    assert image(pool / "a.qcow2")["virtual-size"] == MIB
+
+
 def test_header_of_an_image_in_use_does_not_count(fake, q, pool):
     """A guest may write a qcow2 header into its raw disk, with any file of the host as its backing file."""
     secret = fake.tmp / "secret"
