@@ -1,11 +1,14 @@
 /* Defines a new VM or redefines one: checks the definition, stores it and applies it. */
 #include "api/vm/vm.h"
 #include "api/access/authors.h"
+#include "api/access/fork_as.h"
 #include "api/access/open_as.h"
+#include "api/access/rights.h"
 #include "api/schema/call.h"
 #include "api/schema/disk_tune.h"
 #include "api/store/store.h"
 #include "api/vm/identity.h"
+#include "api/vm/image_aliases.h"
 #include "api/vm/image_users.h"
 #include "api/vm/observer.h"
 #include "api/vm/pin_scan.h"
@@ -21,6 +24,8 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define ALIASES_TIMEOUT_NS (10 * 1000000000ULL)
 
 /* Check that the definition may be stored beside those of the existing VMs, and complete its uuid, machine version and
  * MAC addresses.
@@ -352,10 +357,31 @@ static void define_finish(struct define *w, int r, const struct err *e)
 		define_go(w);
 }
 
-static void define_checked(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+/* Without an answer of a file system, the paths decide. */
+static void aliases_checked(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	(void)res;
-	define_finish(opaque, r, e);
+	define_finish(opaque, r == -ETIMEDOUT ? 0 : r, e);
+}
+
+static void define_checked(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+{
+	struct define *w = opaque;
+	const struct rights *rights = w->def->rights;
+	struct image_aliases a = { w->host, w->def };
+	struct fork_as_spec s = { .rights = rights, .of_client = w->by && rights && rights->uid == w->by->uid, .run = image_aliases_check,
+		.arg = &a, .what = "comparing its files", .timeout_ns = ALIASES_TIMEOUT_NS, .done = aliases_checked, .opaque = w };
+	struct fork_as *x;
+	struct err own;
+
+	(void)res;
+	if (r < 0 || !image_aliases_possible(&a)) {
+		define_finish(w, r, e);
+		return;
+	}
+	r = fork_as_begin(w->host->helpers, &s, &x, &own);
+	if (r < 0)
+		define_finish(w, r, &own);
 }
 
 void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode mode, const struct call *by,

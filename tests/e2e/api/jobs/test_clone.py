@@ -114,6 +114,38 @@ def test_linked_clones_use_source_disks_as_backing_files(daemon, tmp_path, web):
     assert c.exists() and not a.exists() and names(daemon) == ["flat"]
 
 
+def test_image_of_another_vm_has_one_path(daemon, tmp_path):
+    """image_users.c compares paths as text. By another path, a revert of the source changed its linked clones."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    os.symlink(folder, tmp_path / "alias")
+    for name in ("a", "cd"):
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", folder / name, "1M"], check=True)
+
+    def disk(path, **keys):
+        return {"path": str(path), "format": "qcow2", **keys}
+
+    def refused(name, disks, says):
+        assert says in daemon.cairn("define", daemon.write(name, disks=disks), ok=2).stderr
+    daemon.define("src", disks=[disk(folder / "a"), disk(folder / "cd", readonly=True)])
+    daemon.cairn("clone", "src", "clone", "--linked", "--file", str(tmp_path / "b"))
+    same = f"disk vda: {tmp_path}/alias/a is the same file as {folder}/a, an image of VM "
+    refused("src", [disk(tmp_path / "alias/a")], f"{same}'clone'; name it by that path")
+    refused("other", [disk(tmp_path / "alias/a")], same)
+    refused("other", [disk(tmp_path / "alias/a", readonly=True)], same)
+    refused("other", [disk(tmp_path / "b", backing=[disk(tmp_path / "alias/a")])], same)
+    # A VM keeps the paths that it has; two VMs may read a file by two paths; another file may have that name.
+    (folder / "a").rename(folder / "c")
+    os.link(folder / "c", tmp_path / "a")
+    daemon.define("old", disks=[disk(tmp_path / "a")])
+    os.symlink("c", folder / "a")
+    daemon.define("old", disks=[disk(tmp_path / "a")], memory="64M")
+    daemon.define("reader", disks=[disk(tmp_path / "alias/cd", readonly=True)])
+    (folder / "other").mkdir()
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", folder / "other/a", "1M"], check=True)
+    daemon.define("new", disks=[disk(folder / "other/a")])
+
+
 def test_running_clones_leave_source_unchanged(daemon, tmp_path, kvm, guest):
     a = image(tmp_path, "src.qcow2")
     fill(a, 7)

@@ -1,0 +1,98 @@
+#include "api/vm/image_aliases.h"
+#include "api/definition/definition.h"
+#include "api/vm/vm.h"
+#include "base/err.h"
+
+#include <errno.h>
+#include <string.h>
+#include <sys/stat.h>
+
+/* A layer of a disk of the definition, and one of another VM. */
+struct pair {
+	unsigned disk, layer;
+	const char *path, *other;
+	const struct vm *vm, *old; /* old: the VM that is redefined; NULL: none */
+};
+
+typedef int pair_fn(const struct image_aliases *a, const struct pair *p, struct err *e);
+
+static const char *last_of(const char *path)
+{
+	return strrchr(path, '/') + 1; /* all paths are absolute */
+}
+
+static bool definition_names(const struct definition *def, const char *path)
+{
+	for (uint32_t i = 0; def && i < def->ndisks; i++)
+		for (unsigned k = 0; k < def->disks[i].nlayers; k++)
+			if (!strcmp(def->disks[i].layers[k].path, path))
+				return true;
+	return false;
+}
+
+/* Call fn for each layer of the other definition that may be the file p->path. */
+static int others_compare(const struct image_aliases *a, struct pair *p, const struct definition *other, pair_fn *fn, struct err *e)
+{
+	int r = 0;
+
+	for (uint32_t i = 0; other && i < other->ndisks && !r; i++)
+		for (unsigned k = 0; k < other->disks[i].nlayers && !r; k++) {
+			p->other = other->disks[i].layers[k].path;
+			if ((!other->disks[i].read_only || !a->def->disks[p->disk].read_only) && strcmp(p->other, p->path) &&
+				!strcmp(last_of(p->other), last_of(p->path)))
+				r = fn(a, p, e);
+		}
+	return r;
+}
+
+/* Call fn for each pair, until it returns something else than 0. */
+static int pairs_compare(const struct image_aliases *a, pair_fn *fn, struct err *e)
+{
+	struct pair p = { .old = vm_find_name(a->host, a->def->name) };
+	int r = 0;
+
+	for (p.disk = 0; p.disk < a->def->ndisks; p.disk++)
+		for (p.layer = 0; p.layer < a->def->disks[p.disk].nlayers; p.layer++) {
+			p.path = a->def->disks[p.disk].layers[p.layer].path;
+			if (p.old && definition_names(p.old->def, p.path))
+				continue;
+			for (size_t i = 0; i < a->host->nvms && !r; i++) {
+				p.vm = a->host->vms[i];
+				if (p.vm != p.old)
+					r = others_compare(a, &p, p.vm->def, fn, e) ?: others_compare(a, &p, p.vm->live, fn, e);
+			}
+		}
+	return r;
+}
+
+static int pair_found(const struct image_aliases *a, const struct pair *p, struct err *e)
+{
+	(void)a;
+	(void)p;
+	(void)e;
+	return 1;
+}
+
+bool image_aliases_possible(const struct image_aliases *a)
+{
+	return pairs_compare(a, pair_found, NULL);
+}
+
+static int pair_check(const struct image_aliases *a, const struct pair *p, struct err *e)
+{
+	struct stat x, y;
+
+	if (stat(p->path, &x) < 0 || stat(p->other, &y) < 0 || x.st_dev != y.st_dev || x.st_ino != y.st_ino)
+		return 0;
+	if (p->old && !permissions_seen_together(&a->host->permissions, p->old->def->uuid, p->vm->def->uuid))
+		return err_set(e, -EINVAL, ERR_INVALID, "disk %s: %.300s is an image of another VM, which names it by another path",
+			a->def->disks[p->disk].id, p->path);
+	return err_set(e, -EINVAL, ERR_INVALID, "disk %s: %.300s is the same file as %.300s, an image of VM '%.60s'; name it by that path",
+		a->def->disks[p->disk].id, p->path, p->other, p->vm->def->name);
+}
+
+int image_aliases_check(const void *arg, struct fork_as_result *out, struct err *e)
+{
+	(void)out;
+	return pairs_compare(arg, pair_check, e);
+}
