@@ -188,7 +188,7 @@ static int rebase_check(struct rebase *z, struct err *e)
 	if (r < 0)
 		return r;
 	z->has_zero_clusters = layers[0].header.version >= 3;
-	r = img_pins_refuse(&layers[0], "rebase", e);
+	r = z->unsafe ? img_pins_refuse(&layers[0], "rebase", e) : img_snapshots_refuse(&layers[0], "rebase", e);
 	if (!r && !z->unsafe && (layers[0].header.incompatible & QCOW2_INCOMPAT_DATA_FILE))
 		r = img_probed_refuse(&o, "data", e);
 	if (!r && layers[0].format == BLOCK_FORMAT_QCOW2) {
@@ -398,8 +398,8 @@ static int base_find(struct commit *k, const struct img_layer *layers, unsigned 
 		k->common.o.path);
 }
 
-/* Refuse layers whose content hidden snapshots or other images need. */
-static int pins_refuse(const struct commit *k, const struct img_layer *layers, struct err *e)
+/* Refuse layers that snapshots or other images need as they are. */
+static int readers_refuse(const struct commit *k, const struct img_layer *layers, struct err *e)
 {
 	int r = 0;
 
@@ -408,7 +408,7 @@ static int pins_refuse(const struct commit *k, const struct img_layer *layers, s
 			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s is an overlay on the content that %s had when the clone "
 				"was made, which must not change; make an independent image with `cairn-img rebase -b \"\" "
 				"%s`", layers[i].path, layers[i + 1].path, layers[i].path);
-		r = img_pins_refuse(&layers[i], "commit", e);
+		r = img_snapshots_refuse(&layers[i], "commit", e);
 	}
 	return r;
 }
@@ -420,7 +420,7 @@ static int commit_run(struct commit *k, struct img_layer *layers, unsigned n, st
 	if (!r)
 		r = img_probed_refuse(&k->common.o, "backing", e);
 	if (!r)
-		r = pins_refuse(k, layers, e);
+		r = readers_refuse(k, layers, e);
 	k->loop = img_loop(0);
 	if (!r)
 		r = base_open(k, layers, n, e);

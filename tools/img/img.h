@@ -286,6 +286,9 @@ int img_snapshots_read(struct img_layer *y, struct qcow2_snapshot_info **ret_lis
 /* Refuse a verb such as rebase or commit if the image has pins (docs/qcow2.md): a pin reads the clusters that it lacks
  * from the backing file, so its content would change. Returns 0 if the image has no pins; -EBUSY; -errno. */
 int img_pins_refuse(const struct img_layer *y, const char *verb, struct err *e);
+/* Refuse an image with internal snapshots or pins: they read the clusters that they lack from its backing file.
+ * Returns 0; -EBUSY, -ENOTSUP with a sentence. */
+int img_snapshots_refuse(const struct img_layer *y, const char *verb, struct err *e);
 /* Get the size of the range that o selects of a disk. Returns 0; -EINVAL with a sentence. */
 int img_range_bytes(const struct img_open *o, uint64_t disk_bytes, uint64_t *ret, struct err *e);
 /* Print the path that a name in an image has: relative names are relative to the folder of the image. */

@@ -333,6 +333,16 @@ int img_pins_refuse(const struct img_layer *y, const char *verb, struct err *e)
 		pins == 1 ? "" : "s", verb);
 }
 
+int img_snapshots_refuse(const struct img_layer *y, const char *verb, struct err *e)
+{
+	int r = img_pins_refuse(y, verb, e);
+
+	if (r < 0 || y->format != BLOCK_FORMAT_QCOW2 || !y->header.nb_snapshots)
+		return r;
+	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s has internal snapshots (%u), which read the backing file, so %s would change them; delete "
+		"them first with `cairn-img snapshot -d`", y->path, y->header.nb_snapshots, verb);
+}
+
 /* Resolve the name of a backing or data file and check its place. what: "backing" or "data", for errors. */
 static int file_resolve(const struct img_open *o, const char *image, const char *name,
 	const char *what, char *ret, struct err *e)

@@ -50,6 +50,28 @@ def test_commit_to_a_path(box):
     box.io("sub/base", "read -P 7 0 64k", fmt="raw")
 
 
+@pytest.mark.parametrize("args", [["commit", "-f", "qcow2", "top"], ["commit", "-f", "qcow2", "-d", "above"], ["commit", "-f", "qcow2", "-b", "base", "above"],
+                                  ["rebase", "-b", "", "top"], ["rebase", "-b", "base", "-F", "raw", "above"]])
+def test_snapshots_keep_what_they_read_of_the_backing_file(box, args):
+    """A snapshot reads the clusters that it lacks from the present backing file."""
+    box.qemu("create", "-q", "-f", "raw", "base", "1M")
+    box.io("base", "write -P 1 0 1M", fmt="raw")
+    for name, below, fmt in (("top", "base", "raw"), ("above", "top", "qcow2")):
+        box.qemu("create", "-q", "-f", "qcow2", "-b", below, "-F", fmt, name)
+        box.qemu("snapshot", "-c", "s1", name)
+        box.io(name, "write -P 2 0 64k")
+    files = {name: (box.path / name).read_bytes() for name in ("base", "top", "above")}
+    assert "has internal snapshots (1), which read the backing file" in box.fails(*args)
+    assert {name: (box.path / name).read_bytes() for name in files} == files
+    if "above" in args:
+        box.img("snapshot", "-d", "s1", "above")
+        if "-b" in args and "commit" in args:  # "top" has snapshots, too
+            box.fails(*args)
+            box.img("snapshot", "-d", "s1", "top")
+        box.img(*args)
+    box.img("rebase", "-u", "-b", "base", "-F", "raw", "top")  # the backing file has moved
+
+
 @pytest.mark.parametrize("base", ["nosuch", "top", ""])
 def test_commit_to_what_is_not_in_the_chain(chain, base):
     before = [(chain.path / "ours" / n).read_bytes() for n in NAMES]
