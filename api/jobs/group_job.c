@@ -75,16 +75,16 @@ static void undo_later(struct group_job *g);
 static void undo_try(void *opaque)
 {
 	struct group_job *g = opaque;
-	bool left = false;
+	bool left = false, last = g->retries++ == RETRIES_MAX;
 
 	g->busy++; /* a removal may end at once */
 	for (size_t i = 0; i < g->n; i++)
 		if (uuid_is_set(g->members[i].uuid))
-			left |= g->kind->remove(&g->members[i]);
+			left |= last || g->kind->remove(&g->members[i]);
 	g->busy--;
 	if (g->busy)
 		return; /* until the last part is done */
-	if (!left || ++g->retries > RETRIES_MAX)
+	if (!left || last)
 		undone(g, !left);
 	else
 		undo_later(g);

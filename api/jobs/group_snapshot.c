@@ -5,6 +5,7 @@
 #include "api/jobs/snapshots.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
+#include "base/err.h"
 #include "base/log.h"
 #include "base/util.h"
 
@@ -32,7 +33,8 @@ static void snapshot_deleted(struct job *j, void *opaque)
 {
 	struct group_member *m = opaque;
 
-	if (j->failed)
+	/* Disks that cannot have snapshots have none of the group's. */
+	if (j->failed && j->e.cls != ERR_UNSUPPORTED)
 		log_warn("group", "VM '%s': a snapshot of group %s is not deleted yet: %s", m->name, m->group->id, j->e.msg);
 	else
 		memset(m->uuid, 0, sizeof(m->uuid));

@@ -61,6 +61,17 @@ def test_vms_that_are_paused_or_off(trio):
     assert [[x[0] for x in vm] for vm in snapshots(trio)] == [["g", "off"]] * 3
 
 
+def test_vm_whose_disk_can_have_no_snapshot(daemon):
+    """It has none to delete, either."""
+    (daemon.tmp / "disk.raw").write_bytes(bytes(1 << 20))
+    daemon.define("a", disks=[image(daemon)])
+    daemon.define("b", disks=[{"path": "disk.raw", "format": "raw"}])
+    r = daemon.cairn("group-snapshot", "a", "b", "--name", "g", ok=False)
+    assert "VM 'b': " in r.stderr and "need" in r.stderr and "qcow2" in r.stderr
+    assert snapshots(daemon, "a") == [[]]
+    until(lambda: not list((daemon.state / "groups").glob("*")))
+
+
 def test_name_that_one_vm_has_already(trio):
     trio.cairn("snapshot-create-as", "b", "g")
     r = trio.cairn("group-snapshot", "a", "b", "c", "--name", "g", ok=False)
