@@ -36,6 +36,7 @@
 # - images: LONG_IMAGES operations of cairn-img and QEMU's tools on images (100000), and an image with 65,536 snapshots
 # - policies: LONG_POLICIES rounds with policies (300)
 # - definitions: schema and parser agree about each value in each place of a definition
+# - off: LONG_OFF random requests on VMs that are off (1500)
 # - soak: LONG_SOAK steps of each of three users of one daemon (3000)
 # - cpu-models: all processor models in guests of the emulated host
 # - sysprep: a clone with another identity by the real virt-sysprep, in an emulated machine
@@ -77,6 +78,7 @@ races=${LONG_RACES:-2000}
 promotions=${LONG_PROMOTIONS:-1000}
 images=${LONG_IMAGES:-100000}
 policies=${LONG_POLICIES:-300}
+off=${LONG_OFF:-1500}
 soak=${LONG_SOAK:-3000}
 seed=${LONG_SEED:-$(date +%Y%m%d)}
 seconds=${LONG_SECONDS:-30000}
@@ -189,6 +191,7 @@ e2e promotions "api/jobs/test_promote.py -k rounds_refuse" CAIRN_PROMOTE_ROUNDS=
 e2e images "tools/img/test_img_random.py tests/e2e/tools/img/test_img_many.py" CAIRN_IMG_STEPS="$images" CAIRN_IMG_SEED="$seed"
 e2e policies api/policy/test_policy_random.py CAIRN_POLICY_ROUNDS="$policies" CAIRN_POLICY_SEED="$seed"
 e2e definitions api/definition/test_validate.py CAIRN_VALIDATE_STEP=1
+e2e off soak/test_off.py CAIRN_OFF_STEPS="$off" CAIRN_OFF_SEED="$seed"
 e2e soak soak/test_soak.py CAIRN_SOAK_STEPS="$soak" CAIRN_SOAK_SEED="$seed" CAIRN_SOAK_HITS=0.1
 e2e cpu-models "vmm/snapshot/test_processor.py -k model" CAIRN_CPU_MODELS=all CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --cpu max,-la57 --mem 2048 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
