@@ -130,7 +130,7 @@ static const struct field start_args[] = { FIELD_VM,
 	{ "boot", FIELD_BOOT_KIND, OPTIONAL, "boot from this kind of device first [boot_order]" },
 	{ "bootmenu", FIELD_BOOL, OPTIONAL, "let the firmware offer its boot menu" },
 	{ "reset-nvram", FIELD_BOOL, OPTIONAL, "replace the UEFI variables by their template" },
-	{ "dry-run", FIELD_BOOL, OPTIONAL, "check quotas, limits, ports, images, networks, memory, space of pools and processors, and start nothing" }, END };
+	{ "dry-run", FIELD_BOOL, OPTIONAL, "check quotas, limits, ports, networks, images in use by other VMs, memory, disk space and processors, and start nothing; no file is opened" }, END };
 static const struct field start_returns[] = {
 	{ "id", FIELD_INT, OPTIONAL, "id of the running VM, unless dry-run" },
 	{ "warnings", LIST_OF(FIELD_STRING), OPTIONAL, "sentences about resources that the host lacks, the most urgent first: memory, space of a pool, and with dry-run processors" }, END };

@@ -57,6 +57,10 @@ static void info_print(struct json_object *o)
 	label_print(stdout, "UUID:", "%s", js_get_str_or(o, "uuid", "-"));
 	label_print(stdout, "OS Type:", "hvm");
 	label_print(stdout, "State:", "%s", cli_vm_state(o));
+	if (js_get_str(o, "detail")) {
+		member_label(o, "reason", "Reason:");
+		member_label(o, "detail", "Detail:");
+	}
 	if (js_get_bool(o, "outdated", false))
 		label_print(stdout, "Process:", "outdated (older Cairn; update: cairn restart-process %s)",
 			js_get_str_or(o, "name", "-"));

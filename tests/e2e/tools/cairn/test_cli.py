@@ -241,6 +241,16 @@ def test_dominfo_shows_definition_and_state(fake):
     assert "CPU time:       3.0s\n" in out and "Used memory:    32768 KiB\n" in out
 
 
+def test_dominfo_shows_why_a_start_failed(fake):
+    disk = fake.tmp / "a.raw"
+    disk.write_bytes(bytes(1 << 20))
+    fake.define("vm1", disks=[{"path": str(disk), "format": "raw"}])
+    disk.unlink()
+    fake.cairn("start", "vm1", ok=False)
+    assert (f"\nState:          shut off\nReason:         failed\nDetail:         disks[0].path: {disk}: No such file or directory\n"
+            in fake.cairn("dominfo", "vm1").stdout)
+
+
 def test_errors_have_exit_code_and_two_lines(fake):
     fake.define("vm1")
     r = fake.cairn("start", "nope", ok=3)
