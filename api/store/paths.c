@@ -57,7 +57,7 @@ static int default_run_dir(char *buf, size_t size, struct err *e)
 	/* Without XDG_RUNTIME_DIR use the state folder, which other users cannot read either. */
 	if (default_state_dir(buf, size, e) < 0)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND,
-			"XDG_RUNTIME_DIR is not set; use --socket or CAIRN_SOCKET");
+			"neither XDG_RUNTIME_DIR nor HOME is set; set CAIRN_SOCKET to the path of the socket");
 	return strlen(buf) + 5 > size ? -ENAMETOOLONG : (strcat(buf, "/run"), 0);
 }
 
@@ -65,8 +65,8 @@ static int socket_check(const char *path, struct err *e)
 {
 	if (strlen(path) > LISTEN_PATH_MAX)
 		return err_set(e, -ENAMETOOLONG, ERR_INVALID,
-			"%.200s: a socket's path has at most %d bytes, this one %zu; use --socket or "
-			"CAIRN_SOCKET",
+			"%.200s: a socket's path has at most %d bytes, this one %zu; set CAIRN_SOCKET to a "
+			"shorter path",
 			path, LISTEN_PATH_MAX, strlen(path));
 	return 0;
 }

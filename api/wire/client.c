@@ -33,13 +33,21 @@ struct client {
 	int fd; /* came with the current answer; -1: none */
 };
 
+#define SYSTEM_SOCKET "/run/cairn/cairn.sock"
+
 /* ---- reading and writing the socket ---- */
+
+/* Return whether root's daemon is at another path, where this user may connect to it. */
+static bool has_system_daemon(const char *path)
+{
+	return geteuid() && strcmp(path, SYSTEM_SOCKET) && access(SYSTEM_SOCKET, W_OK) == 0;
+}
 
 static int connect_failed(const char *path, int error, struct err *e)
 {
 	if (error == ENOENT || error == ECONNREFUSED)
-		return err_set(e, -error, ERR_HOST,
-			"no daemon listens on %s; start one with: cairnd & (see cairnd --help)", path);
+		return err_set(e, -error, ERR_HOST, "no daemon listens on %s; start one with: cairnd & (see cairnd --help)%s", path,
+			has_system_daemon(path) ? ", or use root's daemon: export CAIRN_SOCKET=" SYSTEM_SOCKET : "");
 	if (error == EACCES)
 		return err_set(e, -error, ERR_PERMISSION,
 			"no permission to connect to %s; let root give you a role (cairn grant operator --user NAME), or start "

@@ -28,6 +28,20 @@ def run(*command, **kwargs):
     return r.stdout
 
 
+@pytest.mark.parametrize("variable, folder", [("XDG_RUNTIME_DIR", "cairn"), ("XDG_STATE_HOME", "cairn/run"), ("HOME", ".local/state/cairn/run")])
+def test_default_socket_is_that_of_cairn(tmp_path, monkeypatch, variable, folder):
+    for name in ("CAIRN_SOCKET", "XDG_RUNTIME_DIR", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, str(tmp_path))
+    path = tmp_path / folder / "cairn.sock"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert cairn_client.default_socket() == str(path)
+    if os.geteuid():  # root's cairn uses the system's socket
+        said = subprocess.run([os.path.join(BUILD, "cairn"), "list"], capture_output=True, text=True, check=False, timeout=50).stderr
+        assert f"no daemon listens on {path};" in said
+
+
 @pytest.mark.seconds(300)
 def test_package_and_its_user_pass_mypy(tmp_path):
     user = tmp_path / "user.py"

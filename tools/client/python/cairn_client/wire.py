@@ -14,7 +14,9 @@ T = TypeVar("T")
 def default_socket() -> str:
     """Return the path of the socket: $CAIRN_SOCKET, or else that of the user's daemon or the system's."""
     path = os.environ.get("CAIRN_SOCKET")
-    own = os.path.join(os.environ.get("XDG_RUNTIME_DIR", "/nonexistent"), "cairn", "cairn.sock")
+    run = os.environ.get("XDG_RUNTIME_DIR")
+    state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    own = os.path.join(run, "cairn", "cairn.sock") if run else os.path.join(state, "cairn", "run", "cairn.sock")
     return path or (own if os.path.exists(own) else "/run/cairn/cairn.sock")
 
 
