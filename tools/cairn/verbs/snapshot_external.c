@@ -31,6 +31,7 @@ struct external {
 	struct overlay list[DISKS_MAX];
 	size_t n;
 	bool live, reuse;
+	bool outdated; /* a disk of the definition has another image than at the begin */
 	struct json_object *was; /* the disks of the definition before it named the overlays; owned */
 };
 
@@ -219,14 +220,14 @@ static void overlays_remove(struct external *x)
 
 /* ---- the definition ---- */
 
-/* Let a disk that has the image `base` have the overlay. */
-static void disk_edit(struct json_object *disks, const struct overlay *o)
+/* Let a disk that has the image `base` have the overlay. Returns whether there is such a disk. */
+static bool disk_edit(struct json_object *disks, const struct overlay *o)
 {
 	int at = change_find(disks, "id", o->disk);
 	struct json_object *disk = at < 0 ? NULL : json_object_array_get_idx(disks, (size_t)at), *layers, *layer, *below;
 
 	if (!disk || strcmp(js_get_str_or(disk, "path", ""), o->base))
-		return;
+		return false;
 	layers = json_object_new_array();
 	layer = json_object_new_object();
 	js_put_str(layer, "path", o->base);
@@ -241,6 +242,7 @@ static void disk_edit(struct json_object *disks, const struct overlay *o)
 	js_put(disk, "backing", layers);
 	js_put_str(disk, "path", o->path);
 	js_put_str(disk, "format", "qcow2");
+	return true;
 }
 
 static int definition_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
@@ -248,13 +250,17 @@ static int definition_edit(struct cli *c, struct json_object *definition, void *
 	struct external *x = opaque;
 	struct json_object *disks = js_get_array(definition, "disks");
 
-	(void)c;
-	(void)e;
 	json_object_put(x->was);
 	x->was = NULL;
 	json_object_deep_copy(disks, &x->was, NULL);
-	for (size_t i = 0; disks && i < x->n; i++)
-		disk_edit(disks, &x->list[i]);
+	for (size_t i = 0; disks && i < x->n; i++) {
+		/* The next start of a running VM may have other disks. */
+		if (disk_edit(disks, &x->list[i]) || x->live)
+			continue;
+		x->outdated = true;
+		return err_set(e, -EPERM, ERR_WRONG_STATE, "disk %s of VM '%s' has got another image meanwhile; try again", x->list[i].disk,
+			c->pos[0]);
+	}
 	return 0;
 }
 
@@ -344,7 +350,7 @@ static int external_run(struct cli *c, struct external *x, struct err *e)
 	if (r >= 0)
 		return 0;
 	/* After another error than an answer of the daemon, the definition may name the overlays. */
-	if (defined ? !is_refusal(r, e) : r != -EREMOTEIO)
+	if (defined ? !is_refusal(r, e) : r != -EREMOTEIO && !x->outdated)
 		fprintf(stderr, "warning: domain '%s' may use the overlays, so they stay\n", c->pos[0]);
 	else if (!defined)
 		overlays_remove(x);

@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 import guestlib
-from conftest import Console, Qmp, QmpError, open_files, until
+from conftest import BUILD, Console, Qmp, QmpError, open_files, until
 from fuselib import Op, fuse
 from test_blockcopy import start
 from test_slow_disk import hold, slow
@@ -192,6 +192,26 @@ def test_images_whose_names_differ_in_the_suffix_get_two_overlays(fake):
     assert both(fake) == [["data.s1", "data.raw"], ["data-vdb.s1", "data.qcow2"]]
     for overlay, base in both(fake):
         assert chain(fake, overlay) == [overlay, base]
+
+
+def test_image_that_changes_before_the_overlay_is_defined(fake):
+    """Another client gives the disk an overlay in between. The second overlay would replace it, or the first would get lost."""
+    img(fake, "create", "-q", "-f", "raw", "a.raw", "1M")
+    fake.define("vm1", disks=[{"path": "a.raw", "format": "raw"}])
+    program, once = fake.tmp / "cairn-img", fake.tmp / "once"
+    program.write_text(f"""#!/bin/sh
+if [ "$1" = create ] && mkdir {once} 2>/dev/null; then
+	{BUILD}/cairn snapshot-create-as vm1 first --disk-only --external
+fi
+exec {BUILD}/cairn-img "$@"
+""")
+    program.chmod(0o755)
+    fake.env["CAIRN_LIBEXEC"] = str(fake.tmp)
+    r = fake.cairn("snapshot-create-as", "vm1", "second", "--disk-only", "--external", ok=False)
+    assert r.stderr.endswith("disk vda of VM 'vm1' has got another image meanwhile; try again\n") and "warning" not in r.stderr
+    assert disks(fake) == [["a.first", "a.raw"]] and not (fake.tmp / "a.second").exists()
+    fake.cairn("snapshot-create-as", "vm1", "second", "--disk-only", "--external")
+    assert disks(fake) == [["a.second", "a.first", "a.raw"]]
 
 
 def test_reused_overlay_has_to_fit(vm):
