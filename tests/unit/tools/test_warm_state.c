@@ -2,10 +2,12 @@
 #include "tools/cairn/warm_key.c" /* a program's files: in no library */
 
 #include "tests/unit/tmp.h"
+#include "tools/cairn/verbs/run_warm.c"
 #include "tools/cairn/warm_state.c"
 
 #include <setjmp.h>
 #include <stdarg.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 
 #include <cmocka.h>
@@ -250,6 +252,78 @@ static void test_list_of_pages_leaves_the_memory_checked(void **state)
 	warm_key_free(k);
 }
 
+bool option_flag(const struct cli *c, const char *name)
+{
+	(void)c, (void)name;
+	return false;
+}
+
+const char *option_value(const struct cli *c, const char *name)
+{
+	(void)c, (void)name;
+	return NULL;
+}
+
+void guest_link_close(struct guest_link *l)
+{
+	(void)l;
+}
+
+size_t guest_renewal_put(const struct guest_link *l, uint8_t ret[GUEST_RENEWAL_MAX])
+{
+	(void)l, (void)ret;
+	return 0;
+}
+
+/* Be a VM's process: send an event, and answer a request for the list. Exit with 0 when the peer is gone. */
+static void vm_be(int sock, const uint32_t *list, size_t bytes)
+{
+	struct pollfd end = { .fd = sock, .events = POLLIN };
+	struct vm_reply reply = { 0 };
+	struct vm_event ev = { .kind = VM_EVENT_AGENT };
+	struct channel_msg m;
+	void *buf = malloc(CHANNEL_BODY_MAX);
+
+	channel_send(sock, VM_MSG_VERSION, VM_MSG_EVENT, 0, &ev, sizeof(ev), NULL, 0);
+	if (channel_recv(sock, VM_MSG_VERSION, vm_msg_to_vm, VM_MSG_TYPE_COUNT, buf, &m) != 1 || m.head.type != VM_MSG_FIRST_PAGES || m.nfds != 1 ||
+		pwrite(m.fds[0], list, bytes, 0) != (ssize_t)bytes)
+		_exit(1);
+	channel_send(sock, VM_MSG_VERSION, VM_MSG_REPLY, m.head.seq, &reply, sizeof(reply), NULL, 0);
+	_exit(poll(&end, 1, 60000) == 1 && recv(sock, buf, 1, 0) == 0 ? 0 : 2);
+}
+
+static void test_list_of_the_vms_process_is_kept_and_its_channel_closed(void **state)
+{
+	struct fixture *f = *state;
+	struct run_warm w = RUN_WARM_NONE;
+	const uint32_t list[] = { 4, 9, 100 };
+	uint32_t back[FIRST_PAGES_MAX];
+	int pair[2], status;
+	struct err e;
+	pid_t pid;
+
+	w.key = key_of(f);
+	state_make(w.key);
+	w.state = warm_state_open(w.key, &e);
+	w.lists = true;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
+	pid = fork();
+	if (!pid) {
+		close(pair[0]);
+		vm_be(pair[1], list, sizeof(list));
+	}
+	close(pair[1]);
+	w.channel = pair[0];
+	w.vm_end = (int)syscall(SYS_pidfd_open, pid, 0);
+	run_warm_list(&w);
+	assert_int_equal(waitpid(pid, &status, 0), pid);
+	assert_int_equal(status, 0);
+	assert_int_equal(first_pages_read(w.state, RAM_BYTES / 4096, back), ARRAY_SIZE(list));
+	assert_memory_equal(back, list, sizeof(list));
+	close(w.vm_end);
+	run_warm_done(&w);
+}
+
 static void test_states_of_a_file_are_found(void **state)
 {
 	struct fixture *f = *state;
@@ -451,6 +525,7 @@ int main(void)
 		TEST(test_file_that_changes_leaves_no_state),
 		TEST(test_state_is_found_by_its_key),
 		TEST(test_list_of_pages_leaves_the_memory_checked),
+		TEST(test_list_of_the_vms_process_is_kept_and_its_channel_closed),
 		TEST(test_states_of_a_file_are_found),
 		TEST(test_damaged_state_is_refused_and_removed),
 		TEST(test_damaged_memory_is_found),

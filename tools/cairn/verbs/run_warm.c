@@ -76,13 +76,19 @@ void run_warm_find(struct run_warm *w, struct cli *c, const struct run_definitio
 			"the guest boots, because of the state to begin from: %s", e.msg);
 }
 
+static void channel_close(struct run_warm *w)
+{
+	if (w->channel >= 0)
+		close(w->channel);
+	w->channel = -1;
+}
+
 static void fds_close(struct run_warm *w)
 {
 	if (w->state >= 0)
 		close(w->state);
-	if (w->channel >= 0)
-		close(w->channel);
-	w->state = w->channel = -1;
+	w->state = -1;
+	channel_close(w);
 }
 
 void run_warm_done(struct run_warm *w)
@@ -326,6 +332,7 @@ void run_warm_list(void *opaque)
 	ssize_t n = -1;
 	int r = fd < 0 ? err_set_errno(&e, -errno, "memfd") : pages_ask(w, fd, &e);
 
+	channel_close(w); /* nobody reads further events, and at its end, the VM's process waits for a peer that reads */
 	/* The guest may have got hold of the VM's process. So the list is copied, and each run checks it. */
 	if (!r) {
 		n = pread(fd, list, FIRST_PAGES_MAX * sizeof(*list), 0);
