@@ -38,12 +38,14 @@ static int uffd_register(const struct memory *mem)
 	return fd;
 }
 
-void prefault_init(struct prefault *p, const struct memory *mem, int state_fd)
+void prefault_init(struct prefault *p, const struct memory *mem, int state_fd, int kvm_fd)
 {
 	*p = (struct prefault){ .mem = mem, .uffd = -1, .list = malloc(FIRST_PAGES_MAX * sizeof(*p->list)) };
 	p->n = p->list ? first_pages_read(state_fd, mem->bytes / PAGE_BYTES, p->list) : 0;
 	if (p->n == -ENOENT)
 		p->uffd = uffd_register(mem);
+	else
+		p->maps = ioctl(kvm_fd, KVM_CHECK_EXTENSION, KVM_CAP_PRE_FAULT_MEMORY) > 0;
 }
 
 void prefault_done(struct prefault *p)
@@ -68,9 +70,9 @@ static int run_length(const struct prefault *p, int i, bool written)
 	return n;
 }
 
-static void copies_make(const struct prefault *p)
+static void copies_make(const struct prefault *p, const atomic_bool *stop)
 {
-	for (int i = 0, n; i < p->n; i += n) {
+	for (int i = 0, n; i < p->n && !atomic_load(stop); i += n) {
 		bool written = first_page_is_written(p->list[i]);
 
 		n = written ? run_length(p, i, true) : 1;
@@ -80,7 +82,7 @@ static void copies_make(const struct prefault *p)
 }
 
 /* Map the range in KVM's page tables of the guest. Returns false if KVM cannot. */
-static bool range_map(const struct memory *mem, int vcpu_fd, uint64_t offset, uint64_t bytes)
+static bool range_map(const struct memory *mem, int vcpu_fd, const atomic_bool *stop, uint64_t offset, uint64_t bytes)
 {
 	bool low = offset < mem->low_bytes;
 	struct kvm_pre_fault_memory range = { .gpa = low ? offset : MEM_HIGH_BASE + offset - mem->low_bytes,
@@ -89,18 +91,18 @@ static bool range_map(const struct memory *mem, int vcpu_fd, uint64_t offset, ui
 
 	do
 		r = ioctl(vcpu_fd, KVM_PRE_FAULT_MEMORY, &range);
-	while (range.size && (!r || errno == EINTR));
+	while (range.size && (!r || errno == EINTR) && !atomic_load(stop));
 	return !r;
 }
 
-void prefault_run(const struct prefault *p, int vcpu_fd)
+void prefault_run(const struct prefault *p, int vcpu_fd, const atomic_bool *stop)
 {
-	bool can = true;
+	bool can = p->maps;
 
-	copies_make(p);
-	for (int i = 0, n; i < p->n && can; i += n) {
+	copies_make(p, stop);
+	for (int i = 0, n; i < p->n && can && !atomic_load(stop); i += n) {
 		n = run_length(p, i, false);
-		can = range_map(p->mem, vcpu_fd, first_page_number(p->list[i]) * PAGE_BYTES, (uint64_t)n * PAGE_BYTES);
+		can = range_map(p->mem, vcpu_fd, stop, first_page_number(p->list[i]) * PAGE_BYTES, (uint64_t)n * PAGE_BYTES);
 	}
 }
 
@@ -121,13 +123,13 @@ static size_t pages_add(const struct prefault *p, const uint64_t *entries, size_
 	return n;
 }
 
-int prefault_make(const struct prefault *p, int fd, struct err *e)
+/* List the pages that the guest has touched. Returns their number, which may be too large; -errno. */
+static int64_t touched_list(const struct prefault *p, uint32_t *list)
 {
-	CLEANUP_FREE uint32_t *list = malloc(FIRST_PAGES_MAX * sizeof(*list));
 	CLEANUP_FREE uint64_t *entries = malloc(ENTRIES_AT_ONCE * sizeof(*entries));
 	const struct ram_view *v = p->mem ? memory_view(p->mem) : NULL;
 	size_t n = 0;
-	int r = list && entries ? 0 : -ENOMEM;
+	int r = entries ? 0 : -ENOMEM;
 
 	for (uint64_t at = 0, count; v && at < v->bytes / PAGE_BYTES && !r; at += count) {
 		count = MIN(v->bytes / PAGE_BYTES - at, (uint64_t)ENTRIES_AT_ONCE);
@@ -135,7 +137,15 @@ int prefault_make(const struct prefault *p, int fd, struct err *e)
 		if (!r)
 			n = pages_add(p, entries, count, at, list, n);
 	}
-	if (!r && n <= FIRST_PAGES_MAX)
-		r = pwrite_full(fd, list, n * sizeof(*list), 0);
+	return r < 0 ? r : (int64_t)n;
+}
+
+int prefault_make(const struct prefault *p, int fd, struct err *e)
+{
+	CLEANUP_FREE uint32_t *list = malloc(FIRST_PAGES_MAX * sizeof(*list));
+	bool had = p->list && p->n >= 0;
+	int64_t n = had ? p->n : list ? touched_list(p, list) : -ENOMEM;
+	int r = n < 0 ? (int)n : n > FIRST_PAGES_MAX ? 0 : pwrite_full(fd, had ? p->list : list, (size_t)n * sizeof(*list), 0);
+
 	return r < 0 ? err_set_errno(e, r, "the pages that the guest has touched") : 0;
 }

@@ -8,6 +8,8 @@
 #define CAIRN_VMM_KVM_PREFAULT_H
 
 #include <linux/kvm.h>
+#include <stdatomic.h>
+#include <stdbool.h>
 #include <stdint.h>
 
 #ifndef KVM_PRE_FAULT_MEMORY
@@ -15,6 +17,7 @@ struct kvm_pre_fault_memory {
 	__u64 gpa, size, flags, padding[5];
 };
 #define KVM_PRE_FAULT_MEMORY _IOWR(KVMIO, 0xd5, struct kvm_pre_fault_memory) /* since Linux 6.11 */
+#define KVM_CAP_PRE_FAULT_MEMORY 236
 #endif
 
 struct err;
@@ -24,16 +27,21 @@ struct prefault {
 	const struct memory *mem; /* borrowed; NULL: the VM does not begin from such a state */
 	uint32_t *list; /* owned; NULL: none */
 	int n;
+	bool maps; /* KVM can map pages in advance: it does not shadow the guest's page tables */
 	int uffd; /* while the list is to be made: with it, the kernel maps only pages that are touched; -1: none */
 };
 
-/* Read the list of the state that RAM maps; if there is none, prepare to make one. Before the guest runs. */
-void prefault_init(struct prefault *p, const struct memory *mem, int state_fd);
+/* Read the list of the state that RAM maps; if there is none, prepare to make one. Before the guest runs.
+ * kvm_fd: /dev/kvm, borrowed; -1: KVM maps nothing in advance. */
+void prefault_init(struct prefault *p, const struct memory *mem, int state_fd, int kvm_fd);
 void prefault_done(struct prefault *p);
-/* Map the pages of the list, if there is one. On the vCPU's thread. */
-void prefault_run(const struct prefault *p, int vcpu_fd);
+/* Map the pages of the list, if there is one. On the vCPU's thread.
+ * stop: becomes true when the thread has to park. If KVM's page tables become obsolete meanwhile, KVM of Linux 6.11 to
+ * 6.14 tries again until a signal comes. */
+void prefault_run(const struct prefault *p, int vcpu_fd, const atomic_bool *stop);
 /* Write the list of the pages that the guest has touched to an empty file: the entries alone. If only written pages can
- * be told from others, only these; if there are more than FIRST_PAGES_MAX, none. Returns 0 or -errno. */
+ * be told from others, only these; if there are more than FIRST_PAGES_MAX, none. If the state had a list already, because
+ * another run has written it after `cairn run` found none, write that one. Returns 0 or -errno. */
 int prefault_make(const struct prefault *p, int fd, struct err *e);
 
 #endif

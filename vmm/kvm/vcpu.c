@@ -164,7 +164,7 @@ static void *vcpu_thread(void *opaque)
 	atomic_store(&v->tid, gettid());
 	while (vcpu_park(v)) {
 		if (!v->ran && !v->index && v->set->cfg.prefault)
-			prefault_run(v->set->cfg.prefault, v->fd);
+			prefault_run(v->set->cfg.prefault, v->fd, &v->set->stop_requested);
 		v->ran = true;
 		if (v->drains)
 			vcpu_drain(v);

@@ -55,7 +55,7 @@ int machine_map_fork(struct machine *m, struct err *e)
 	vmstate_layout_of(m->cfg.ram_bytes, &l);
 	r = memory_map_cow(&m->mem, fd, l.ram_offset, &m->pagemap_fd, e);
 	if (!r && m->cfg.foreground)
-		prefault_init(&m->prefault, &m->mem, fd);
+		prefault_init(&m->prefault, &m->mem, fd, m->kvm.sys_fd);
 	if (!r)
 		fd = -1;
 	return r;
