@@ -422,13 +422,18 @@ static void test_triple_fault_is_reported_and_reset_recovers(void **state)
 	static const uint8_t code[] = { 0x0f, 0x0b }; /* ud2, and no IDT */
 	struct vcpu_fx *f = fx_new(1, code, sizeof(code));
 	struct err e = { 0 };
+	struct kvm_sregs s;
+	char where[40];
 
 	(void)state;
 	vcpus_resume(&f->set);
 	assert_true(wait_fault(f));
 	assert_int_equal(atomic_load(&f->reason), VM_REASON_TRIPLE_FAULT);
-	assert_non_null(strstr(f->detail, "vCPU 0, RIP 0x1000"));
 	vcpus_stop(&f->set);
+	/* With SVM, the processor leaves no registers after a triple fault, and KVM has reset the vCPU. */
+	assert_int_equal(kvm_ioctl(f->set.vcpu[0].fd, KVM_GET_SREGS, &s), 0);
+	snprintf(where, sizeof(where), "vCPU 0, RIP 0x%x", s.cs.base == 0xffff0000 ? 0xfff0 : CODE_GPA);
+	assert_non_null(strstr(f->detail, where));
 	assert_int_equal(atomic_load(&f->faults), 1);
 	/* A reset restores the VM. */
 	guest_write(f, out_loop, sizeof(out_loop));
@@ -600,15 +605,23 @@ static struct vcpu_fx *collecting_new(struct loop **ret_loop)
 	return f;
 }
 
-/* Run the guest, and wait until it has written all bytes. */
+/* Return the number of bytes that the guest has written. */
+static uint64_t written(struct vcpu_fx *f)
+{
+	return atomic_load(&f->set.vcpu[0].counters[VCPU_EXITS_IO]) + __atomic_load_n(&f->ring.ring->last, __ATOMIC_ACQUIRE);
+}
+
+/* Run the guest, and wait until it has written all bytes. KVM before Linux 6.12 takes the ring for full after 85 bytes
+ * (coalesced_mmio_has_room()), so that one byte exits. */
 static void collecting_run(struct vcpu_fx *f)
 {
 	uint64_t end = loop_now_ns() + 25000 * MS;
 
 	vcpus_resume(&f->set);
-	while (__atomic_load_n(&f->ring.ring->last, __ATOMIC_ACQUIRE) != COLLECTED && loop_now_ns() < end)
+	while (written(f) != COLLECTED && loop_now_ns() < end)
 		usleep(50);
-	assert_int_equal(f->ring.ring->last, COLLECTED);
+	assert_int_equal(written(f), COLLECTED);
+	assert_in_range(f->ring.ring->last, COLLECTED - 1, COLLECTED);
 }
 
 static void test_stop_delivers_collected_bytes(void **state)
