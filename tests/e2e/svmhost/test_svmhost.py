@@ -13,6 +13,7 @@ import xml.etree.ElementTree as xml
 import pytest
 
 import guestlib
+import units
 
 # Tests in which the host's KVM or userfaultfd matters, for each with the least of its parameters. The parts bare-svm,
 # linux-svm and snapshots-svm of make check-long run all.
@@ -72,13 +73,15 @@ HOSTS = (
      "test_transparent_huge_pages.py": ("test_host_that_collects_huge_pages_does_not_fill_memory_with_zeros",),
      "test_bios.py": ("test_fill_of_memory_by_the_firmware",),
      "test_vhost.py": ("test_kernel_moves_the_frames", "test_snapshot_and_revert_have_what_the_kernel_wrote"),
-     "test_namespaces.py": ("test_required_sandbox_that_is_complete", "test_required_sandbox_that_lacks_a_part_starts_no_vm")},
+     "test_namespaces.py": ("test_required_sandbox_that_is_complete", "test_required_sandbox_that_lacks_a_part_starts_no_vm"),
+     "units.py": tuple(f"test_unit_program[{program}]" for program in units.PROGRAMS)},
     {"test_transparent_huge_pages.py": (
         "test_memory_of_128_mib_is_in_huge_pages", "test_memory_of_a_plain_users_vm_is_in_huge_pages",
         "test_small_guests_and_those_that_ask_for_it_have_small_pages", "test_memory_in_huge_pages_survives_whatever_moves_it",
         "test_memory_is_in_huge_pages_again_after_a_new_process", "test_revert_of_a_huge_page_that_is_in_use_replaces_all_memory",
         "test_host_that_collects_huge_pages_does_not_fill_memory_with_zeros"),
-     "test_linux_warm.py": ("test_pages_that_a_guest_touches_first_are_mapped_in_advance",)},
+     "test_linux_warm.py": ("test_pages_that_a_guest_touches_first_are_mapped_in_advance",),
+     "units.py": ("test_unit_program[vmm/kvm/test_prefault]",)},
 )
 KERNELS = ("", "", "backports")  # of each host: CAIRN_SVMHOST_KERNEL
 # Two hosts of the usual weight left the tests beside them a third of two processors: a boot of Linux took 200 s. With
@@ -122,10 +125,11 @@ def run_there(files, kernel):
         cases = xml.parse(path).getroot().iter("testcase") if os.path.exists(path) else ()
         found = {}
         for case in cases:
-            name = case.get("classname").split(".")[-1] + "." + case.get("name").split("[")[0]
+            name = case.get("classname").split(".")[-1] + "." + case.get("name")
             child = next((c for c in case if c.tag in ("failure", "error", "skipped")), None)
             text = "" if child is None else f"{case.get('name')}: {child.get('message')}\n{child.text or ''}"
-            found.setdefault(name, []).append((None if child is None else child.tag, text))
+            for key in {name, name.split("[")[0]}:  # HOSTS may name all parameters of a test, or one
+                found.setdefault(key, []).append((None if child is None else child.tag, text))
         return found, run.stdout[-40000:]
 
 
@@ -160,7 +164,6 @@ def test_svmhost(host, name):
     if fault(KERNELS[host]):
         pytest.skip(fault(KERNELS[host]))
     found, output = results()[host]
-    name = name.split("[")[0]
     if name not in found:
         words = "the first test of this host that did not run shows them" if host in told else "\n" + output
         told.add(host)
