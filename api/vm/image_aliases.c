@@ -4,21 +4,27 @@
 #include "base/err.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
 
 /* A layer of a disk of the definition, and one of another VM. */
 struct pair {
-	unsigned disk, layer;
+	unsigned disk;
 	const char *path, *other;
 	const struct vm *vm, *old; /* old: the VM that is redefined; NULL: none */
+	/* What pair_check() knows of `path`. */
+	const char *looked_at;
+	char real[PATH_MAX]; /* without symbolic links; empty: there is no such file */
+	struct stat st;
 };
 
-typedef int pair_fn(const struct image_aliases *a, const struct pair *p, struct err *e);
+typedef int pair_fn(const struct image_aliases *a, struct pair *p, struct err *e);
 
-static const char *last_of(const char *path)
+static bool same_last(const char *a, const char *b)
 {
-	return strrchr(path, '/') + 1; /* all paths are absolute */
+	return !strcmp(strrchr(a, '/'), strrchr(b, '/')); /* all paths are absolute */
 }
 
 static bool definition_names(const struct definition *def, const char *path)
@@ -30,7 +36,7 @@ static bool definition_names(const struct definition *def, const char *path)
 	return false;
 }
 
-/* Call fn for each layer of the other definition that may be the file p->path. */
+/* Call fn for each layer of the other definition that has another path. */
 static int others_compare(const struct image_aliases *a, struct pair *p, const struct definition *other, pair_fn *fn, struct err *e)
 {
 	int r = 0;
@@ -38,8 +44,7 @@ static int others_compare(const struct image_aliases *a, struct pair *p, const s
 	for (uint32_t i = 0; other && i < other->ndisks && !r; i++)
 		for (unsigned k = 0; k < other->disks[i].nlayers && !r; k++) {
 			p->other = other->disks[i].layers[k].path;
-			if ((!other->disks[i].read_only || !a->def->disks[p->disk].read_only) && strcmp(p->other, p->path) &&
-				!strcmp(last_of(p->other), last_of(p->path)))
+			if ((!other->disks[i].read_only || !a->def->disks[p->disk].read_only) && strcmp(p->other, p->path))
 				r = fn(a, p, e);
 		}
 	return r;
@@ -52,8 +57,8 @@ static int pairs_compare(const struct image_aliases *a, pair_fn *fn, struct err 
 	int r = 0;
 
 	for (p.disk = 0; p.disk < a->def->ndisks; p.disk++)
-		for (p.layer = 0; p.layer < a->def->disks[p.disk].nlayers; p.layer++) {
-			p.path = a->def->disks[p.disk].layers[p.layer].path;
+		for (unsigned k = 0; k < a->def->disks[p.disk].nlayers; k++) {
+			p.path = a->def->disks[p.disk].layers[k].path;
 			if (p.old && definition_names(p.old->def, p.path))
 				continue;
 			for (size_t i = 0; i < a->host->nvms && !r; i++) {
@@ -65,7 +70,7 @@ static int pairs_compare(const struct image_aliases *a, pair_fn *fn, struct err 
 	return r;
 }
 
-static int pair_found(const struct image_aliases *a, const struct pair *p, struct err *e)
+static int pair_found(const struct image_aliases *a, struct pair *p, struct err *e)
 {
 	(void)a;
 	(void)p;
@@ -78,11 +83,28 @@ bool image_aliases_possible(const struct image_aliases *a)
 	return pairs_compare(a, pair_found, NULL);
 }
 
-static int pair_check(const struct image_aliases *a, const struct pair *p, struct err *e)
+static void path_look(struct pair *p)
 {
-	struct stat x, y;
+	if (p->looked_at == p->path)
+		return;
+	p->looked_at = p->path;
+	if (stat(p->path, &p->st) < 0 || !realpath(p->path, p->real))
+		p->real[0] = 0;
+}
 
-	if (stat(p->path, &x) < 0 || stat(p->other, &y) < 0 || x.st_dev != y.st_dev || x.st_ino != y.st_ino)
+/* Whether the other path may lead to the file of p->path. Looks only at the latter, which the definer has opened: the
+ * file system of another VM's image may hang. */
+static bool may_be_same(struct pair *p)
+{
+	path_look(p);
+	return p->real[0] && (same_last(p->other, p->path) || same_last(p->other, p->real) || p->st.st_nlink > 1);
+}
+
+static int pair_check(const struct image_aliases *a, struct pair *p, struct err *e)
+{
+	struct stat st;
+
+	if (!may_be_same(p) || stat(p->other, &st) < 0 || st.st_dev != p->st.st_dev || st.st_ino != p->st.st_ino)
 		return 0;
 	if (p->old && !permissions_seen_together(&a->host->permissions, p->old->def->uuid, p->vm->def->uuid))
 		return err_set(e, -EINVAL, ERR_INVALID, "disk %s: %.300s is an image of another VM, which names it by another path",

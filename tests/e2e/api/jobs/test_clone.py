@@ -134,6 +134,11 @@ def test_image_of_another_vm_has_one_path(daemon, tmp_path):
     refused("other", [disk(tmp_path / "alias/a")], same)
     refused("other", [disk(tmp_path / "alias/a", readonly=True)], same)
     refused("other", [disk(tmp_path / "b", backing=[disk(tmp_path / "alias/a")])], same)
+    os.symlink(folder / "a", tmp_path / "current")
+    os.link(folder / "a", tmp_path / "hard")
+    for name in ("current", "hard"):
+        refused("other", [disk(tmp_path / name)], f"disk vda: {tmp_path}/{name} is the same file as {folder}/a, an image of VM ")
+    os.unlink(tmp_path / "hard")
     # A VM keeps the paths that it has; two VMs may read a file by two paths; another file may have that name.
     (folder / "a").rename(folder / "c")
     os.link(folder / "c", tmp_path / "a")
