@@ -237,8 +237,8 @@ static int size_check(struct commit_job *k, const struct block *base, struct err
 	block_info(base, &low);
 	if (low.size_bytes > top.size_bytes)
 		return err_set(e, -EINVAL, ERR_INVALID, "the image that disk %s is to be committed to is larger than the disk (%llu and %llu "
-			"bytes); make the disk as large with cairn blockresize first", k->p.disk->id, (unsigned long long)low.size_bytes,
-			(unsigned long long)top.size_bytes);
+			"bytes); make the disk as large with %s first", k->p.disk->id, (unsigned long long)low.size_bytes,
+			(unsigned long long)top.size_bytes, k->p.j.m->cfg.images_only ? "cairn-img resize" : "cairn blockresize");
 	if (low.data_file)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the image that disk %s is to be committed to has an external data file",
 			k->p.disk->id);

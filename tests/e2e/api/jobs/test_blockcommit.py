@@ -214,6 +214,17 @@ exec {BUILD}/cairn-img "$@"
     assert disks(fake) == [["a.second", "a.first", "a.raw"]]
 
 
+def test_commit_of_a_smaller_disk_says_how_to_grow_it(daemon):
+    img(daemon, "create", "-q", "-f", "raw", "a.raw", "2M")
+    img(daemon, "create", "-q", "-f", "qcow2", "-b", "a.raw", "-F", "raw", "a.qcow2", "1M")
+    daemon.define("vm1", disks=[{"path": "a.qcow2", "format": "qcow2", "backing": [{"path": "a.raw", "format": "raw"}]}])
+    says = "larger than the disk (2097152 and 1048576 bytes); make the disk as large with cairn-img resize first"
+    assert says in daemon.cairn("blockcommit", "vm1", "vda", ok=2).stderr
+    subprocess.run([os.path.join(BUILD, "cairn-img"), "resize", "-q", "-f", "qcow2", "a.qcow2", "2M"], cwd=daemon.tmp, check=True)
+    daemon.cairn("blockcommit", "vm1", "vda")
+    assert disks(daemon) == [["a.raw"]]
+
+
 def test_reused_overlay_has_to_fit(vm):
     g = vm()
     g.write(1)
