@@ -34,7 +34,7 @@ REFUSALS = re.compile("|".join((
     "linked clones have its disks as backing files", "is a template|the template of linked clones|also a disk of the template",
     "also has .* as an image, so it must not change", "is raw; internal snapshots need qcow2|snapshots need a writable qcow2 disk",
     "is used by VM|belongs to VM", "is a backing file of VM|is an image of the template|is the backing file of",
-    "has internal snapshots", "no snapshot",
+    "has internal snapshots", "no snapshot", "is to be committed to is larger than the disk",
 )))
 
 
@@ -394,7 +394,7 @@ class Run:
         path, size = self.rng.choice(sorted(self.world.images)) if self.world.images else None, self.rng.choice(SIZES)
         if not path or os.path.dirname(path) != self.folder:
             return None
-        return Request(["vol-resize", path, size, "--pool", "pool", "--shrink"], lambda w: w.resize(path, size))
+        return Request(["vol-resize", path, size, "--pool", "pool", "--shrink"], lambda w: w.resize(path, size), alone=True)
 
     def image_snapshot(self):
         path = self.any_image(lambda image: image.format == "qcow2")
