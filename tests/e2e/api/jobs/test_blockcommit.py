@@ -195,7 +195,7 @@ def test_images_whose_names_differ_in_the_suffix_get_two_overlays(fake):
 
 
 def test_image_that_changes_before_the_overlay_is_defined(fake):
-    """Another client gives the disk an overlay in between. The second overlay would replace it, or the first would get lost."""
+    """Another client gives the disk an overlay in between. One of the two overlays must not replace the other."""
     img(fake, "create", "-q", "-f", "raw", "a.raw", "1M")
     fake.define("vm1", disks=[{"path": "a.raw", "format": "raw"}])
     program, once = fake.tmp / "cairn-img", fake.tmp / "once"
