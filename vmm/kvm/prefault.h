@@ -40,8 +40,8 @@ void prefault_done(struct prefault *p);
  * 6.14 tries again until a signal comes. */
 void prefault_run(const struct prefault *p, int vcpu_fd, const atomic_bool *stop);
 /* Write the list of the pages that the guest has touched to an empty file: the entries alone. If only written pages can
- * be told from others, only these; if there are more than FIRST_PAGES_MAX, none. If the state had a list already, because
- * another run has written it after `cairn run` found none, write that one. Returns 0 or -errno. */
+ * be told from others, only these; if there are more than FIRST_PAGES_MAX, none. If the state had a list already, which
+ * another run has written after `cairn run` found none, write that one. Returns 0 or -errno. */
 int prefault_make(const struct prefault *p, int fd, struct err *e);
 
 #endif
