@@ -149,7 +149,7 @@ static int new_open(struct rebase *z, struct err *e)
 
 	if (r < 0)
 		return r;
-	if (!stat(o.path, &a) && !stat(z->common.o.path, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+	if (!img_stat(o.path, &a) && !img_stat(z->common.o.path, &b) && img_same_file(&a, &b))
 		return err_set(e, -EINVAL, ERR_INVALID, "%s cannot be its own backing file", z->common.o.path);
 	return img_block_open(z->loop, &o, &z->new, e);
 }

@@ -163,12 +163,18 @@ static int target_fits(const struct img_convert *v, struct err *e)
 
 static int sources_open(struct img_convert *v, struct block_part *parts, unsigned *n, struct err *e)
 {
+	const char *data = v->ic.qcow2.data_file;
+	char beside[2 * PATH_MAX];
+
+	if (data)
+		img_path_beside(v->path, data, beside, sizeof(beside));
 	for (*n = 0; *n < v->nsources; ++*n) {
 		struct img_open o = v->sources[*n];
 		struct block_info info;
 		int r;
 
-		o.target = strcmp(v->path, "-") ? v->path : NULL;
+		o.targets[0] = strcmp(v->path, "-") ? v->path : NULL;
+		o.targets[1] = data ? beside : NULL;
 		r = img_block_open(v->from_loop, &o, &parts[*n].b, e);
 		if (r < 0)
 			return r;

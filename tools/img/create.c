@@ -207,10 +207,9 @@ static int overwrite_check(const struct create_args *a, const struct stat *file,
 	if (data)
 		img_path_beside(a->path, data, beside, sizeof(beside));
 	for (size_t i = 0; i < ARRAY_SIZE(paths) && paths[i]; i++) {
-		int given = img_fd_given(paths[i]);
 		struct stat st;
 
-		if (!(given < 0 ? stat(paths[i], &st) : fstat(given, &st)) && st.st_dev == file->st_dev && st.st_ino == file->st_ino)
+		if (!img_stat(paths[i], &st) && img_same_file(&st, file))
 			return err_set(e, -EINVAL, ERR_INVALID, "%s belongs to the backing file %s, whose content would be lost; choose another name",
 				paths[i], a->c.qcow2.backing_name);
 	}

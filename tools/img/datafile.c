@@ -23,8 +23,7 @@ static int path_make(struct img_data *d, const char *image, const char *name, st
 	if (snprintf(d->path, sizeof(d->path), "%.*s%s",
 		slash && *name != '/' ? (int)(slash + 1 - image) : 0, image, name) >= (int)sizeof(d->path))
 		return err_set_errno(e, -ENAMETOOLONG, "%s", name);
-	if (!strcmp(d->path, image) ||
-		(!stat(d->path, &a) && !stat(image, &b) && a.st_dev == b.st_dev && a.st_ino == b.st_ino))
+	if (!strcmp(d->path, image) || (!img_stat(d->path, &a) && !img_stat(image, &b) && img_same_file(&a, &b)))
 		return err_set(e, -EINVAL, ERR_INVALID, "the image cannot be its own data file");
 	img_path_follow(d->path, real);
 	if (snprintf(d->path, sizeof(d->path), "%s", real) >= (int)sizeof(d->path))

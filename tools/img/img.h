@@ -13,6 +13,7 @@
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #define IMG_ALLOW_MAX 8
 
@@ -119,7 +120,7 @@ struct img_open {
 	bool no_backing; /* open neither backing files nor the data file */
 	bool damaged;	 /* for check: see qcow2_header_read_damaged() */
 	bool direct;	 /* use O_DIRECT */
-	const char *target; /* the file to which the disk is copied, which must not be one of the image's files; NULL: none */
+	const char *targets[2]; /* the target of a copy, and its data file, which must not be files of this image; NULL: none */
 	int data_fd;	 /* the image's data file, borrowed; 0: the file that the image names */
 	const char *snapshot;  /* open the snapshot with this id, else name; NULL: the disk */
 	const char *snapshot_id, *snapshot_name; /* if one is set: open the snapshot that has both instead; NULL: any */
@@ -295,6 +296,12 @@ int img_range_bytes(const struct img_open *o, uint64_t disk_bytes, uint64_t *ret
 void img_path_beside(const char *image, const char *name, char *ret, size_t cap);
 /* Print the path of the file to which a name leads by symbolic links, whether there is such a file or not. */
 void img_path_follow(const char *path, char ret[2 * PATH_MAX]);
+/* As stat(), but a path of --fd means that file. Returns 0 or -errno. */
+int img_stat(const char *path, struct stat *ret);
+static inline bool img_same_file(const struct stat *a, const struct stat *b)
+{
+	return a->st_dev == b->st_dev && a->st_ino == b->st_ino;
+}
 /* Refuse a path that is neither a file nor a block device. Returns 0; -EINVAL with a sentence. */
 int img_kind_check(const struct stat *st, const char *path, struct err *e);
 /* Returns the path in a name: what follows "file:", or the name itself. */

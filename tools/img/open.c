@@ -370,29 +370,38 @@ static int file_resolve(const struct img_open *o, const char *image, const char 
 	return 0;
 }
 
+int img_stat(const char *path, struct stat *ret)
+{
+	int fd = img_fd_given(path);
+
+	return (fd < 0 ? stat(path, ret) : fstat(fd, ret)) < 0 ? -errno : 0;
+}
+
 static bool same_file(int a, int b)
 {
 	struct stat x, y;
 
-	return !fstat(a, &x) && !fstat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino;
+	return !fstat(a, &x) && !fstat(b, &y) && img_same_file(&x, &y);
 }
 
 /* Refuse to copy an image to one of its own files. fd: a file of layer n. */
 static int target_check(const struct img_open *o, const struct img_layer *layers, unsigned n, int fd, struct err *e)
 {
-	int open_fd = o->target ? img_fd_given(o->target) : -1;
 	struct stat st, to;
 
-	if (!o->target || fstat(fd, &st) < 0 || (open_fd < 0 ? stat(o->target, &to) : fstat(open_fd, &to)) < 0 ||
-		st.st_dev != to.st_dev || st.st_ino != to.st_ino)
-		return 0;
-	if (fd != layers[n].fd)
-		return err_set(e, -EINVAL, ERR_INVALID, "the target %s is a data file of the source %s; choose another target", o->target,
-			o->path);
-	if (!n)
-		return err_set(e, -EINVAL, ERR_INVALID, "source and target are the same file");
-	return err_set(e, -EINVAL, ERR_INVALID, "the target %s is a backing file of the source %s; choose another target, or use "
-		"`cairn-img commit` to write the source's data to its backing file", o->target, o->path);
+	for (size_t i = 0; i < ARRAY_SIZE(o->targets); i++) {
+		const char *target = o->targets[i], *what = i ? "the target's data file" : "the target";
+
+		if (!target || fstat(fd, &st) < 0 || img_stat(target, &to) < 0 || !img_same_file(&st, &to))
+			continue;
+		if (fd != layers[n].fd)
+			return err_set(e, -EINVAL, ERR_INVALID, "%s %s is a data file of the source %s; choose another one", what, target, o->path);
+		if (!n)
+			return err_set(e, -EINVAL, ERR_INVALID, "source and %s are the same file", what + strlen("the "));
+		return err_set(e, -EINVAL, ERR_INVALID, "%s %s is a backing file of the source %s; choose another one, or use "
+			"`cairn-img commit` to write the source's data to its backing file", what, target, o->path);
+	}
+	return 0;
 }
 
 /* Refuse a loop: is fd, the newest file of layer n, already in the chain? Refuse the target of a copy, too. */

@@ -319,14 +319,27 @@ def test_convert_refuses_as_qemu_does(chain, args, what):
 def test_a_backing_file_of_the_source_is_no_target(chain, verb, lock):
     before = (chain.path / "base").read_bytes()
     words = chain.fails(verb[0], *lock, *verb[1:])
-    assert "the target base is a backing file of the source top; choose another target, or use `cairn-img commit`" in words
+    assert "the target base is a backing file of the source top; choose another one, or use `cairn-img commit`" in words
     assert "-U" not in words and (chain.path / "base").read_bytes() == before
     assert sorted(os.listdir(chain.path)) == ["base", "other", "top"]
 
 
 def test_the_data_file_of_the_source_is_no_target(box):
     box.qemu("create", "-q", "-f", "qcow2", "-o", "data_file=data", "top", "1M")
-    assert "the target data is a data file of the source top; choose another target" in box.fails("convert", "top", "data")
+    assert "the target data is a data file of the source top; choose another one" in box.fails("convert", "top", "data")
+
+
+@pytest.mark.parametrize("lock", [(), ("-U",)])
+def test_a_file_of_the_source_is_no_data_file_of_the_target(box, lock):
+    box.qemu("create", "-q", "-f", "qcow2", "-o", "data_file=data", "base", "1M")
+    box.io("base", "write -P 7 0 1M")
+    box.qemu("create", "-q", "-f", "qcow2", "-b", "base", "-F", "qcow2", "top")
+    before = {p.name: p.read_bytes() for p in box.path.iterdir()}
+    for name, said in (("data", "the target's data file data is a data file of the source top; choose another one"),
+                       ("base", "the target's data file base is a backing file of the source top; choose another one"),
+                       ("top", "source and target's data file are the same file")):
+        assert said in box.fails("convert", *lock, "-O", "qcow2", "-o", f"data_file={name}", "top", "new")
+        assert {p.name: p.read_bytes() for p in box.path.iterdir()} == before
 
 
 def test_accepted_options_without_effect(chain):

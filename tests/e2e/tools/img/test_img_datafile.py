@@ -252,7 +252,7 @@ def test_failed_convert_leaves_no_data_file(box):
     box.io("disk", "write -P 3 0 1M")
     was = (box.path / "d").read_bytes()
     # the source's data file as the target's
-    assert "in use" in box.fails("convert", "-O", "qcow2", "-o", "data_file=d", "disk", "other")
+    assert "the target's data file d is a data file of the source disk" in box.fails("convert", "-O", "qcow2", "-o", "data_file=d", "disk", "other")
     assert (box.path / "d").read_bytes() == was
     assert "cannot create" in box.fails("convert", "-O", "qcow2", "-o", "data_file=no/folder", "disk", "other")
     assert sorted(os.listdir(box.path)) == ["d", "disk", "src"]
