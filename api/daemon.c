@@ -381,7 +381,6 @@ static int signals_watch(struct loop *loop, int *ret_fd, struct loop_watch **ret
 	int r;
 
 	signal(SIGPIPE, SIG_IGN);
-	signal(SIGXFSZ, SIG_IGN); /* a write beyond the limit of file sizes fails, as on a full disk */
 	signal(SIGHUP, SIG_IGN);
 	r = *ret_fd = signals_open(ends, NULL);
 	if (r >= 0)

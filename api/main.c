@@ -6,6 +6,7 @@
 #include "api/wire/listen.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/program.h"
 #include "base/size.h"
 #include "base/util.h"
 
@@ -240,10 +241,10 @@ static int options_parse(int argc, char **argv, struct options *o)
 			break;
 		case 'v':
 			printf("cairnd %s\n", CAIRN_VERSION);
-			return 0;
+			return program_end("error", 0);
 		case 'h':
 			fputs(usage, stdout);
-			return 0;
+			return program_end("error", 0);
 		case '?': /* getopt_long() has printed the error */
 			fputs("error: see cairnd --help\n", stderr);
 			return EXIT_USAGE;
@@ -282,6 +283,7 @@ int main(int argc, char **argv)
 	int r;
 
 	standard_fds_open();
+	program_outlive_file_limit();
 	signal(SIGCHLD, SIG_DFL); /* a program that ignores it may have started this one; then no child would leave a status */
 	if (!geteuid())
 		option_uids(UIDS_DEFAULT, &o);

@@ -7,6 +7,7 @@
 #include "base/loop.h"
 #include "base/notify.h"
 #include "base/oom.h"
+#include "base/program.h"
 #include "base/util.h"
 #include "block/block.h"
 #include "vmm/control.h"
@@ -319,9 +320,10 @@ int main(int argc, char **argv)
 	struct err e = { 0 }, failure = { 0 };
 	int fd, r, status;
 
+	program_outlive_file_limit();
 	if (argc == 2 && !strcmp(argv[1], "--version")) {
 		puts("cairn-vm " CAIRN_VERSION);
-		return 0;
+		return program_end("cairn-vm", 0);
 	}
 	if (argc < 3 || (fd = arg_fd(argv[2])) < 0 || !way_is_known(argv[1]) || !options_parse(&p, argc, argv, fd))
 		return usage();
@@ -329,7 +331,6 @@ int main(int argc, char **argv)
 	if (p.options.spare)
 		prctl(PR_SET_NAME, SPARE_NAME);
 	signal(SIGPIPE, SIG_IGN);
-	signal(SIGXFSZ, SIG_IGN); /* a write beyond the limit of file sizes fails, as on a full disk */
 	oom_protection_drop();
 	/* Use one heap for all threads: it needs less memory, and no thread asks for the number of
 	 * CPUs when two threads allocate at once. The data path rarely allocates. */

@@ -36,9 +36,9 @@ struct sandbox_report {
  * Returns 0 or -errno. */
 int sandbox_enter(struct host_files *host, const struct sandbox_options *o, struct sandbox_report *ret, struct err *e);
 
-/* Limit the size of files that the process writes. Writes beyond the limit fail with -EFBIG, because main() ignores
- * SIGXFSZ. Call it before sandbox_seal(). bytes: RLIM_INFINITY: as much as the daemon's own limit allows. Returns 0 or
- * -errno. */
+/* Limit the size of files that the process writes. Writes beyond the limit fail with -EFBIG, because main() calls
+ * program_outlive_file_limit(). Call it before sandbox_seal(). bytes: RLIM_INFINITY: as much as the daemon's own limit
+ * allows. Returns 0 or -errno. */
 int sandbox_limit_files(uint64_t bytes, struct err *e);
 
 /* Restrict all threads to the system calls of a running VM. Call after sandbox_enter(), when all files are open and all

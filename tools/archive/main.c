@@ -207,7 +207,6 @@ int main(int argc, char **argv)
 	if (program_begin(&e) < 0)
 		return helper_fail(&e);
 	signal(SIGPIPE, SIG_IGN);
-	signal(SIGXFSZ, SIG_IGN); /* a write beyond the limit of file sizes fails, as on a full disk */
 	sigaction(SIGTERM, &(struct sigaction){ .sa_handler = on_term }, NULL);
 	while (v < ARRAY_SIZE(verbs) && (argc != 2 || strcmp(argv[1], verbs[v].name)))
 		v++;

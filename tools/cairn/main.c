@@ -6,6 +6,7 @@
 #include "api/wire/client.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "base/program.h"
 #include "base/signals.h"
 #include "base/utf8.h"
 #include "base/util.h"
@@ -413,15 +414,6 @@ static int global_options(struct cli *c, int argc, char **argv)
 	return i;
 }
 
-/* Fail if the output was not written, for example to a closed pipe or a full disk. */
-static int output_finish(int code)
-{
-	if (fflush(stdout) == 0 && !ferror(stdout))
-		return code;
-	perror("error: cannot write the output");
-	return code ? code : CLI_FAILURE;
-}
-
 /* Open closed standard streams, so that no file gets the number of a stream, and with it the stream's output. Reading
  * from such an input, and writing to such an output, still fails. */
 static void streams_open(void)
@@ -437,6 +429,7 @@ int main(int argc, char **argv)
 	int at, r;
 
 	streams_open();
+	program_outlive_file_limit();
 	signal(SIGCHLD, SIG_DFL); /* a program that ignores it may have started this one; then no child would leave a status */
 	at = global_options(&c, argc, argv);
 	if (at < 0)
@@ -449,7 +442,7 @@ int main(int argc, char **argv)
 		r = verb_run_by_name(&c, argc - at, argv + at);
 	client_free(c.client);
 	json_object_put(c.vms);
-	r = output_finish(r);
+	r = program_end("error", r);
 	if (r && c.interrupted)
 		signals_end_process(SIGINT);
 	return r;

@@ -3,6 +3,7 @@
 
 #include "base/err.h"
 #include "base/log.h"
+#include "base/program.h"
 #include "base/suggest.h"
 #include "base/utf8.h"
 #include "base/util.h"
@@ -11,7 +12,6 @@
 #include <getopt.h>
 #include <stdarg.h>
 #include <malloc.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -402,6 +402,6 @@ static int command_run(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
-	signal(SIGXFSZ, SIG_IGN); /* a write beyond the limit of file sizes fails, as on a full disk */
+	program_outlive_file_limit();
 	return img_exit(command_run(argc, argv));
 }

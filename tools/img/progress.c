@@ -1,5 +1,6 @@
 #include "img.h"
 
+#include "base/program.h"
 #include "base/signals.h"
 #include "base/util.h"
 
@@ -73,10 +74,7 @@ bool img_interrupted(void)
 
 int img_exit(int status)
 {
-	if (fflush(stdout) != 0 || ferror(stdout)) {
-		fprintf(stderr, "cairn-img: cannot write the output: %m\n");
-		status = status ? status : 1;
-	}
+	status = program_end("cairn-img", status);
 	if (status && atomic_load(&interrupted) == SIGINT)
 		signals_end_process(SIGINT);
 	return status;

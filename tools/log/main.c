@@ -254,7 +254,6 @@ int main(void)
 	if (epoll_fd < 0 || fd_poll(VM_LOG_FD, NULL) < 0)
 		return 1;
 	signal(SIGHUP, SIG_IGN);
-	signal(SIGXFSZ, SIG_IGN); /* a write beyond the limit of file sizes fails, as on a full disk */
 	files_raise();
 	if (sandbox_enter(&e) < 0)
 		return 1;

@@ -83,7 +83,7 @@ int main(int argc, char **argv)
 		r = options_parse(argc, argv, &o, &e);
 	if (r > 0) {
 		fputs(usage, stdout);
-		return 0;
+		return program_end("cairn-metrics", 0);
 	}
 	if (!r)
 		r = server_begin(&o, &s, &e);

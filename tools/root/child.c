@@ -123,6 +123,8 @@ static int child_error(struct child *c, int status, struct err *e)
 
 	if (strstr(buf, "No space left on device") || strstr(buf, "no space left on device") || strstr(buf, "Disk quota exceeded"))
 		return err_set(e, -ENOSPC, ERR_NO_SPACE, "no space left");
+	if (WIFSIGNALED(status) && WTERMSIG(status) == SIGXFSZ)
+		return err_set_errno(e, -EFBIG, "%s", c->name);
 	if (WIFSIGNALED(status))
 		return err_set(e, -EIO, ERR_IO, "%s was killed by signal %d", c->name, WTERMSIG(status));
 	return err_set(e, -EIO, ERR_IO, "%s: %.300s", c->name, *line ? line : "failed without a message");

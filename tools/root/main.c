@@ -9,6 +9,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/hex.h"
+#include "base/program.h"
 #include "base/util.h"
 #include "tools/root/cache.h"
 #include "tools/root/hand_over.h"
@@ -143,6 +144,7 @@ int main(int argc, char **argv)
 	bool lists = false;
 	int id, sock = -1;
 
+	program_outlive_file_limit();
 	while ((id = getopt_long(argc, argv, "", options, NULL)) != -1)
 		switch (id) {
 		case OPTION_PULL:
@@ -168,7 +170,8 @@ int main(int argc, char **argv)
 				return usage_fail();
 			break;
 		case OPTION_HELP:
-			return fputs(usage, stdout) == EOF;
+			fputs(usage, stdout);
+			return program_end("cairn-root", 0);
 		default:
 			return usage_fail();
 		}
@@ -177,5 +180,5 @@ int main(int argc, char **argv)
 	signal(SIGPIPE, SIG_IGN);
 	for (size_t i = 0; i < ARRAY_SIZE(cancels); i++)
 		sigaction(cancels[i], &(struct sigaction){ .sa_handler = on_signal }, NULL);
-	return source_main(&o, argv[optind], gone, sock);
+	return program_end("cairn-root", source_main(&o, argv[optind], gone, sock));
 }

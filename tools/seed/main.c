@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/cleanup.h"
+#include "base/program.h"
 #include "base/util.h"
 
 #include <archive.h>
@@ -54,7 +55,7 @@ static int image_write(struct json_object *files, struct err *e)
 	if (r == ARCHIVE_OK)
 		r = archive_write_close(a);
 	if (r != ARCHIVE_OK)
-		err_set(e, -archive_errno(a), ERR_IO, "%s: %s", archive_error_string(a) ?: "libarchive", strerror(archive_errno(a)));
+		err_set_errno(e, -archive_errno(a), "%s", archive_error_string(a) ?: "libarchive");
 	archive_write_free(a);
 	return r == ARCHIVE_OK ? 0 : -1;
 }
@@ -100,17 +101,19 @@ int main(int argc, char **argv)
 	bool reads = argc == 2 && !strcmp(argv[1], "read");
 	size_t len;
 	struct err e;
-	int r = file_read_fd(STDIN_FILENO, "the content", INPUT_MAX, &text, &len, &e);
+	int r;
 
+	program_outlive_file_limit();
+	r = file_read_fd(STDIN_FILENO, "the content", INPUT_MAX, &text, &len, &e);
 	if (!r && reads)
 		files = json_object_new_object();
 	else if (!r)
 		r = js_parse(text, len, "the content", &files, &e);
 	if (!r)
 		r = reads ? image_read(files, text, len, &e) : image_write(files, &e);
-	if (!r && reads && puts(json_object_to_json_string_ext(files, JSON_C_TO_STRING_PLAIN)) == EOF)
-		r = err_set_errno(&e, -EIO, "stdout");
+	if (!r && reads)
+		puts(json_object_to_json_string_ext(files, JSON_C_TO_STRING_PLAIN));
 	if (r < 0)
 		fprintf(stderr, "%s\n", e.msg);
-	return r < 0;
+	return program_end("cairn-seed", r < 0);
 }

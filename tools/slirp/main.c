@@ -327,7 +327,6 @@ static int log_limit(int fd, struct err *e)
 	if (fstat(fd, &st) < 0)
 		return err_set_errno(e, -errno, "stderr");
 	limit.most = S_ISREG(st.st_mode) ? (rlim_t)st.st_size + LOG_BYTES : 0;
-	signal(SIGXFSZ, SIG_IGN);
 	return lockdown_limits(&limit, 1, e);
 }
 

@@ -77,7 +77,7 @@ int main(int argc, char **argv)
 	bool secret = argc == 3 && !strcmp(argv[2], "password");
 	struct server *s;
 	struct err e;
-	int r;
+	int r = program_begin(&e);
 
 	if (argc != 2 + secret) {
 		fputs("cairn-vnc is started with a VM whose definition has \"vnc\"\nusage: cairn-vnc NAME [password]\n", stderr);
@@ -88,7 +88,6 @@ int main(int argc, char **argv)
 	signal(SIGHUP, SIG_IGN); /* this process ends with the VM */
 	signal(SIGINT, SIG_IGN);
 	log_set_owner(argv[1]);
-	r = program_begin(&e);
 	if (!r && secret)
 		r = password_read(password, &e);
 	if (!r)

@@ -139,7 +139,7 @@ int main(int argc, char **argv)
 		r = options_parse(argc, argv, &o, &e);
 	if (r > 0) {
 		fputs(usage, stdout);
-		return 0;
+		return program_end("cairn-web", 0);
 	}
 	if (!r)
 		r = server_begin(&o, &s, &e);

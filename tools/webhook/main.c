@@ -279,7 +279,6 @@ int main(void)
 		return outcome(EX_TEMPFAIL, "%s", e.msg);
 	oom_protection_drop();
 	signal(SIGPIPE, SIG_IGN);
-	signal(SIGXFSZ, SIG_IGN);
 	alarm(ATTEMPT_MS / 1000 + 5);
 	if (curl_global_init(CURL_GLOBAL_DEFAULT))
 		return outcome(EX_TEMPFAIL, "libcurl cannot be used");

@@ -12,6 +12,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "base/program.h"
 #include "base/util.h"
 #include "tools/xml/elements.h"
 #include "tools/xml/network.h"
@@ -124,7 +125,7 @@ static int elements_print(void)
 	for (const struct element *e = elements; e->path; e++)
 		printf("%s\t%s\t%s\t%s\n", *e->path ? e->path : "domain", words[e->action], e->attrs,
 			e->why ? e->why : "");
-	return fflush(stdout) ? 1 : 0;
+	return program_end("cairn-xml", 0);
 }
 
 static int answer_print(struct json_object *out, int r, const struct err *e)
@@ -138,7 +139,7 @@ static int answer_print(struct json_object *out, int r, const struct err *e)
 		js_put(out, "error", error);
 	}
 	puts(json_object_to_json_string_ext(out, JSON_C_TO_STRING_PLAIN));
-	return fflush(stdout) || r < 0;
+	return program_end("cairn-xml", r < 0);
 }
 
 typedef int run_mode(const char *text, size_t len, struct json_object *out, struct err *e);
@@ -167,6 +168,7 @@ int main(int argc, char **argv)
 	size_t len;
 	int r;
 
+	program_outlive_file_limit();
 	if (!strcmp(mode, "elements"))
 		return elements_print();
 	if (!mode_find(mode)) {

@@ -7,6 +7,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import subprocess
 
 import pytest
@@ -476,6 +477,33 @@ def test_unwritable_output_is_an_error(fake):
         r = subprocess.run([os.path.join(BUILD, "cairn"), "list"], env=fake.env, stdout=full,
                            stderr=subprocess.PIPE, text=True)
     assert r.returncode == 1 and "cannot write the output" in r.stderr
+
+
+@pytest.mark.parametrize("program", ["cairn --help", "cairnd --help", "cairnd --version", "cairn-img --help", "cairn-metrics --help",
+                                     "cairn-root --help", "cairn-vm --version", "cairn-web --help", "cairn-xml elements"])
+def test_program_says_that_its_output_is_not_written(tmp_path, program):
+    name, argument = program.split()
+    for path, why in (("/dev/full", "No space left on device"), (tmp_path / "out", "File too large; the limit of file sizes may be reached: ")):
+        with open(path, "w") as out:
+            r = subprocess.run(["prlimit", "--fsize=0", os.path.join(BUILD, name), argument], stdout=out, stderr=subprocess.PIPE, text=True)
+        assert r.returncode == 1 and f": cannot write the output: {why}" in r.stderr, r
+
+
+def test_limit_of_file_sizes_ends_no_program(tmp_path):
+    with open(tmp_path / "err", "w") as err:
+        assert subprocess.run(["prlimit", "--fsize=0", os.path.join(BUILD, "cairn-vnc"), "vm"], stderr=err).returncode == 1
+    (tmp_path / "user-data").write_text("#cloud-config\n")
+    r = subprocess.run(["prlimit", "--fsize=4096", os.path.join(BUILD, "cairn"), "seed", "seed.img", "--user-data", "user-data"], cwd=tmp_path,
+                       capture_output=True, text=True)
+    assert r.returncode == 1 and "File too large; the limit of file sizes may be reached: raise it" in r.stderr, r
+    assert sorted(os.listdir(tmp_path)) == ["err", "user-data"]
+
+
+def test_editor_gets_the_signal_of_the_limit_of_file_sizes(fake):
+    fake.define("a")
+    fake.env["EDITOR"] = "grep SigIgn /proc/self/status; true"
+    ignored = fake.cairn("edit", "a").stdout.split("SigIgn:")[1].split()[0]
+    assert not int(ignored, 16) >> (signal.SIGXFSZ - 1) & 1
 
 
 def test_number_names_running_vm(fake):
