@@ -31,12 +31,14 @@
 #include <string.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define LOOP_ENTRIES 64
 #define SPACES_MAX 16
 /* Size of a saved state, a dump or a clone's image beyond memory and disk content. */
 #define FILE_EXTRA_BYTES (1ULL << 30)
+#define HELPERS_END_MS 1000
 #define LOG_LINES_A_MINUTE 200 /* at most some 40 MB a day */
 
 /* Objects that the process creates in this order. process_done() frees them. */
@@ -293,6 +295,17 @@ static void process_done(struct process *p)
 	loop_free(p->loop);
 }
 
+/* Reap the helper programs of `cairn run`, which has become this process. They end when their sockets are closed, but
+ * one that waits for a hung file system may take forever. */
+static void helpers_reap(void)
+{
+	pid_t pid;
+
+	for (unsigned ms = 0; (pid = waitpid(-1, NULL, WNOHANG)) >= 0 && ms < HELPERS_END_MS; ms += !pid)
+		if (!pid)
+			usleep(1000);
+}
+
 static int process_receive(struct process *p, const char *how, int fd, struct err *e)
 {
 	int listen = -1, channel = -1;
@@ -318,7 +331,7 @@ int main(int argc, char **argv)
 {
 	struct process p = { .log_fd = -1, .notify_fd = -1 };
 	struct err e = { 0 }, failure = { 0 };
-	int fd, r, status;
+	int fd, r, status, reaps = 0;
 
 	program_outlive_file_limit();
 	if (argc == 2 && !strcmp(argv[1], "--version")) {
@@ -331,6 +344,7 @@ int main(int argc, char **argv)
 	if (p.options.spare)
 		prctl(PR_SET_NAME, SPARE_NAME);
 	signal(SIGPIPE, SIG_IGN);
+	prctl(PR_GET_CHILD_SUBREAPER, &reaps);
 	oom_protection_drop();
 	/* Use one heap for all threads: it needs less memory, and no thread asks for the number of
 	 * CPUs when two threads allocate at once. The data path rarely allocates. */
@@ -348,5 +362,7 @@ int main(int argc, char **argv)
 	log_setup(&p);
 	status = process_run(&p, r, &failure);
 	process_done(&p);
+	if (reaps)
+		helpers_reap();
 	return status;
 }

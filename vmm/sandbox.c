@@ -55,7 +55,7 @@ static const int allowed[] = {
 	/* threads and time */
 	SYS_futex, SYS_sched_yield, SYS_exit, SYS_exit_group, SYS_gettid, SYS_getpid, SYS_rt_sigreturn, SYS_rt_sigprocmask,
 	SYS_restart_syscall, SYS_clock_gettime, SYS_clock_nanosleep, SYS_nanosleep, SYS_rseq, SYS_set_robust_list,
-	SYS_sigaltstack,
+	SYS_sigaltstack, SYS_wait4,
 	/* memory */
 	SYS_brk, SYS_munmap, SYS_mremap, SYS_madvise, SYS_getrandom,
 	SYS_sysinfo, /* qsort() asks for the host's memory when it sorts 1 KiB or more */

@@ -334,13 +334,16 @@ static int vm_run(struct cli *c, const struct run_definition *d, const struct bo
 	CLEANUP(run_guest_free_p) struct run_guest *g = NULL;
 	struct config config;
 	uint64_t limit_ns;
-	int r;
+	int r = 0;
 
 	if (option_seconds(c, "timeout", 0, &limit_ns)) {
 		ret->reason = "usage";
 		return CLI_USAGE;
 	}
-	r = limit_ns || option_value(c, "status-fd") ? run_guest_new(&g, &ret->err) : 0;
+	if (limit_ns || option_value(c, "status-fd"))
+		r = run_guest_new(&g, &ret->err);
+	else
+		run_reaps(); /* cairn-vm does */
 	if (!r)
 		r = config_make(c, d, NULL, boot, &config, &ret->err);
 	if (r)

@@ -84,6 +84,11 @@ static void watch(int first)
 	_exit(0);
 }
 
+bool run_reaps(void)
+{
+	return waitid(P_ALL, 0, &(siginfo_t){ 0 }, WEXITED | WNOHANG | WNOWAIT) < 0 && prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) == 0;
+}
+
 int run_guest_new(struct run_guest **ret, struct err *e)
 {
 	struct run_guest *g;
@@ -93,11 +98,7 @@ int run_guest_new(struct run_guest **ret, struct err *e)
 
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return err_set_errno(e, -errno, "socket");
-	/* The first process of a container may reap only its own children, so this one reaps all processes of a run.
-	 * But a script that has become this process may have left it other children, which may never end. */
-	reaps = waitid(P_ALL, 0, &(siginfo_t){ 0 }, WEXITED | WNOHANG | WNOWAIT) < 0;
-	if (reaps)
-		prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);
+	reaps = run_reaps();
 	pid = fork();
 	if (!pid)
 		watch(pair[1]);

@@ -16,6 +16,10 @@ struct run_root;
 
 /* Check that no option is given that needs a command. Returns 0; a usage error's status. */
 int run_command_unwanted(struct cli *c);
+/* Become the parent of the processes of a run whose parent ends, and return true: the first process of a container may
+ * reap only its own children. Return false if a script that has become this process has left it other children, which
+ * may never end. Call it before the first process of the run starts. */
+bool run_reaps(void);
 /* Make a folder for the socket that leads to the guest, and start a process that removes it when this one has ended,
  * for whatever reason. Returns 0 and *ret; -errno with a sentence. */
 int run_guest_new(struct run_guest **ret, struct err *e);

@@ -283,6 +283,15 @@ def test_run_leaves_no_process_to_the_hosts_first_process(vm, command):
     assert (r.returncode, r.stdout) == (0, ""), r.stderr
 
 
+def test_run_without_a_command_leaves_no_process_to_the_hosts_first_process(vm):
+    """cairn becomes cairn-vm, which cannot start this kernel, and perhaps has no KVM."""
+    (vm.tmp / "share").mkdir()
+    vm.write(vsock={"path": f"{vm.tmp}/v"}, interfaces=[{"type": "user"}], shares=[{"path": f"{vm.tmp}/share", "tag": "t"}])
+    r = subprocess.run([sys.executable, "-c", REAPER, CAIRN, "run", vm.tmp / "vm.json"], stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                       timeout=50, env=vm.env)
+    assert r.returncode in (2, 7) and not r.stdout, r
+
+
 @pytest.mark.parametrize("ending", [0, 5])
 def test_parent_that_ignores_the_ends_of_children_gets_the_vms_status(vm, ending):
     r = subprocess.run([CAIRN, "run", "--vm-program", vm.vm, "--timeout", "50", vm.tmp / "vm.json"], stdin=subprocess.DEVNULL, check=False,
