@@ -46,14 +46,19 @@ static int default_state_dir(char *buf, size_t size, struct err *e)
 		"neither XDG_STATE_HOME nor HOME is set; use --state-dir");
 }
 
-static int default_run_dir(char *buf, size_t size, struct err *e)
+/* need: as for access(2): of the folder, or, if that has to be made, of the one above. */
+static int default_run_dir(char *buf, size_t size, int need, struct err *e)
 {
 	const char *xdg = env_folder("XDG_RUNTIME_DIR");
+	int r = xdg ? path_put(buf, size, e, xdg, "/cairn") : 0;
 
 	if (geteuid() == 0)
 		return path_put(buf, size, e, "/run/cairn", "");
+	if (xdg && !r && access(buf, need) < 0 && (errno == EACCES || (errno == ENOENT && access(xdg, need) < 0 && errno == EACCES)))
+		return err_set(e, -EACCES, ERR_PERMISSION, "XDG_RUNTIME_DIR is %s, where you may not use a folder cairn; unset the variable, or "
+			"set it to a folder of yours", xdg);
 	if (xdg)
-		return path_put(buf, size, e, xdg, "/cairn");
+		return r;
 	/* Without XDG_RUNTIME_DIR use the state folder, which other users cannot read either. */
 	if (default_state_dir(buf, size, e) < 0)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND,
@@ -78,7 +83,7 @@ int paths_client_socket(const char *option, char *buf, size_t size, struct err *
 
 	if (option || path_from_env("CAIRN_SOCKET"))
 		r = path_put(buf, size, e, option ? option : path_from_env("CAIRN_SOCKET"), "");
-	else if ((r = default_run_dir(dir, sizeof(dir), e)) == 0)
+	else if ((r = default_run_dir(dir, sizeof(dir), X_OK, e)) == 0)
 		r = path_put(buf, size, e, dir, "/cairn.sock");
 	return r < 0 ? r : socket_check(buf, e);
 }
@@ -88,18 +93,26 @@ static bool program_in(const char *dir, const char *sub, const char *name, char 
 	return snprintf(buf, size, "%s%s%s", dir, sub, name) < (int)size && access(buf, X_OK) == 0;
 }
 
-/* Get the folder of the running program, with a slash at its end. */
-static int own_folder(char self[PATH_MAX], struct err *e)
+int paths_self(char buf[PATH_MAX], struct err *e)
 {
-	ssize_t n = readlink("/proc/self/exe", self, PATH_MAX - 1);
+	ssize_t n = readlink("/proc/self/exe", buf, PATH_MAX - 1);
 
 	if (n < 0 && errno == ENOENT)
 		return err_set(e, -ENOSYS, ERR_HOST, "/proc is not mounted; as root: mount -t proc proc /proc");
 	if (n < 0)
 		return err_set_errno(e, -errno, "/proc/self/exe");
-	self[n] = 0;
-	strrchr(self, '/')[1] = 0;
+	buf[n] = 0;
 	return 0;
+}
+
+/* Get the folder of the running program, with a slash at its end. */
+static int own_folder(char self[PATH_MAX], struct err *e)
+{
+	int r = paths_self(self, e);
+
+	if (!r)
+		strrchr(self, '/')[1] = 0;
+	return r;
 }
 
 int paths_shared(const char *name, char *buf, size_t size, struct err *e)
@@ -226,7 +239,7 @@ int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_p
 	/* With --state-dir, the run folder lies in the state folder, so that the daemon finds no other daemon's VMs. */
 	if (!r && state_dir)
 		r = path_put(p->run_dir, sizeof(p->run_dir), e, p->state_dir, "/run");
-	else if (!r && (r = default_run_dir(dir, sizeof(dir), e)) == 0)
+	else if (!r && (r = default_run_dir(dir, sizeof(dir), W_OK | X_OK, e)) == 0)
 		r = path_put(p->run_dir, sizeof(p->run_dir), e, dir, "/vms");
 	if (!r)
 		r = paths_client_socket(socket, p->socket, sizeof(p->socket), e);

@@ -53,9 +53,11 @@ int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_p
 	struct daemon_paths *ret_p, struct err *e);
 
 /* Compute the socket for a client: `option`, CAIRN_SOCKET, or the default. Returns 0; -ENAMETOOLONG; -ENOENT: no
- * default is known. */
+ * default is known; -EACCES: the user may not use its folder. */
 int paths_client_socket(const char *option, char *buf, size_t size, struct err *e);
 
+/* Get the path of the running program. Returns 0; -ENOSYS: /proc is not mounted; -errno. */
+int paths_self(char buf[PATH_MAX], struct err *e);
 /* Find a helper program in the folder CAIRN_LIBEXEC, beside the running program, or in ../libexec/cairn from there.
  * Returns 0; -ENOENT; -errno. */
 int paths_helper(const char *name, char *buf, size_t size, struct err *e);

@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -27,6 +28,7 @@
 
 #define NUMBERS 12 /* more files than a VM's process begins with */
 #define SETS 4 /* children that are spawned at once, by threads of their own */
+#define FILES_MANY 1024 /* a copy of a table for fewer files takes no time */
 
 struct numbers {
 	pthread_mutex_t mutex; /* held by the thread that spawns a child with them */
@@ -177,8 +179,14 @@ int child_spawn(const struct child_spawn *s, pid_t *ret_pid)
 
 struct child_files *child_files_new(void)
 {
-	struct child_files *f = must_alloc(calloc(1, sizeof(*f)));
-	bool whole = (f->null = open("/dev/null", O_RDWR | O_CLOEXEC)) >= 0;
+	struct child_files *f;
+	struct rlimit limit;
+	bool whole;
+
+	if (!getrlimit(RLIMIT_NOFILE, &limit) && limit.rlim_cur < FILES_MANY)
+		return NULL;
+	f = must_alloc(calloc(1, sizeof(*f)));
+	whole = (f->null = open("/dev/null", O_RDWR | O_CLOEXEC)) >= 0;
 
 	for (unsigned i = 0; i < SETS; i++) {
 		f->sets[i].null = f->null;

@@ -26,7 +26,7 @@ struct child_spawn {
 	struct child_files *numbers; /* borrowed; NULL: the child copies the table */
 };
 
-/* Keep numbers. Returns NULL if no files are left. */
+/* Keep numbers. Returns NULL if no files are left, or so few are allowed that the copy takes no time. */
 struct child_files *child_files_new(void);
 void child_files_free(struct child_files *f);
 

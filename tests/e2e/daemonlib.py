@@ -51,13 +51,19 @@ def audit(fake, *args):
 NOBODY = 65534
 
 
+def open_folder():
+    """Return the folder for temporary folders that other users reach: TMPDIR, unless it is closed to them."""
+    folder = pathlib.Path(tempfile.gettempdir())
+    return folder if all(p.stat().st_mode & 0o001 for p in (folder, *folder.parents)) else "/tmp"
+
+
 @pytest.fixture
 def shared():
     """A daemon that other users can reach, outside pytest's folder, which the next pytest of the same user makes
     private."""
     if os.geteuid():
         pytest.skip("needs root, to be somebody else")
-    with tempfile.TemporaryDirectory(prefix="cairn-test-") as folder:
+    with tempfile.TemporaryDirectory(prefix="cairn-test-", dir=open_folder()) as folder:
         os.chmod(folder, 0o711)
         # The programs that the daemon runs as another user: the build folder may be closed to that one.
         for program in ("cairn-archive", "cairn-diff", "cairn-img"):

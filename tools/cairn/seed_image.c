@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/util.h"
+#include "base/uuid.h"
 #include "tools/cairn/helper.h"
 #include "tools/cairn/target.h"
 
@@ -90,12 +91,14 @@ int seed_image_read(const char *path, struct json_object **ret_files, struct err
 
 int seed_id_make(char id[SEED_ID_BYTES], struct err *e)
 {
-	CLEANUP_FREE char *text = NULL;
-	size_t len;
-	int r = file_read("/proc/sys/kernel/random/uuid", 64, &text, &len, e);
+	uint8_t uuid[UUID_BYTES];
+	char text[UUID_TEXT];
+	int r = uuid_make(uuid, e);
 
-	if (!r)
-		snprintf(id, SEED_ID_BYTES, "iid-%.*s", (int)strcspn(text, "\n"), text);
+	if (!r) {
+		uuid_print(uuid, text);
+		snprintf(id, SEED_ID_BYTES, "iid-%s", text);
+	}
 	return r;
 }
 

@@ -124,16 +124,17 @@ static void server_path(const char *folder, const char *id, const char *suffix, 
 
 static int plugin_find(char ret[PATH_MAX], struct err *e)
 {
-	char self[PATH_MAX - 64];
-	ssize_t n;
+	char self[PATH_MAX];
+	int r = paths_helper(PLUGIN, ret, PATH_MAX, e);
 
-	if (paths_helper(PLUGIN, ret, PATH_MAX, e) == 0)
-		return 0;
-	n = readlink("/proc/self/exe", self, sizeof(self) - 1);
-	self[MAX(n, 0)] = 0;
-	if (strrchr(self, '/'))
-		*strrchr(self, '/') = 0;
-	snprintf(ret, PATH_MAX, "%s/../lib/nbdkit/plugins/" PLUGIN, self);
+	if (r != -ENOENT)
+		return r;
+	r = paths_self(self, e);
+	if (r < 0)
+		return r;
+	*strrchr(self, '/') = 0;
+	if (snprintf(ret, PATH_MAX, "%s/../lib/nbdkit/plugins/" PLUGIN, self) >= PATH_MAX)
+		return err_set_errno(e, -ENAMETOOLONG, "%s", self);
 	return access(ret, R_OK) == 0 ? 0 : err_set(e, -ENOENT, ERR_NOT_FOUND, "%s is not installed", ret);
 }
 

@@ -12,7 +12,6 @@ int verb_shell(struct cli *c)
 {
 	const char *options[2] = { NULL, NULL };
 	char program[PATH_MAX], self[PATH_MAX];
-	ssize_t n = readlink("/proc/self/exe", self, sizeof(self) - 1);
 	unsigned noptions = 0;
 	struct err e;
 
@@ -20,10 +19,7 @@ int verb_shell(struct cli *c)
 		options[noptions++] = "-q";
 	if (c->readonly)
 		options[noptions] = "-r";
-	if (n < 0)
-		err_set_errno(&e, -errno, "/proc/self/exe");
-	else if (paths_helper("cairn-shell", program, sizeof(program), &e) == 0) {
-		self[n] = 0;
+	if (paths_self(self, &e) == 0 && paths_helper("cairn-shell", program, sizeof(program), &e) == 0) {
 		execl(program, "cairn-shell", self, c->socket ? c->socket : "", options[0], options[1], (char *)NULL);
 		err_set_errno(&e, -errno, "%s", program);
 	}

@@ -1,4 +1,5 @@
 /* ssh: run ssh(1) over vsock port 22 of the guest, or over the network if the guest does not listen there. */
+#include "api/store/paths.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -117,12 +118,11 @@ static void word_add(char *text, size_t cap, const char *word)
 
 static int proxy_make(const struct cli *c, const char *vm, char text[PROXY_BYTES], struct err *e)
 {
-	char program[4096];
-	ssize_t n = readlink("/proc/self/exe", program, sizeof(program) - 1);
+	char program[PATH_MAX];
+	int n, r = paths_self(program, e);
 
-	if (n < 0)
-		return err_set_errno(e, -errno, "/proc/self/exe");
-	program[n] = 0;
+	if (r < 0)
+		return r;
 	n = snprintf(text, PROXY_BYTES, "ProxyCommand=");
 	word_add(text + n, PROXY_BYTES - (size_t)n, program);
 	if (c->socket) {

@@ -80,6 +80,17 @@ def test_helper_processes_start_with_a_small_limit_of_open_files(tmp_path):
         assert "cairn-log has ended" not in d.log.read_text()
 
 
+@pytest.mark.parametrize("files", [48, 64, 80, 128])
+def test_more_open_files_allow_no_fewer_starts(tmp_path, files):
+    class Few(FewFilesWithoutRights):
+        def command(self):
+            return [f"--nofile={files}:{files}" if "--nofile" in str(x) else x for x in super().command()]
+    with contextlib.closing(Few(tmp_path, vm_program=FAKE_VM)) as d:
+        assert resource.prlimit(d.proc.pid, resource.RLIMIT_NOFILE) == (files, files)
+        d.define("a")
+        d.cairn("start", "a")
+
+
 class SmallStack(Daemon):
     def command(self):
         return ["prlimit", "--stack=262144:", *super().command()]

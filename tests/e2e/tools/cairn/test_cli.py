@@ -9,11 +9,13 @@ import select
 import shutil
 import signal
 import subprocess
+import tempfile
 
 import pytest
 
 from clilib import cairn
 from conftest import BUILD
+from daemonlib import open_folder
 
 VERBS = ["define", "create", "validate", "dumpjson", "dumpxml", "edit", "domrename", "desc", "setvcpus", "setmem", "setmaxmem",
          "set-lifecycle-action", "attach-disk", "detach-disk", "change-media", "attach-interface", "detach-interface",
@@ -504,6 +506,31 @@ def test_editor_gets_the_signal_of_the_limit_of_file_sizes(fake):
     fake.env["EDITOR"] = "grep SigIgn /proc/self/status; true"
     ignored = fake.cairn("edit", "a").stdout.split("SigIgn:")[1].split()[0]
     assert not int(ignored, 16) >> (signal.SIGXFSZ - 1) & 1
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+def test_unusable_runtime_folder_names_the_next_step():
+    with tempfile.TemporaryDirectory(prefix="cairn-test-", dir=open_folder()) as path:
+        os.chmod(path, 0o755)
+        os.mkdir(f"{path}/foreign", 0o700)
+        for name, argument in (("cairn", "list"), ("cairnd", "--foreground")):
+            shutil.copy(os.path.join(BUILD, name), path)
+            shutil.copy(os.path.join(BUILD, "cairn-vm"), path)
+            r = subprocess.run(["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", f"{path}/{name}", argument],
+                               env={"XDG_RUNTIME_DIR": f"{path}/foreign", "XDG_STATE_HOME": path}, capture_output=True, text=True, timeout=50)
+            assert r.returncode == 5 and (f"XDG_RUNTIME_DIR is {path}/foreign, where you may not use a folder cairn; unset the variable, or set it to "
+                                          "a folder of yours") in r.stderr, r
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to hide /proc")
+def test_host_without_proc_names_the_next_step(tmp_path):
+    def without_proc(*args):
+        return subprocess.run(["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /proc && exec "$@"', "sh", os.path.join(BUILD, "cairn"), *args],
+                              cwd=tmp_path, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    (tmp_path / "user-data").write_text("#cloud-config\n")
+    for args in (["shell"], ["seed", "seed.img", "--user-data", "user-data"]):
+        r = without_proc(*args)
+        assert r.returncode == 7 and "/proc is not mounted; as root: mount -t proc proc /proc" in r.stderr, r
 
 
 def test_number_names_running_vm(fake):
