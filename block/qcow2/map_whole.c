@@ -123,6 +123,8 @@ int qcow2_make_empty(struct block *b, struct err *e)
 	if (!r)
 		r = qcow2_sync_flush(q);
 	if (!r)
+		r = qcow2_tables_cut(q, 0, size);
+	if (!r)
 		data_empty(q);
 	return r < 0 ? err_set_errno(e, r, "%s: cannot empty the image", b->name) : 0;
 }

@@ -76,9 +76,9 @@ static int table_release(struct qcow2 *q, uint64_t table)
 	return r;
 }
 
-/* Free the L2 tables behind the new end. Their entries have no clusters, except where zeros had to
- * be written: version 2 has no zero flag to hide a backing file. */
-static int cut_tables(struct qcow2 *q, uint64_t size, uint64_t old)
+/* Their entries have no clusters, except where zeros had to be written: version 2 has no zero flag to hide a backing
+ * file. */
+int qcow2_tables_cut(struct qcow2 *q, uint64_t size, uint64_t old)
 {
 	uint64_t end = qcow2_l1_entries(old, q->cluster_bits, q->ext);
 	bool written = q->h.version < 3 && q->base.backing;
@@ -241,7 +241,7 @@ static int added_fill(struct qcow2 *q, uint64_t old, const struct block_fill *fi
 	freed = zero_range(q, old, size);
 	q->base.info.size_bytes = old;
 	if (!freed)
-		freed = cut_tables(q, old, size);
+		freed = qcow2_tables_cut(q, old, size);
 	if (!freed)
 		(void)data_truncate(q, old);
 	return r;
@@ -287,7 +287,7 @@ int qcow2_resize(struct block *b, uint64_t size, const struct block_fill *fill, 
 		bitmaps_resized(q);
 	}
 	if (!r && size < old)
-		r = cut_tables(q, size, old);
+		r = qcow2_tables_cut(q, size, old);
 	if (!r && size < old)
 		r = data_truncate(q, size);
 	return r < 0 ? err_set_errno(e, r, "%s: cannot change the size", b->name) : 0;

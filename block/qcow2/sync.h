@@ -52,6 +52,10 @@ static inline int qcow2_sync_flush(struct qcow2 *q)
 	return qcow2_sync_wait(q, &s);
 }
 
+/* Free the L2 tables of an empty part of the disk, and what they name: those from the size on that is new, up to the
+ * old one. Returns 0 or -errno. */
+int qcow2_tables_cut(struct qcow2 *q, uint64_t size, uint64_t old);
+
 static inline int qcow2_sync_gate(struct qcow2 *q)
 {
 	return QCOW2_SYNC(q, gate_wait(q, &sync.wait) ? -EINPROGRESS : 0);

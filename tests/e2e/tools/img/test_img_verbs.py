@@ -508,6 +508,8 @@ def test_commit_writes_overlay_into_base(box, options):
         box.qemu("check", "-q", name)
     entries = json.loads(box.qemu("map", "--output", "json", "top").stdout)
     assert not any(e["present"] and e["depth"] == 0 for e in entries)
+    top = box.path / "top"
+    assert not any(be64(top, be64(top, 40) + 8 * i) for i in range(be64(top, 32) & 0xFFFFFFFF))  # no tables are left
     assert "no backing file" in box.fails("commit", "-f", "qcow2", "b1")
 
 

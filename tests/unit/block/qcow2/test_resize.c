@@ -97,6 +97,34 @@ static void test_power_cut_during_mapped_growth(void **state)
 	cut_mapped_growth("qemu-img create -q -f qcow2 -o cluster_size=64k,extended_l2=on img 1M && qemu-io -c 'write -P 6 0 1M' img", 10);
 }
 
+static void cut_emptying(const char *options, unsigned seed)
+{
+	struct recorder rec;
+	struct fixture f;
+	char create[512];
+
+	snprintf(create, sizeof(create), "qemu-img create -q -f raw base.img 1M && qemu-io -f raw -c 'write -P 5 0 1M' base.img && "
+		"qemu-img create -q -f qcow2 -o %s -b base.img -F raw img && qemu-io -c 'write -P 5 0 1M' img", options);
+	scene_begin(&rec, &f, create, seed);
+	if (qcow2_make_empty(rec.disk->b, &f.err) < 0)
+		fail_msg("%s", f.err.msg);
+	record_flushed(&rec);
+	record_close(&rec);
+	record_end(&rec);
+	fixture_run(&f, "qemu-img check -q img");
+	assert_int_equal(fixture_peek_be(&f, "img", fixture_peek_be(&f, "img", 40, 8), 8), 0); /* the first L1 entry */
+	scene_cut(&rec, 2);
+}
+
+/* After a commit: the image has the backing file's content at any time, and then no tables. */
+static void test_power_cut_while_the_disk_is_emptied(void **state)
+{
+	(void)state;
+	cut_emptying("cluster_size=512", 11);
+	cut_emptying("cluster_size=512,refcount_bits=64", 12);
+	cut_emptying("cluster_size=512,compat=0.10", 13);
+}
+
 /* 16 entries of a cluster of 64 are in use, and 128 are wanted. The cluster holds anything behind the 16. */
 static void test_l1_moves_from_a_cluster_that_is_partly_used(void **state)
 {
@@ -219,6 +247,7 @@ int main(void)
 		cmocka_unit_test(test_shrink_above_shorter_backing_file_in_version_2),
 		cmocka_unit_test(test_power_cut_during_shrink_shows_no_backing_data),
 		cmocka_unit_test(test_power_cut_during_mapped_growth),
+		cmocka_unit_test(test_power_cut_while_the_disk_is_emptied),
 		cmocka_unit_test(test_l1_moves_from_a_cluster_that_is_partly_used),
 		cmocka_unit_test(test_growth_while_requests_are_held),
 		cmocka_unit_test(test_growth_is_filled_before_its_size_is_stored),
