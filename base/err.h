@@ -27,7 +27,7 @@ enum err_class {
 	ERR_CLASS_COUNT,
 };
 
-#define ERR_SENTENCE_MAX 480
+#define ERR_SENTENCE_MAX 1024
 
 struct err {
 	enum err_class cls;

@@ -32,7 +32,8 @@ static int agent_check(const struct control *c, struct err *e)
 {
 	if (!vm_machine(c->vm)->agent)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"the VM has no port for a guest agent; set \"guest_agent\": true with cairn edit, shut the VM down and start it");
+			"VM '%s' has no port for a guest agent; set \"guest_agent\": true with cairn edit %s, shut the VM down and start it",
+			vm_machine(c->vm)->cfg.name, vm_machine(c->vm)->cfg.name);
 	if (vm_phase(c->vm) != VM_PHASE_RUNNING)
 		return err_set(e, -EPERM, ERR_WRONG_STATE, "the guest agent cannot answer while the "
 			"VM does not run; resume it first");

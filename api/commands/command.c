@@ -464,21 +464,24 @@ static int find_vm(struct call *c, struct err *e)
 
 static int check_state(struct call *c, struct err *e)
 {
+	enum vm_trigger trigger = c->command->trigger;
 	char what[64];
 
-	if (!c->vm || c->command->trigger == VM_TRIGGER_COUNT)
+	if (!c->vm || trigger == VM_TRIGGER_COUNT)
 		return 0;
+	if (trigger == VM_ASK_FORK_SNAPSHOT && !js_get_str(c->args, "snapshot"))
+		trigger = VM_ASK_FORK;
 	/* An operation under way may forbid each command except destroy; then the error names the operation. */
-	snprintf(what, sizeof(what), "try %s again", vm_trigger_name(c->command->trigger));
+	snprintf(what, sizeof(what), "try %s again", vm_trigger_name(trigger));
 	if (vm_check_claim(c->vm, VM_CLAIM_CONTROL, what, e) < 0)
-		return c->command->trigger == VM_ASK_DESTROY ? 0 : -EBUSY;
-	if (c->command->trigger == VM_ASK_DESTROY && (restart_is_pending(c->vm) || vm_is_starting(c->vm)))
+		return trigger == VM_ASK_DESTROY ? 0 : -EBUSY;
+	if (trigger == VM_ASK_DESTROY && (restart_is_pending(c->vm) || vm_is_starting(c->vm)))
 		return 0;
-	if (c->command->trigger == VM_ASK_SHUTDOWN && restart_is_pending(c->vm))
+	if (trigger == VM_ASK_SHUTDOWN && restart_is_pending(c->vm))
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
-			"VM '%.255s' is already %s, but will be restarted; to cancel the restart: cairn destroy %.60s",
+			"VM '%.255s' is already %s, but will be restarted; to cancel the restart: cairn destroy %s",
 			c->vm->def->name, vm_state_name(c->vm->state), c->vm->def->name);
-	return vm_state_check(c->vm->def->name, c->vm->state, c->command->trigger, e);
+	return vm_state_check(c->vm->def->name, c->vm->state, trigger, e);
 }
 
 /* Whether the audit log can record the call. */

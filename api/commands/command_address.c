@@ -91,7 +91,7 @@ void command_vm_addresses(struct call *c)
 		vm_process_request(c->vm->proc, VM_MSG_ADDRESSES, NULL, 0, -1, ADDRESSES_TIMEOUT_NS, addresses_done, c);
 		return;
 	}
-	err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%.200s' is %s, and its guest agent cannot be asked; next: cairn start %.60s",
+	err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%.200s' is %s, and its guest agent cannot be asked; next: cairn start %s",
 		c->vm->def->name, vm_state_name(c->vm->state), c->vm->def->name);
 	call_fail(c, &e);
 }

@@ -29,15 +29,17 @@ static int source_check(struct call *c, struct err *e)
 	/* A user whose role is limited to this VM may not create others. */
 	if (call_role_for(c, NULL) < ROLE_ADMIN)
 		return err_set(e, -EPERM, ERR_PERMISSION, "creating VMs requires the role admin for all VMs; an admin can change your role with cairn grant");
+	if (vm_state_refuse_kept(vm->def->name, vm->state, "clone it", e) < 0)
+		return -EPERM;
 	if (vm_state_is_active(vm->state))
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
 			"VM '%.255s' is %s, and its disks would change during the copy. Next: cairn clone --live "
-			"%.60s NAME, or shut the VM down first",
+			"%s NAME, or shut the VM down first",
 			vm->def->name, vm_state_name(vm->state), vm->def->name);
 	if (vm->state == VM_SAVED)
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
 			"VM '%.255s' has a managed save, and its disks are incomplete without the save; start the VM "
-			"and shut it down, or drop the save with: cairn managedsave-remove %.60s",
+			"and shut it down, or drop the save with: cairn managedsave-remove %s",
 			vm->def->name, vm->def->name);
 	/* If an offline process is only listing the VM's snapshots, the clone waits for its end. */
 	return vm_check_claim(vm, VM_CLAIM_CLONE, "clone it", e);

@@ -33,8 +33,8 @@ static int process_check(const struct vm *vm, struct err *e)
 	if (r < 0)
 		return r;
 	if (!vm_live(vm)->balloon)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "VM '%.100s' runs without a balloon, so its memory cannot change while it "
-			"runs; set \"balloon\": true (cairn edit %.100s), shut the VM down and start it", name, name);
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "VM '%s' runs without a balloon, so its memory cannot change while it "
+			"runs; set \"balloon\": true (cairn edit %s), shut the VM down and start it", name, name);
 	return vm_process_knows(vm->proc, VM_KNOWS_BALLOON_SET) ? 0 : vm_compat_refuse(name, e);
 }
 

@@ -339,7 +339,7 @@ void command_vm_sandbox(struct call *c)
 		vm_process_request(c->vm->proc, VM_MSG_QUERY, NULL, 0, -1, QUERY_TIMEOUT_NS, sandbox_done, c);
 		return;
 	}
-	err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%.200s' is %s and has no process; next: cairn start %.60s", c->vm->def->name,
+	err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%.200s' is %s and has no process; next: cairn start %s", c->vm->def->name,
 		vm_state_name(c->vm->state), c->vm->def->name);
 	call_fail(c, &e);
 }

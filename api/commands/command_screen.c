@@ -29,7 +29,7 @@ static int screen_check(const struct vm *vm, enum vm_known what, struct err *e)
 	if (!vm_process_knows(vm->proc, what))
 		return vm_compat_refuse(name, e);
 	return vm_live(vm)->screen ? 0 : err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-		"VM '%.100s' runs without a screen; set \"screen\": true (cairn edit %.100s), shut the VM down and start it", name, name);
+		"VM '%s' runs without a screen; set \"screen\": true (cairn edit %s), shut the VM down and start it", name, name);
 }
 
 static void work_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)

@@ -24,7 +24,8 @@ static int mode_parse(struct call *c, struct shutdown_plan *p, struct err *e)
 	p->agent = mode && !strcmp(mode, "agent");
 	if (p->agent && !vm_live(c->vm)->guest_agent)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"the VM has no port for a guest agent; set \"guest_agent\": true with cairn edit, shut the VM down and start it");
+			"VM '%s' has no port for a guest agent; set \"guest_agent\": true with cairn edit %s, shut the VM down and start it",
+			c->vm->def->name, c->vm->def->name);
 	return 0;
 }
 
@@ -71,7 +72,7 @@ static int stop_check(const struct call *c, struct err *e)
 	if (!host_shutdown_waits_for(c->vm))
 		return 0;
 	return err_set(e, -EBUSY, ERR_BUSY,
-		"VM '%.200s' is being stopped by cairn daemon-stop; to stop it at once: cairn destroy %.60s",
+		"VM '%.200s' is being stopped by cairn daemon-stop; to stop it at once: cairn destroy %s",
 		c->vm->def->name, c->vm->def->name);
 }
 

@@ -311,6 +311,8 @@ static int state_check(const struct vm *vm, const struct export_opts *opts, stru
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
 			"VM '%s' has a managed save, which an archive does not include; start the VM and shut it down, "
 			"or drop the save with: cairn managedsave-remove %s", vm->def->name, vm->def->name);
+	if (vm_state_refuse_kept(vm->def->name, vm->state, "export it", e) < 0)
+		return -EPERM;
 	if (vm_state_is_active(vm->state) || vm->proc)
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
 			"VM '%s' is %s; shut it down, or export a snapshot of it: cairn snapshot-create-as %s "

@@ -134,7 +134,7 @@ static void restart_done(void *opaque, int r, const struct err *e)
 
 	restart_process_clear(vm);
 	if (r < 0) {
-		err_set(&err, r, e->cls, "%.280s; the VM is saved; start it with: cairn start %.60s", e->msg, vm->def->name);
+		err_set(&err, r, e->cls, "%.280s; the VM is saved; start it with: cairn start %s", e->msg, vm->def->name);
 		job_fail(vm->operation.job, &err);
 		return;
 	}

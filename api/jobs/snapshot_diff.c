@@ -157,6 +157,8 @@ static int args_check(const struct vm *vm, struct json_object *args, struct err 
 		r = err_set(e, -EINVAL, ERR_INVALID, "limit: must be 1 or more");
 	if (!r && disk)
 		r = disk_check(vm, disk, e);
+	if (!r && !js_get_str(args, "to"))
+		r = vm_state_refuse_kept(name, vm->state, "compare its disks", e);
 	if (!r && !js_get_str(args, "to") && (vm_state_is_active(vm->state) || vm->proc))
 		r = err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%s' is %s, and its disks change; compare with a snapshot: cairn "
 			"snapshot-create-as %s NEW --disk-only, cairn snapshot-diff %s %.100s NEW", name, vm_state_name(vm->state), name, name, from);

@@ -304,8 +304,8 @@ int snapshots_check_backup(const struct snapshots *s, const struct vm *vm, struc
 
 	for (size_t i = 0; i < s->n; i++)
 		if (snapshot_tags_are_backup(vm, s->list[i].tags))
-			return err_set(e, -EBUSY, ERR_BUSY, "a backup of domain '%.120s' is under way (snapshot %.100s); end it with: cairn "
-				"domjobabort %.120s", name, s->list[i].name, name);
+			return err_set(e, -EBUSY, ERR_BUSY, "a backup of domain '%s' is under way (snapshot %.100s); end it with: cairn "
+				"domjobabort %s", name, s->list[i].name, name);
 	return 0;
 }
 
@@ -366,7 +366,7 @@ int snapshots_find(const struct snapshots *s, const char *vm, const char *name, 
 	if (!name[0])
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "domain '%s' has no current snapshot", vm);
 	return err_set(e, -ENOENT, ERR_NOT_FOUND,
-		"VM '%.200s' has no snapshot '%.200s'. Next: cairn snapshot-list %.60s", vm, name, vm);
+		"VM '%.200s' has no snapshot '%.200s'. Next: cairn snapshot-list %s", vm, name, vm);
 }
 
 /* Take at most n steps, because the parents may form a cycle. */

@@ -84,7 +84,7 @@ static int interface_check(const struct vm *vm, const struct definition_interfac
 {
 	if (i->user.nforwards)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "forwards: an interface is attached without forwards; add them afterwards: cairn "
-			"forward-add %.60s --interface %s", vm->def->name, i->id);
+			"forward-add %s --interface %s", vm->def->name, i->id);
 	if (definition_disk_find(vm_live(vm), i->id) >= 0)
 		return err_set(e, -EEXIST, ERR_EXISTS, "target %s already exists", i->id);
 	return 0;

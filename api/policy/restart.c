@@ -60,8 +60,8 @@ static void give_up(struct vm *vm)
 
 	snprintf(why, sizeof(why), "%s%s%s", vm->reason, vm->detail[0] ? ": " : "", vm->detail);
 	snprintf(detail, sizeof(detail),
-		"the VM was restarted %u times within %u s, and now stays off (%.160s). Next: cairn start %.60s",
-		vm->restart->tries.n, vm->def->restart.window_s, why, vm->def->name);
+		"the VM was restarted %u times within %u s, and now stays off (%.*s). Next: cairn start %s",
+		vm->restart->tries.n, vm->def->restart.window_s, (int)(VM_DETAIL_MAX - 110 - strlen(vm->def->name)), why, vm->def->name);
 	log_error("policy", "VM '%s': %s", vm->def->name, detail);
 	vm_set_reason(vm, "restart limit", detail);
 }

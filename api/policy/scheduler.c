@@ -537,7 +537,7 @@ int scheduler_store_plan(struct vm *vm, const struct schedule_plan *plan, struct
 	}
 	if (!vm->schedule)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND,
-			"VM '%.200s' has no schedule. Next: cairn snapshot-schedule %.60s --every "
+			"VM '%.200s' has no schedule. Next: cairn snapshot-schedule %s --every "
 			"1h",
 			vm->def->name, vm->def->name);
 	return store_remove_file(s, vm->def->name, SCHEDULE_FILE, STORE_WITH_WORK, w, e);

@@ -301,7 +301,7 @@ static void request_ask(struct vm *vm, const struct request *q)
 
 	if (hook_ask_is_under_way(vm, HOOK_SHUTDOWN)) {
 		err_set(&e, -EBUSY, ERR_BUSY, "the hooks of the host's admin are being asked about another request; to cancel that: cairn "
-			"shutdown --cancel %.60s", vm->def->name);
+			"shutdown --cancel %s", vm->def->name);
 		request_end(vm, q, -EBUSY, &e);
 		return;
 	}

@@ -311,7 +311,7 @@ int thresholds_set(struct vm *vm, struct threshold *t, void (*done)(void *opaque
 	struct err *e)
 {
 	if (vm->watch && vm->watch->all && vm->watch->all->n == THRESHOLDS_MAX && threshold_find(vm->watch->all, t->name) < 0)
-		return err_set(e, -ENOSPC, ERR_QUOTA, "VM '%.200s' has %d thresholds, which is the most; remove one: cairn threshold-remove %.60s NAME",
+		return err_set(e, -ENOSPC, ERR_QUOTA, "VM '%.200s' has %d thresholds, which is the most; remove one: cairn threshold-remove %s NAME",
 			vm->def->name, THRESHOLDS_MAX, vm->def->name);
 	return change_begin(vm, t->name, t, done, opaque, e);
 }
@@ -320,7 +320,7 @@ int thresholds_remove(struct vm *vm, const char *name, void (*done)(void *opaque
 	struct err *e)
 {
 	if (!vm->watch || threshold_find(vm->watch->all, name) < 0)
-		return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no threshold '%.63s'. Next: cairn threshold-list %.60s", vm->def->name,
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no threshold '%.63s'. Next: cairn threshold-list %s", vm->def->name,
 			name, vm->def->name);
 	return change_begin(vm, name, NULL, done, opaque, e);
 }

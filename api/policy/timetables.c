@@ -625,9 +625,9 @@ static int add_check(struct vm *vm, struct timetable_entry *t, struct err *e)
 {
 	if (timetable_find(vm->timetable, t->name) >= 0)
 		return err_set(e, -EEXIST, ERR_EXISTS, "VM '%.200s' has a schedule '%s'; give another --name, or remove that one first: cairn "
-			"schedule-remove %.60s %s", vm->def->name, t->name, vm->def->name, t->name);
+			"schedule-remove %s %s", vm->def->name, t->name, vm->def->name, t->name);
 	if (vm->timetable && vm->timetable->n == TIMETABLE_MAX)
-		return err_set(e, -ENOSPC, ERR_QUOTA, "VM '%.200s' has %d schedules, which is the most; remove one: cairn schedule-remove %.60s NAME",
+		return err_set(e, -ENOSPC, ERR_QUOTA, "VM '%.200s' has %d schedules, which is the most; remove one: cairn schedule-remove %s NAME",
 			vm->def->name, TIMETABLE_MAX, vm->def->name);
 	if (!uid_is_root_or_own(t->uid) && schedules_of(vm->host, t->uid) >= TIMETABLE_USER_MAX)
 		return err_set(e, -ENOSPC, ERR_QUOTA, "user %u has %d schedules, which is the most; remove one", t->uid, TIMETABLE_USER_MAX);
@@ -668,7 +668,7 @@ static int entry_find(struct vm *vm, const char *name, struct timetable_entry **
 	*ret = i < 0 || vm->timetable->entries[i]->adding || vm->timetable->entries[i]->removing ? NULL : vm->timetable->entries[i];
 	if (*ret)
 		return 0;
-	return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no schedule '%.63s'. Next: cairn schedule-list %.60s", vm->def->name, name,
+	return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no schedule '%.63s'. Next: cairn schedule-list %s", vm->def->name, name,
 		vm->def->name);
 }
 

@@ -85,6 +85,10 @@ const struct vm_transition *vm_transition_find(enum vm_state state, enum vm_trig
  * error also names the states in which the request is legal, and the command to type next. */
 int vm_state_check(const char *name, enum vm_state state, enum vm_trigger trigger, struct err *e);
 
+/* Refuse a VM whose crashed process is kept: shutting it down, resuming it and taking a snapshot are illegal then.
+ * what: such as "clone it". Returns 0; -EPERM with a sentence. */
+int vm_state_refuse_kept(const char *name, enum vm_state state, const char *what, struct err *e);
+
 /* Return the state's name for users: "shut off", "running", … */
 const char *vm_state_name(enum vm_state s);
 /* Return the state as one word for programs and files: "shutoff", "in-shutdown", "preserved". */

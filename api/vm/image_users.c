@@ -104,8 +104,8 @@ unsigned image_clones(const struct vm *vm, char *names, size_t cap)
 int template_check(const struct vm *vm, const char *what, struct err *e)
 {
 	return !vm_has(vm, VM_FACT_TEMPLATE) ? 0 : err_set(e, -EPERM, ERR_WRONG_STATE,
-		"VM '%.255s' is a template: cannot %s. Next: cairn clone --linked %.60s NAME, or cairn template "
-		"--disable %.60s", vm->def->name, what, vm->def->name, vm->def->name);
+		"VM '%.255s' is a template: cannot %s. Next: cairn clone --linked %s NAME, or cairn template "
+		"--disable %s", vm->def->name, what, vm->def->name, vm->def->name);
 }
 
 /* Return a template other than `vm` that uses the image; NULL: none. */
@@ -154,8 +154,8 @@ static int written_check(const struct vm *vm, const char *what, struct err *e)
 			vm->def->name,
 			what, disk);
 	return err_set(e, -EPERM, ERR_WRONG_STATE,
-		"VM '%.120s': cannot %s: its disk %s is also a disk of the template '%.60s'. Next: cairn clone "
-		"--linked %.60s NAME", vm->def->name, what, disk, t->def->name, t->def->name);
+		"VM '%.120s': cannot %s: its disk %s is also a disk of the template '%s'. Next: cairn clone "
+		"--linked %s NAME", vm->def->name, what, disk, t->def->name, t->def->name);
 }
 
 int image_check_writable(const struct vm *vm, const char *what, struct err *e)
@@ -196,9 +196,9 @@ int image_check_base(const struct vm *vm, const char *disk, const char *path, st
 			continue;
 		if (!permissions_seen_together(&host->permissions, vm->def->uuid, other->def->uuid))
 			return err_set(e, -EPERM, ERR_WRONG_STATE, "disk %s: another VM also has %.300s as an image, so it must not "
-				"change. Next: cairn blockpull %.60s %s", disk, path, vm->def->name, disk);
-		return err_set(e, -EPERM, ERR_WRONG_STATE, "disk %s: disk %s of VM '%.60s' also has %.300s as an image, so it must "
-			"not change. Next: cairn blockpull %.60s %s", disk, d->id, other->def->name, path, vm->def->name, disk);
+				"change. Next: cairn blockpull %s %s", disk, path, vm->def->name, disk);
+		return err_set(e, -EPERM, ERR_WRONG_STATE, "disk %s: disk %s of VM '%s' also has %.300s as an image, so it must "
+			"not change. Next: cairn blockpull %s %s", disk, d->id, other->def->name, path, vm->def->name, disk);
 	}
 	return 0;
 }

@@ -128,7 +128,7 @@ int vm_live_disk(const struct vm *vm, const char *which, struct err *e)
 {
 	int at = definition_disk_find(vm_live(vm), which);
 
-	return at >= 0 ? at : err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no disk '%.40s'; next: cairn domblklist %.60s",
+	return at >= 0 ? at : err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no disk '%.40s'; next: cairn domblklist %s",
 		vm->def->name, which, vm->def->name);
 }
 
@@ -142,7 +142,7 @@ int vm_live_interface(const struct vm *vm, const char *which, struct err *e)
 		if (!strcmp(d->interfaces[i].id, which) || !strcasecmp(mac, which))
 			return (int)i;
 	}
-	return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no interface '%.40s'; next: cairn domiflist %.60s", vm->def->name,
+	return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no interface '%.40s'; next: cairn domiflist %s", vm->def->name,
 		which, vm->def->name);
 }
 

@@ -122,7 +122,7 @@ static int device_find(const struct vm *vm, const char *which, char id[16], stru
 	int disk = definition_disk_find(d, which), face = disk < 0 ? vm_live_interface(vm, which, e) : -1;
 
 	if (disk < 0 && face < 0)
-		return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no disk and no interface '%.40s'; next: cairn domblklist %.60s, or "
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no disk and no interface '%.40s'; next: cairn domblklist %s, or "
 			"cairn domiflist", vm->def->name, which, vm->def->name);
 	snprintf(id, 16, "%s", disk >= 0 ? d->disks[disk].id : d->interfaces[face].id);
 	return disk >= 0 ? disk_check(vm, (unsigned)disk, e) : 0;

@@ -410,8 +410,9 @@ static void process_end(struct vm_process *p)
 			"may have been carried out: look, and repeat it if it was not");
 	if (p->end.said)
 		err_set(&e, -ESRCH, ERR_GENERIC, "the VM %s before it answered; see cairn log VM",
-			p->end.event.reason == VM_REASON_USER ? "was destroyed" : "ended");
-	if (p->end.said && p->end.event.detail[0])
+			p->end.event.reason == VM_REASON_USER ? "was destroyed" : p->end.event.reason == VM_REASON_GUEST_PANICKED ? "ended, because its guest "
+			"panicked," : "ended");
+	if (p->end.said && p->end.event.detail[0] && p->end.event.reason != VM_REASON_GUEST_PANICKED)
 		err_set(&e, -ESRCH, ERR_GENERIC, "%s", p->end.event.detail);
 	if (p->spawn_error)
 		e = *p->spawn_error;

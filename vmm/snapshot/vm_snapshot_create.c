@@ -306,7 +306,8 @@ static int quiesce_check(struct vm *vm, const struct vm_snapshot_create *c, stru
 		return 0;
 	if (!vm_machine(vm)->agent)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"the VM has no port for a guest agent; set \"guest_agent\": true with cairn edit, shut the VM down and start it");
+			"VM '%s' has no port for a guest agent; set \"guest_agent\": true with cairn edit %s, shut the VM down and start it",
+			vm_machine(vm)->cfg.name, vm_machine(vm)->cfg.name);
 	if (vm_phase(vm) != VM_PHASE_RUNNING)
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
 			"cannot freeze the guest's file systems: the VM does not run; resume it first");

@@ -169,8 +169,8 @@ static int attach_live(struct cli *c, void *opaque, struct err *e)
 	js_put_str(w->o, "mac", js_get_str(answer, "mac"));
 	r = forwards_live(c, w->o, e);
 	if (r < 0) /* only the guest can release the interface */
-		err_set(e, r, e->cls, "%.200s. The VM has the interface %s without this forward. Next: cairn forward-add %.40s PORT:TO --interface %s, or "
-			"cairn detach-interface %.40s %s --mac %s", strdupa(e->msg), js_get_str(w->o, "id"), c->pos[0], js_get_str(w->o, "id"),
+		err_set(e, r, e->cls, "%.200s. The VM has the interface %s without this forward. Next: cairn forward-add %s PORT:TO --interface %s, or "
+			"cairn detach-interface %s %s --mac %s", strdupa(e->msg), js_get_str(w->o, "id"), c->pos[0], js_get_str(w->o, "id"),
 			c->pos[0], js_get_str(w->o, "type"), js_get_str(w->o, "mac"));
 	return r;
 }

@@ -396,7 +396,7 @@ static int tags_check(struct cli *c, const char *name, struct json_object *had, 
 		while (k < n && strcmp(json_object_get_string(json_object_array_get_idx(had, k)), c->pos[i]))
 			k++;
 		if (k == n)
-			return err_set(e, -ENOENT, ERR_NOT_FOUND, "snapshot '%.100s' has no tag '%.60s'. Next: cairn snapshot-tag %.100s %.100s", name,
+			return err_set(e, -ENOENT, ERR_NOT_FOUND, "snapshot '%.100s' has no tag '%.60s'. Next: cairn snapshot-tag %s %s", name,
 				c->pos[i], c->pos[0], name);
 	}
 	return 0;

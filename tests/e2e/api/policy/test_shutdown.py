@@ -199,7 +199,7 @@ def test_shutdown_by_agent(fake):
     fake.cairn("shutdown", "--mode", "agent", "--wait", "vm1")
     assert "did not answer" in fake.cairn("shutdown", "--mode", "agent", "vm2", ok=False).stderr
     assert fake.info("vm2")["state"] == "running"
-    assert "no port for a guest agent" in fake.cairn("shutdown", "--mode", "agent", "vm3", ok=False).stderr
+    assert "VM 'vm3' has no port for a guest agent; set \"guest_agent\": true with cairn edit vm3" in fake.cairn("shutdown", "--mode", "agent", "vm3", ok=False).stderr
     for wrong in ("agent,initctl", "agent,", ",", ""):
         assert "--mode must be acpi, agent, or both" in fake.cairn("shutdown", "--mode", wrong, "vm3", ok=2).stderr
     assert "--mode must be a single word with" in fake.cairn("shutdown", "--mode", "agent,acpi", "--in", "1h", "vm3", ok=2).stderr

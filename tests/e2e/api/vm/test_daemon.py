@@ -177,6 +177,19 @@ def test_a_preserved_crash_is_started_only_after_destroy(fake):
     fake.cairn("start", "vm1")
 
 
+def test_errors_about_a_preserved_crash_recommend_destroy(fake):
+    """Not a shutdown or a snapshot, which is illegal then; and the whole name can be pasted."""
+    name = "v" * 255
+    fake.define(name, cmdline="crash-after=10")
+    fake.cairn("start", name)
+    fake.wait(name, "crashed")
+    for args in (["clone", name, "b"], ["clone", "--live", name, "b"], ["export", name, fake.tmp / "a.tar"], ["start", name]):
+        said = fake.cairn(*args, ok=4).stderr
+        assert said.endswith(f"Next: cairn destroy {name}\n") and "is crashed (its process is kept)" in said and "snapshotname" not in said
+    said = fake.cairn("clone", "--live", name, "b", ok=4).stderr
+    assert "clone --live works when it is running or paused" in said
+
+
 def test_io_error_pauses_with_its_reason(fake):
     fake.define("vm1", cmdline="io-error-after=30")
     q = fake.qmp()

@@ -88,6 +88,18 @@ def test_command_is_told_that_the_vm_was_destroyed_meanwhile(fake):
     assert q.run("query-jobs", id=job)[0]["error"] == "the VM was destroyed before it answered; see cairn log VM"
 
 
+def test_command_is_told_that_the_guest_panicked_meanwhile(fake):
+    (fake.tmp / "d.raw").write_bytes(bytes(1 << 20))
+    fake.define("vm1", cmdline=f"work-until={fake.tmp}/never panic-after=1 when={fake.tmp}/go", disks=[{"path": str(fake.tmp / "d.raw"), "format": "raw"}])
+    q = fake.qmp()
+    q.run("vm-start", vm="vm1")
+    job = q.run("snapshot-create", vm="vm1", name="s1")["job"]
+    until(lambda: q.run("query-jobs", id=job)[0]["current-progress"])  # the process has got its work
+    (fake.tmp / "go").touch()
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    assert q.run("query-jobs", id=job)[0]["error"] == "the VM ended, because its guest panicked, before it answered; see cairn log VM"
+
+
 def test_request_without_a_connection_fails_with_the_end_of_the_process(fake):
     fake.define("vm1", cmdline=f"close-after=1 when={fake.tmp}/go stops-listening")
     fake.cairn("start", "vm1")

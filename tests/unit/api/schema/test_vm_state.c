@@ -137,6 +137,20 @@ static void test_sentence_words(void **state)
 	assert_non_null(strstr(e.msg, "Next: cairn destroy vm1"));
 }
 
+static void test_next_step_has_the_whole_name(void **state)
+{
+	char name[256] = { 0 };
+	struct err e;
+
+	(void)state;
+	memset(name, 'v', sizeof(name) - 1);
+	assert_int_equal(vm_state_check(name, VM_PRESERVED, VM_ASK_FORK_SNAPSHOT, &e), -EPERM);
+	assert_string_equal(strrchr(e.msg, ' ') + 1, name);
+	assert_int_equal(vm_state_refuse_kept(name, VM_RUNNING, "clone it", &e), 0);
+	assert_int_equal(vm_state_refuse_kept(name, VM_PRESERVED, "clone it", &e), -EPERM);
+	assert_string_equal(strrchr(e.msg, ' ') + 1, name);
+}
+
 static void test_transitions_emit_expected_events(void **state)
 {
 	(void)state;
@@ -169,7 +183,7 @@ int main(void)
 		cmocka_unit_test(test_every_pair),
 		cmocka_unit_test(test_refusals_name_next_step),
 		cmocka_unit_test(test_request_for_current_state_is_refused),
-		cmocka_unit_test(test_sentence_words),
+		cmocka_unit_test(test_sentence_words), cmocka_unit_test(test_next_step_has_the_whole_name),
 		cmocka_unit_test(test_transitions_emit_expected_events),
 		cmocka_unit_test(test_state_words_round_trip),
 	};
