@@ -166,7 +166,7 @@ class Run:
             if job["status"] == "concluded":
                 self.ask("job-dismiss", id=job["id"])
         state = self.daemon.state
-        return not jobs and not self.daemon.children() and not list(state.glob("batches/*")) and not any(
+        return not jobs and not self.daemon.children() and not list(state.glob("batches/*")) and not list(state.glob("groups/*")) and not any(
             list(state.glob(f"vms/*/{mark}")) for mark in ("*.pending", "undefine.json"))
 
     def vms(self):
@@ -240,6 +240,8 @@ class Run:
             return None
         spares, name = sorted(self.world.spares()), self.next("v")
         disks = dict(zip(("vda", "vdb"), self.rng.sample(spares, min(len(spares), self.rng.choice((1, 2))))))
+        if any(self.world.images[path].snapshots for path in list(disks.values())[1:]):
+            return None  # as in attach()
         file = self.daemon.write(name, disks=[{"path": p, "format": self.world.images[p].format} for p in disks.values()])
         return Request(["define", file], lambda w: w.define(name, disks))
 
@@ -376,7 +378,8 @@ class Run:
         return Request(["template", vm, *([] if on else ["--disable"])], lambda w: w.template(vm, on))
 
     def attach(self):
-        vm, spares = self.any_vm(), sorted(self.world.spares())
+        # A part of a snapshot that another disk has under another name, as after an import, would get that name.
+        vm, spares = self.any_vm(), sorted(path for path in self.world.spares() if not self.world.images[path].snapshots)
         if not vm or not spares or len(self.world.vms[vm].disks) >= DISKS_MAX:
             return None
         path = self.rng.choice(spares)
