@@ -53,15 +53,15 @@ static const char *key_name_at(const void *opaque, size_t i)
 	return i < keys->n ? keys->list[i].name : NULL;
 }
 
-#define UNKNOWN_KEY_MAX 160 /* bytes of the sentence without the path and the known keys */
+#define KNOWN_KEYS_MAX 320 /* bytes: behind a longer list nobody sees what is wrong */
 
 static int unknown_key(struct parse *p, const char *name, const struct keys *keys)
 {
 	const char *meant = suggest_word(name, key_name_at, keys);
-	char known[ERR_SENTENCE_MAX - UNKNOWN_KEY_MAX], hint[80] = "";
-	size_t n = 0, i, room = sizeof(known) - strlen(p->path);
+	char known[KNOWN_KEYS_MAX], hint[80] = "";
+	size_t n = 0, i;
 
-	for (i = 0; i < keys->n && n + strlen(keys->list[i].name) + sizeof(", , ...") <= room; i++)
+	for (i = 0; i < keys->n && n + strlen(keys->list[i].name) + sizeof(", , ...") <= sizeof(known); i++)
 		n += (size_t)snprintf(known + n, sizeof(known) - n, "%s%s", i ? ", " : "", keys->list[i].name);
 	snprintf(known + n, sizeof(known) - n, "%s", i < keys->n ? ", ..." : "");
 	if (meant)

@@ -92,12 +92,16 @@ def test_undefine_refuses_images_in_use_and_names_users(daemon, tmp_path):
                             f"error: disk vda: {base} is used by VM 'clone'; undefine that VM first, or keep the "
                             "images; nothing was done\n")
     assert sorted(os.listdir(tmp_path)) == before and names(daemon) == ["base", "clone"]
-    # Named by another path.
+    # Named by another path. A definition of a file that has hard links would have been refused.
+    daemon.define("other", disks=[disk(image(tmp_path, "hard.qcow2"))])
+    (tmp_path / "hard.qcow2").unlink()
     (tmp_path / "hard.qcow2").hardlink_to(top)
-    daemon.define("other", disks=[disk(tmp_path / "hard.qcow2")])
     r = daemon.cairn("undefine", "clone", "--remove-all-storage", ok=6)
     assert "by another path" in r.stderr and top.exists()
-    daemon.define("other", disks=[{**disk(image(tmp_path, "any.qcow2")), "data_file": str(tmp_path / "hard.qcow2")}])
+    (tmp_path / "hard.qcow2").unlink()
+    daemon.define("other", disks=[{**disk(image(tmp_path, "any.qcow2")), "data_file": str(image(tmp_path, "hard.qcow2", "raw"))}])
+    (tmp_path / "hard.qcow2").unlink()
+    (tmp_path / "hard.qcow2").hardlink_to(top)
     r = daemon.cairn("undefine", "clone", "--remove-all-storage", ok=6)
     assert "by another path" in r.stderr and top.exists()
     # Without the images nothing prevents it.

@@ -280,10 +280,11 @@ def test_uuids_are_unique_and_kept(fake):
 
 
 def test_start_fails_when_disk_is_in_use(fake, tmp_path):
-    (tmp_path / "d.raw").write_bytes(bytes(4096))
-    os.link(tmp_path / "d.raw", tmp_path / "same.raw")
     for n, p in (("vm1", "d.raw"), ("vm2", "same.raw")):
+        (tmp_path / p).write_bytes(bytes(4096))
         fake.define(n, disks=[{"path": p, "format": "raw"}])
+    (tmp_path / "same.raw").unlink()
+    os.link(tmp_path / "d.raw", tmp_path / "same.raw")  # a definition of it would be refused
     fake.cairn("start", "vm1")
     r = fake.cairn("start", "vm2", ok=6)
     assert "disks[0].path: " in r.stderr and "is in use by VM 'vm1'" in r.stderr

@@ -103,7 +103,9 @@ def small_files_only():
 
 def test_image_that_cannot_be_written_is_one_sentence(tmp_path):
     r = seed(tmp_path, "s.iso", "--hostname", "web1", ok=1, preexec_fn=small_files_only)
-    assert r.stderr.splitlines() == ["error: Failed to create seed image s.iso", "error: cannot write the image: Write error: File too large"]
+    assert r.stderr.splitlines() == [
+        "error: Failed to create seed image s.iso", "error: cannot write the image: Write error: File too large; the limit of file "
+        "sizes may be reached: raise it (ulimit -f, or LimitFSIZE= of the service)"]
     assert os.listdir(tmp_path) == []
 
 

@@ -30,7 +30,7 @@ VERBS = {
     "compare": ("compare", "q", "base"), "map": ("map", "q"), "resize": ("resize", "-f", "qcow2", "q", "+1M"),
     "measure": ("measure", "-O", "qcow2", "q"), "rebase": ("rebase", "-f", "qcow2", "-b", "", "q"),
     "rebase on another": ("rebase", "-f", "qcow2", "-b", "target", "-F", "qcow2", "q"),
-    "commit": ("commit", "-f", "qcow2", "q"), "amend": ("amend", "-f", "qcow2", "-o", "lazy_refcounts=on", "q"),
+    "commit": ("commit", "-f", "qcow2", "target"), "amend": ("amend", "-f", "qcow2", "-o", "lazy_refcounts=on", "q"),
     "trim": ("trim", "--zeros", "-f", "qcow2", "q"), "snapshots": ("snapshot", "-l", "q"),
     "snapshot": ("snapshot", "-c", "s", "-f", "qcow2", "q"), "bitmap": ("bitmap", "--add", "-f", "qcow2", "q", "b"),
     "bitmap of another": ("bitmap", "--add", "--merge", "b", "-b", "base", "-F", "qcow2", "-f", "qcow2", "q", "b"),
@@ -161,6 +161,7 @@ def test_roots_rights_are_those_of_opening_files(images):
     os.chown(folder, NOBODY, NOBODY)
     os.chmod(folder, 0o700)
     assert "base" in images.img("info", "--backing-chain", "of-nobody/q").stdout
+    images.img("snapshot", "-d", "s", "-f", "qcow2", "of-nobody/q")
     images.img("commit", "-f", "qcow2", "of-nobody/q")
     images.img("convert", "-O", "qcow2", "of-nobody/q", "of-nobody/new")
     images.img("compare", "of-nobody/q", "of-nobody/new")
