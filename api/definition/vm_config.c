@@ -12,7 +12,7 @@
 #include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/openat2.h>
+#include <limits.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -138,13 +138,41 @@ static int screen_show(const struct definition *d, struct err *e)
 	return listener < 0 ? listener : vnc_start(d, listener, e);
 }
 
-/* Open a path. foreign: refuse links such as /proc/self/fd/2, which open a file without a check of the rights to its
- * folders. */
+/* Open the file to which a path leads. Links such as /proc/self/fd/2 lead to a file without a check of the rights to its
+ * folders, so each folder above the file is opened, too. openat2() would refuse such links in one call, but systemd's
+ * RestrictSUIDSGID= forbids it, as filters of old containers do. Returns an owned fd; -1: errno is set. */
+static int foreign_open(const char *path, int flags)
+{
+	CLEANUP_CLOSE int found = open(path, O_PATH | O_CLOEXEC), folder = open("/", O_PATH | O_CLOEXEC);
+	char link[32], real[PATH_MAX];
+	char *name, *slash;
+	ssize_t n;
+
+	snprintf(link, sizeof(link), "/proc/self/fd/%d", found);
+	if (found < 0 || folder < 0 || (n = readlink(link, real, sizeof(real) - 1)) < 0)
+		return -1;
+	real[n] = 0;
+	if (real[0] != '/') {
+		errno = ELOOP; /* of a pipe or socket that this process has */
+		return -1;
+	}
+	for (name = real + 1; (slash = strchr(name, '/')); name = slash + 1) {
+		int next;
+
+		*slash = 0;
+		next = openat(folder, name, O_PATH | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC);
+		if (next < 0)
+			return -1;
+		close(folder);
+		folder = next;
+	}
+	return openat(folder, *name ? name : ".", flags | O_NOFOLLOW);
+}
+
+/* foreign: another user chose the path, whose rights this process has. */
 static int path_open(const char *path, int flags, bool foreign)
 {
-	struct open_how how = { .flags = (uint64_t)flags, .resolve = RESOLVE_NO_MAGICLINKS };
-
-	return foreign ? (int)syscall(SYS_openat2, AT_FDCWD, path, &how, sizeof(how)) : open(path, flags);
+	return foreign ? foreign_open(path, flags) : open(path, flags);
 }
 
 /* open() needs O_NONBLOCK, because a FIFO in place of a disk must not block the daemon; afterwards fcntl() clears the
