@@ -469,6 +469,7 @@ static int check_state(struct call *c, struct err *e)
 
 	if (!c->vm || trigger == VM_TRIGGER_COUNT)
 		return 0;
+	/* In the error's words. The handler checks the state for it, after the user's role. */
 	if (trigger == VM_ASK_FORK_SNAPSHOT && !js_get_str(c->args, "snapshot"))
 		trigger = VM_ASK_FORK;
 	/* An operation under way may forbid each command except destroy; then the error names the operation. */
@@ -481,6 +482,8 @@ static int check_state(struct call *c, struct err *e)
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
 			"VM '%.255s' is already %s, but will be restarted; to cancel the restart: cairn destroy %s",
 			c->vm->def->name, vm_state_name(c->vm->state), c->vm->def->name);
+	if (!vm_state_check(c->vm->def->name, c->vm->state, c->command->trigger, e))
+		return 0;
 	return vm_state_check(c->vm->def->name, c->vm->state, trigger, e);
 }
 

@@ -204,19 +204,17 @@ static int scope_rejoin(struct cgroup_tree *t, const char *file)
 static int scope_ask(struct cgroup_tree *t, const char *mount, const char *unit, const char *file)
 {
 	char name[80], path[PATH_MAX], holder[PATH_MAX];
-	char *const system[] = { (char *)"systemd-run", (char *)"--scope", (char *)"--quiet", (char *)"--collect", name,
-		(char *)"--slice=machine.slice", (char *)"--description=VMs of Cairn", (char *)"--property=Delegate=yes",
+	char *const argv[] = { (char *)"systemd-run", (char *)(geteuid() ? "--user" : "--slice=machine.slice"), (char *)"--scope",
+		(char *)"--quiet", (char *)"--collect", name, (char *)"--description=VMs of Cairn", (char *)"--property=Delegate=yes",
 		(char *)"--property=TasksMax=infinity", (char *)"--property=Before=cairnd.service",
 		(char *)"--property=Before=cairn-guests.service", (char *)"cat", NULL };
-	char *const user[] = { (char *)"systemd-run", (char *)"--user", (char *)"--scope", (char *)"--quiet", (char *)"--collect",
-		name, (char *)"--description=VMs of Cairn", (char *)"--property=Delegate=yes", (char *)"cat", NULL };
 	struct err e;
 	size_t len;
 	pid_t pid;
 	int r;
 
 	snprintf(name, sizeof(name), "--unit=%s", unit);
-	pid = holder_start(geteuid() ? user : system, -1, &t->holder);
+	pid = holder_start(argv, -1, &t->holder);
 	if (pid < 0)
 		return lacks(t, "systemd-run made no scope %s: %s", unit, pid == -EPIPE ? "see the daemon's log" : strerror(-pid));
 	cgroup_folder(mount, pid, path, sizeof(path));

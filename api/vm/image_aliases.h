@@ -1,7 +1,7 @@
 /* image_aliases: finds files that a new definition and another VM name by different paths, as over a symbolic link.
  * image_users.h compares paths as text, so it would not know that the VMs share the file.
- * Files of other VMs are looked at only if their path has the last component of a file of the definition, by its path or
- * after its symbolic links, or if that file has hard links: a file system that hangs then delays few definitions. An
+ * Files of other VMs are looked at only if their path has the last component of a file of the definition, by its path
+ * or after its symbolic links, or if that file has hard links: a file system that hangs then delays few definitions. An
  * image that only the other VM names by a symbolic link of another name is not found. */
 #ifndef CAIRN_API_VM_IMAGE_ALIASES_H
 #define CAIRN_API_VM_IMAGE_ALIASES_H

@@ -450,8 +450,10 @@ def test_vm_whose_file_does_not_answer_is_named(fake, q, pool, tmp_path):
         fake.define("near", disks=[{"path": str(pool / "a"), "format": "raw"}])
         fake.define("far", disks=[{"path": f["disk"], "format": "raw"}])
         fake.define("zoo", disks=[{"path": str(pool / "a"), "format": "raw", "readonly": True}])
-        os.link(pool / "a", tmp_path / "link")
+        (tmp_path / "link").write_bytes(b"a")
         fake.define("zulu", disks=[{"path": str(tmp_path / "link"), "format": "raw", "readonly": True}])
+        (tmp_path / "link").unlink()
+        os.link(pool / "a", tmp_path / "link")  # a definition of it would be refused
         assert volumes(q)["a"]["vms"] == ["near", "zoo", "zulu"]
         f.hang(Op.LOOKUP, Op.GETATTR)
         words = f"{f['disk']} of VM 'far' does not answer, so whether the VM uses the volume is not known; repair or unmount that file system, then try again"

@@ -412,11 +412,12 @@ def test_missing_daemon_is_reported(tmp_path):
 def test_user_without_a_daemon_is_told_of_roots_daemon(tmp_path, user, told):
     if os.geteuid():
         pytest.skip("needs root, for a /run of its own and to act for another user")
-    script = ("mount -t tmpfs none /run && mkdir /run/cairn && /usr/bin/python3 -c 'import socket as s; "
-              's.socket(s.AF_UNIX).bind("/run/cairn/cairn.sock")' + "' && chmod 666 /run/cairn/cairn.sock && "
-              f"exec setpriv --reuid={user} --regid={user} --clear-groups --inh-caps=+dac_override --ambient-caps=+dac_override "
-              f"{BUILD}/cairn -c {tmp_path}/none.sock list")
-    r = subprocess.run(["unshare", "-m", "sh", "-c", script], capture_output=True, text=True, timeout=50)
+    listen = ('import os, socket, subprocess, sys; s = socket.socket(socket.AF_UNIX); s.bind("/run/cairn/cairn.sock"); '
+              'os.chmod("/run/cairn/cairn.sock", 0o666); s.listen(); sys.exit(subprocess.call(sys.argv[1:]))')
+    script = f"mount -t tmpfs none /run && mkdir /run/cairn && exec /usr/bin/python3 -c '{listen}' \"$@\""
+    r = subprocess.run(["unshare", "-m", "sh", "-c", script, "sh", "setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups",
+                        "--inh-caps=+dac_override", "--ambient-caps=+dac_override", f"{BUILD}/cairn", "-c", f"{tmp_path}/none.sock", "list"],
+                       capture_output=True, text=True, timeout=50)
     assert r.returncode == 7 and f"no daemon listens on {tmp_path}/none.sock" in r.stderr, r.stderr
     assert (", or use root's daemon: export CAIRN_SOCKET=/run/cairn/cairn.sock\n" in r.stderr) == told
 

@@ -117,7 +117,8 @@ def test_names_in_images_are_shown_without_control_characters(tmp_path, args):
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", base, "1M"], check=True)
     subprocess.run(["qemu-io", "-c", "write 0 64k", base], check=True, stdout=subprocess.DEVNULL)
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", base.name, "-F", "qcow2", image], check=True)
-    subprocess.run(["qemu-img", "snapshot", "-c", "s" + ESC + C1, image], check=True)
+    if args[0] != "commit":  # which is refused then
+        subprocess.run(["qemu-img", "snapshot", "-c", "s" + ESC + C1, image], check=True)
     base.rename(tmp_path / name)
     image.write_bytes(image.read_bytes().replace(base.name.encode(), name.encode()))
     r = subprocess.run([os.path.join(BUILD, "cairn-img"), *args, image], capture_output=True, text=True, cwd=tmp_path)
