@@ -390,7 +390,8 @@ $(BUILD)/definition.schema.json: $(BUILD)/cairn
 	$(Q)$< validate --schema > $@.tmp && mv $@.tmp $@
 
 LIBEXEC := $(addprefix $(BUILD)/,$(filter cairn-%,$(filter-out cairn-img,$(notdir $(PROGRAMS)))))
-UNITS_INSTALLED := $(notdir $(wildcard tools/systemd/*.service tools/systemd/*.socket))
+UNITS_INSTALLED := $(addprefix system/,$(notdir $(wildcard tools/systemd/*.service tools/systemd/*.socket))) \
+                   $(addprefix user/,$(notdir $(wildcard tools/systemd/user/*)))
 FISH_COMPLETIONS := share/fish/vendor_completions.d
 # PAM reads /etc/pam.d only. An installation with another PREFIX, such as for a test, changes nothing there.
 PAMDIR ?= $(if $(filter /usr /usr/local,$(PREFIX)),/etc/pam.d,$(PREFIX)/etc/pam.d)
@@ -404,7 +405,7 @@ kernel:
 
 install: all $(BUILD)/definition.schema.json
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin sbin libexec/cairn share/cairn share/man/man1 share/man/man3 share/bash-completion/completions $(ZSH_COMPLETIONS) $(FISH_COMPLETIONS) \
-		include/cairn/api include/cairn/base lib/systemd/system lib/sysusers.d lib/tmpfiles.d lib/udev/rules.d) \
+		include/cairn/api include/cairn/base lib/systemd/system lib/systemd/user lib/sysusers.d lib/tmpfiles.d lib/udev/rules.d) \
 		$(DESTDIR)$(LIBDIR)/nbdkit/plugins $(DESTDIR)$(LIBDIR)/pkgconfig
 	install -m 755 $(BUILD)/cairn $(BUILD)/cairn-img $(DESTDIR)$(PREFIX)/bin
 	install -m 644 $(addprefix $(BUILD)/,definition.schema.json network-definition.schema.json api.schema.json openrpc.json cairn.d.ts) tools/metrics/examples/* $(DESTDIR)$(PREFIX)/share/cairn
@@ -415,7 +416,7 @@ install: all $(BUILD)/definition.schema.json
 	install -m 755 $(BUILD)/cairnd $(DESTDIR)$(PREFIX)/sbin
 	install -m 755 $(LIBEXEC) $(DESTDIR)$(PREFIX)/libexec/cairn
 	for u in $(UNITS_INSTALLED); do \
-		sed '/^# make install/d; s,@SBINDIR@,$(PREFIX)/sbin,; s,@BINDIR@,$(PREFIX)/bin,; s,@LIBEXECDIR@,$(PREFIX)/libexec/cairn,' tools/systemd/$$u >$(DESTDIR)$(PREFIX)/lib/systemd/system/$$u || exit 1; done
+		sed '/^# make install/d; s,@SBINDIR@,$(PREFIX)/sbin,; s,@BINDIR@,$(PREFIX)/bin,; s,@LIBEXECDIR@,$(PREFIX)/libexec/cairn,' tools/systemd/$${u#system/} >$(DESTDIR)$(PREFIX)/lib/systemd/$$u || exit 1; done
 	install -m 644 tools/systemd/sysusers.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/cairn.conf
 	install -m 644 tools/systemd/sysusers-web.conf $(DESTDIR)$(PREFIX)/lib/sysusers.d/cairn-web.conf
 	install -m 644 tools/systemd/tmpfiles.conf $(DESTDIR)$(PREFIX)/lib/tmpfiles.d/cairn.conf
@@ -436,7 +437,7 @@ LIB := $(patsubst $(PREFIX)/%,%,$(LIBDIR))
 INSTALLED := bin/cairn bin/cairn-img sbin/cairnd libexec/cairn share/cairn include/cairn $(LIB)/libcairn.a $(LIB)/pkgconfig/cairn.pc \
              $(LIB)/nbdkit/plugins/nbdkit-cairn-plugin.so $(addprefix share/bash-completion/completions/,cairn cairn-img) $(ZSH_COMPLETIONS)/_cairn $(FISH_COMPLETIONS)/cairn.fish \
              lib/udev/rules.d/60-cairn.rules lib/sysusers.d/cairn.conf lib/sysusers.d/cairn-web.conf lib/tmpfiles.d/cairn.conf \
-             $(addprefix lib/systemd/system/,$(UNITS_INSTALLED)) $(addprefix share/man/man1/,$(notdir $(wildcard docs/man/*.1))) \
+             $(addprefix lib/systemd/,$(UNITS_INSTALLED)) $(addprefix share/man/man1/,$(notdir $(wildcard docs/man/*.1))) \
              $(addprefix share/man/man3/,$(notdir $(wildcard docs/man/*.3)))
 uninstall:
 	rm -f $(DESTDIR)$(PAMDIR)/cairn-web

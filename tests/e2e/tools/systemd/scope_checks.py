@@ -2,6 +2,7 @@
 
 import json
 import os
+import pwd
 import shutil
 import signal
 import subprocess
@@ -10,6 +11,7 @@ import time
 import traceback
 
 BUILD, RESULT = sys.argv[1:]
+UNITS = os.path.join(os.path.dirname(__file__), "../../../../tools/systemd/user")
 os.environ["CAIRN_SOCKET"] = "/run/cairn/cairn.sock"
 SCOPE = "cairn-vms.scope"
 UNTIL_SECONDS = 600
@@ -186,7 +188,60 @@ def check_folders():
                 assert f.read(4096).strip(b"\0"), f"the guest's data are not in {image}"
 
 
+def check_users_daemon():
+    """A user's daemon under a service manager of the user's own: a client starts it, its VMs outlive its restart, and
+    are stopped as their definitions say before the manager ends."""
+    run("useradd", "--create-home", "ann")
+    os.chmod("/dev/kvm", 0o666)
+    ann = pwd.getpwnam("ann")
+    runtime, programs = f"/run/user/{ann.pw_uid}", "/run/programs"
+    for folder in (runtime, f"{ann.pw_dir}/.config/systemd/user"):
+        os.makedirs(folder)
+    os.chown(runtime, ann.pw_uid, ann.pw_gid)
+    os.mkdir(programs)
+    run("mount", "--bind", BUILD, programs)  # the user may be unable to enter the folders above
+    for unit in os.listdir(UNITS):
+        with open(os.path.join(UNITS, unit)) as f, open(f"{ann.pw_dir}/.config/systemd/user/{unit}", "w") as out:
+            out.write(f.read().replace("@SBINDIR@", programs).replace("@BINDIR@", programs))
+    run("chown", "-R", "ann:ann", ann.pw_dir)
+    env = f"XDG_RUNTIME_DIR={runtime}", f"HOME={ann.pw_dir}"
+
+    def as_ann(*args, **more):
+        return run("env", "-u", "CAIRN_SOCKET", *env, *args, uid=ann.pw_uid, **more)
+
+    def cairn_of_ann(*args, **more):
+        return as_ann(f"{programs}/cairn", *args, **more)
+
+    def manager_begin():
+        run("systemd-run", "--unit=manager", "-p", "DefaultDependencies=no", "-p", "User=ann", "-p", "Delegate=yes", "-p", "Type=notify",
+            "-p", "KillMode=mixed", "-p", "TimeoutStopSec=120", *(f"--setenv={v}" for v in env), "/lib/systemd/systemd", "--user")
+    manager_begin()
+    as_ann("systemctl", "--user", "enable", "cairnd.service")
+    as_ann("systemctl", "--user", "start", "cairnd.socket")
+    cairn_of_ann("list")
+    assert as_ann("systemctl", "--user", "is-active", "cairn-guests.service") == "active\n"
+    with open(f"{ann.pw_dir}/vm.json", "w") as f:
+        json.dump({"name": "vm", "memory": "64M", "boot": {"kernel": f"{programs}/guests/idle.elf"}, "stop_action": "save"}, f)
+    cairn_of_ann("define", f"{ann.pw_dir}/vm.json")
+    cairn_of_ann("start", "vm")
+
+    def pid():
+        return json.loads(cairn_of_ann("dominfo", "vm", "--format", "json"))["pid"]
+    before = pid()
+    as_ann("systemctl", "--user", "restart", "cairnd.service")
+    assert pid() == before and cairn_of_ann("domstate", "vm") == "running\n"
+    run("systemctl", "stop", "manager.service")
+    assert not os.path.exists(f"/proc/{before}/exe")
+    manager_begin()
+    state = cairn_of_ann("domstate", "vm")
+    assert state == "saved\n", (state, cairn_of_ann("list", "--all"), cairn_of_ann("event", "--since", "0", "--timeout", "1", ok=False))
+    cairn_of_ann("start", "vm")
+    assert cairn_of_ann("domstate", "vm") == "running\n"
+    run("systemctl", "stop", "manager.service")
+
+
 def check():
+    check_users_daemon()
     run("systemctl", "start", "cairnd.service")
     check_folders()
     check_own_scope()

@@ -102,14 +102,19 @@ def test_passed_sockets_of_other_process_are_ignored(tmp_path):
     assert not os.path.exists(d.socket)
 
 
+def unit_of(path):
+    unit = configparser.ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str
+    unit.read(path)
+    return unit
+
+
 def test_installed_units(tmp_path):
     prefix = tmp_path / "prefix"
     subprocess.run(["make", "-s", f"BUILD={os.path.relpath(BUILD, ROOT)}", f"PREFIX={prefix}", "install"], cwd=ROOT, check=True,
                    timeout=55, stdout=subprocess.DEVNULL)
     units = prefix / "lib/systemd/system"
-    service = configparser.ConfigParser(strict=False, interpolation=None)
-    service.optionxform = str
-    service.read(units / "cairnd.service")
+    service = unit_of(units / "cairnd.service")
     assert service["Service"]["KillMode"] == "process"  # otherwise a restart would end the VMs
     assert service["Service"]["RuntimeDirectoryPreserve"] == "yes"
     assert service["Service"]["OOMPolicy"] == "continue"  # otherwise a VM killed by the OOM killer would end the daemon
@@ -125,9 +130,7 @@ def test_installed_units(tmp_path):
     assert "Requires=cairn-web.socket\n" in web and "--pam" in web and "@" not in web
     assert (prefix / "lib/sysusers.d/cairn-web.conf").read_text().splitlines()[-1].startswith("u cairn-web ")
     assert "pam_nologin" in (prefix / "etc/pam.d/cairn-web").read_text()
-    guests = configparser.ConfigParser(strict=False, interpolation=None)
-    guests.optionxform = str
-    guests.read(units / "cairn-guests.service")
+    guests = unit_of(units / "cairn-guests.service")
     assert "Requires" not in guests["Unit"]  # otherwise a restart of the daemon would stop the VMs
     assert "cairnd.service" in guests["Unit"]["After"]
     assert guests["Service"]["TimeoutStopSec"] != "infinity"  # otherwise a VM could hold the host's shutdown
@@ -142,6 +145,27 @@ def test_installed_units(tmp_path):
                             units / "cairnd.socket", units / "cairn-guests.service", units / "cairn-web.socket",
                             units / "cairn-web.service"], capture_output=True, text=True)
         assert "cairn" not in r.stderr, r.stderr
+
+
+def test_installed_units_of_users(tmp_path):
+    prefix = tmp_path / "prefix"
+    subprocess.run(["make", "-s", f"BUILD={os.path.relpath(BUILD, ROOT)}", f"PREFIX={prefix}", "install"], cwd=ROOT, check=True,
+                   timeout=55, stdout=subprocess.DEVNULL)
+    units = prefix / "lib/systemd/user"
+    service, guests = unit_of(units / "cairnd.service"), unit_of(units / "cairn-guests.service")
+    program, option, seconds = service["Service"]["ExecStart"].split()
+    assert subprocess.run([program, "--version"], stdout=subprocess.PIPE).stdout.startswith(b"cairnd ")
+    assert service["Service"]["KillMode"] == "process"
+    # user@.service has 120 s, for the VMs and then for the daemon.
+    assert option == "--shutdown-limit" and int(seconds) < int(guests["Service"]["TimeoutStopSec"].rstrip("s")) < 120
+    assert guests["Unit"]["After"] == "cairnd.service" and "Requires" not in guests["Unit"]
+    assert subprocess.run([*guests["Service"]["ExecStop"].split(), "--help"], stdout=subprocess.PIPE).stdout.startswith(b"cairn daemon-stop")
+    assert "%t/cairn/cairn.sock" in (units / "cairnd.socket").read_text()
+    if shutil.which("systemd-analyze"):
+        (tmp_path / "run").mkdir(mode=0o700)
+        r = subprocess.run(["systemd-analyze", "--user", "--man=no", "verify", *units.iterdir()], capture_output=True, text=True,
+                           env={**os.environ, "XDG_RUNTIME_DIR": str(tmp_path / "run")})
+        assert r.returncode == 0 and "cairn" not in r.stderr, r.stderr
 
 
 def test_unit_protects_the_host(tmp_path):
