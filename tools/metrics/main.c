@@ -20,7 +20,7 @@ static const char usage[] =
 	"  --unix PATH        listen on this Unix socket; whoever may open it may read\n"
 	"  --tcp ADDRESS:PORT listen on this TCP port: 127.0.0.1:9177, [::1]:9177\n"
 	"  --token-file FILE  with --tcp: serve clients that send the token in FILE: Authorization: Bearer TOKEN\n"
-	"  --connect SOCKET   the daemon's socket [CAIRN_SOCKET; else /run/cairn/cairn.sock]\n";
+	"  --connect SOCKET   the daemon's socket [CAIRN_SOCKET; else as for cairn]\n";
 
 struct options {
 	const char *unix_path, *tcp, *token_file, *connect;

@@ -28,7 +28,7 @@ static const char usage[] =
 	"  --session-idle TIME    end a session after this time without a request [12h; with --pam 1h]\n"
 	"  --session-limit TIME   end a session after this time [none; with --pam 12h]\n"
 	"  --idle TIME            end after this time without a session and a connection, such as 10m [never]\n"
-	"  --connect SOCKET       the daemon's socket [CAIRN_SOCKET; else /run/cairn/cairn.sock]\n";
+	"  --connect SOCKET       the daemon's socket [CAIRN_SOCKET; else as for cairn]\n";
 
 struct options {
 	const char *listen, *unix_path, *connect, *certificate, *key;

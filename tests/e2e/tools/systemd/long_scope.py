@@ -25,8 +25,8 @@ grep -q ^messagebus: /etc/passwd || useradd --system messagebus
 mkdir -p /run/systemd/system /run/lock
 rm -rf /var/lib/cairn
 cd /run/systemd/system
-for unit in cairnd.service cairnd.socket; do
-	sed "s,@SBINDIR@,$1,; s,^.Unit.,&\nDefaultDependencies=no," "$2/$unit" >$unit
+for unit in cairnd.service cairnd.socket cairn-metrics.service; do
+	sed "s,@SBINDIR@,$1,; s,@LIBEXECDIR@,/run/libexec,; s,^.Unit.,&\nDefaultDependencies=no," "$2/$unit" >$unit
 done
 for unit in dbus.socket dbus.service systemd-machined.service; do
 	mkdir $unit.d

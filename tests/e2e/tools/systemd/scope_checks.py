@@ -240,10 +240,47 @@ def check_users_daemon():
     run("systemctl", "stop", "manager.service")
 
 
+def start_metrics():
+    run("systemctl", "restart", "cairn-metrics.service", ok=False)
+    assert is_active("cairn-metrics.service"), run("journalctl", "--unit", "cairn-metrics.service", "--lines", "20")
+
+
+def check_metrics():
+    """Statistics are served under the protections of their unit."""
+    os.mkdir("/run/libexec")  # outside of folders of users, which the unit hides
+    shutil.copy(os.path.join(BUILD, "cairn-metrics"), "/run/libexec")
+    run("systemd-sysusers", os.path.join(UNITS, "../sysusers.conf"))
+    cairn("grant", "viewer", "--user", "cairn-metrics")
+    start_metrics()
+    text = run("curl", "--silent", "--show-error", "--fail", "--unix-socket", "/run/cairn-metrics/metrics.sock", "http://localhost/metrics")
+    assert "\ncairn_domain_info{" in text and text.endswith("# EOF\n"), text
+    # With the changes of cairn-metrics(1), without LoadCredential=, for which this kernel lacks ACLs.
+    run("ip", "link", "set", "lo", "up")
+    with open("/run/token", "w") as f:
+        f.write("0123456789abcdef\n")
+    shutil.chown("/run/token", "cairn-metrics")
+    os.chmod("/run/token", 0o400)
+    os.mkdir("/run/systemd/system/cairn-metrics.service.d")
+    with open("/run/systemd/system/cairn-metrics.service.d/override.conf", "w") as f:
+        f.write("[Service]\nExecStart=\n"
+                "ExecStart=/run/libexec/cairn-metrics --tcp 127.0.0.1:9177 --token-file /run/token\n")
+    run("systemctl", "daemon-reload")
+    start_metrics()
+    header = "Authorization: Bearer 0123456789abcdef"
+    text = run("curl", "--silent", "--show-error", "--fail", "--header", header, "http://127.0.0.1:9177/metrics")
+    assert "\ncairn_domain_info{" in text, text
+    run("systemctl", "stop", "cairnd.service", "cairnd.socket")  # it asks whether root's daemon is another one
+    run("curl", "--silent", "--show-error", "--header", header, "http://127.0.0.1:9177/metrics")
+    assert is_active("cairn-metrics.service")
+    run("systemctl", "stop", "cairn-metrics.service")
+    run("systemctl", "start", "cairnd.service")
+
+
 def check():
     check_users_daemon()
     run("systemctl", "start", "cairnd.service")
     check_folders()
+    check_metrics()
     check_own_scope()
     check_machine()
     o, group = start("a", cpu_quota=50)
