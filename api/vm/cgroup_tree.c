@@ -204,8 +204,8 @@ static int scope_rejoin(struct cgroup_tree *t, const char *file)
 static int scope_ask(struct cgroup_tree *t, const char *mount, const char *unit, const char *file)
 {
 	char name[80], path[PATH_MAX], holder[PATH_MAX];
-	char *const argv[] = { (char *)"systemd-run", (char *)(geteuid() ? "--user" : "--slice=machine.slice"), (char *)"--scope",
-		(char *)"--quiet", (char *)"--collect", name, (char *)"--description=VMs of Cairn", (char *)"--property=Delegate=yes",
+	char *const argv[] = { (char *)"systemd-run", (char *)"--scope", (char *)"--quiet", (char *)"--collect", name,
+		(char *)(geteuid() ? "--user" : "--slice=machine.slice"), (char *)"--description=VMs of Cairn", (char *)"--property=Delegate=yes",
 		(char *)"--property=TasksMax=infinity", (char *)"--property=Before=cairnd.service",
 		(char *)"--property=Before=cairn-guests.service", (char *)"cat", NULL };
 	struct err e;
