@@ -26,6 +26,7 @@ ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__)
 BUILD = os.path.abspath(os.environ.get("CAIRN_BUILD", os.path.join(ROOT, "build")))
 GUESTS = os.path.join(BUILD, "guests")
 FAKE_VM = os.path.join(BUILD, "helpers", "fake_vm")
+AS_UNIT = os.path.join(BUILD, "helpers", "as_unit")
 THREADS = os.path.join(ROOT, "tests", "threads.py")
 INJECT_CALL = os.path.join(BUILD, "helpers", "inject_call")
 # Test files import one another by bare name, so each folder with tests is in the path.
@@ -541,7 +542,7 @@ class Daemon:
 
     def start(self):
         with open(self.log, "ab") as log:
-            self.proc = subprocess.Popen(self.command(), env=self.env, stderr=log)
+            self.proc = subprocess.Popen([AS_UNIT, *self.command()], env=self.env, stderr=log)
         end = time.monotonic() + 100 * guestlib.SLOW
         while time.monotonic() < end:
             assert self.proc.poll() is None, f"cairnd ended: {self.log.read_text()}"

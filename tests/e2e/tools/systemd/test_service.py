@@ -168,6 +168,21 @@ def test_installed_units_of_users(tmp_path):
         assert r.returncode == 0 and "cairn" not in r.stderr, r.stderr
 
 
+def test_daemons_of_the_tests_are_protected_as_the_unit(fake):
+    """as_unit.c, in which the tests run the daemon, has what the unit's last part has."""
+    with open(os.path.join(ROOT, "tools/systemd/cairnd.service")) as f:
+        protections = f.read().partition("# Protections.")[2].partition("[Install]")[0]
+    rows = [row for row in protections.splitlines()[1:] if row and row[0] != "#"]
+    dropped = sorted(name for row in rows if row.startswith("CapabilityBoundingSet=~") for name in row.partition("~")[2].split())
+    assert [row for row in rows if not row.startswith("CapabilityBoundingSet=~")] == [
+        "ProtectKernelModules=yes", "ProtectKernelLogs=yes", "RestrictRealtime=yes", "RestrictSUIDSGID=yes", "SystemCallArchitectures=native",
+        "LockPersonality=yes", "RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK"]
+    with open(os.path.join(ROOT, "tests/helpers/as_unit.c")) as f:
+        assert sorted(re.findall(r"\bCAP_\w+", f.read())) == dropped
+    with open(f"/proc/{fake.proc.pid}/status") as f:
+        assert "\nSeccomp:\t2\n" in f.read()
+
+
 def test_unit_protects_the_host(tmp_path):
     if not shutil.which("systemd-analyze"):
         pytest.skip("needs systemd-analyze")
