@@ -140,7 +140,7 @@ static int screen_show(const struct definition *d, struct err *e)
 
 /* Open the file to which a path leads. Links such as /proc/self/fd/2 lead to a file without a check of the rights to
  * its folders, so each folder above the file is opened, too. openat2() would refuse such links in one call, but
- * systemd's RestrictSUIDSGID= forbids it, as filters of old containers do. Returns an owned fd; -1: errno is set. */
+ * systemd's RestrictSUIDSGID= forbids it. Returns an owned fd; -1: errno is set. */
 static int foreign_open(const char *path, int flags)
 {
 	CLEANUP_CLOSE int found = open(path, O_PATH | O_CLOEXEC), folder = open("/", O_PATH | O_CLOEXEC);

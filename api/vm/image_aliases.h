@@ -1,8 +1,8 @@
 /* image_aliases: finds files that a new definition and another VM name by different paths, as over a symbolic link.
  * image_users.h compares paths as text, so it would not know that the VMs share the file.
- * Files of other VMs are looked at only if their path has the last component of a file of the definition, by its path
- * or after its symbolic links, or if that file has hard links: a file system that hangs then delays few definitions. An
- * image that only the other VM names by a symbolic link of another name is not found. */
+ * A file of another VM is looked at only if its path ends with the same file name as a file of the definition, before
+ * or after the symbolic links of that one, or if the definition's file has hard links. So a file system that hangs
+ * delays few definitions. Not found: an image that only the other VM names by a symbolic link of another name. */
 #ifndef CAIRN_API_VM_IMAGE_ALIASES_H
 #define CAIRN_API_VM_IMAGE_ALIASES_H
 

@@ -38,8 +38,8 @@ struct client {
 
 /* ---- reading and writing the socket ---- */
 
-/* Return whether root's daemon listens at another path, where this user may connect to it. The filters of cairn-web and
- * cairn-metrics forbid geteuid(). */
+/* Return whether root's daemon listens at another path, where this user may connect to it. geteuid() would be a system
+ * call, which the filters of cairn-web and cairn-metrics forbid; getauxval() is none. */
 static bool has_system_daemon(const char *path)
 {
 	CLEANUP_CLOSE int fd = getauxval(AT_EUID) && strcmp(path, SYSTEM_SOCKET) ? unix_connect(SYSTEM_SOCKET, SOCK_NONBLOCK) : -1;

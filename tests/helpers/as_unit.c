@@ -1,6 +1,6 @@
 /* as_unit PROGRAM [ARGUMENT...]: run a program with the protections of tools/systemd/cairnd.service, as systemd 252
- * sets them. The end-to-end tests run the daemon so; test_service.py compares the unit with this program. Not here: the
- * mounts of ProtectKernelModules= and ProtectKernelLogs=. */
+ * sets them. The end-to-end tests start the daemon with it; test_service.py compares the unit with this program. It
+ * does not make the mounts of ProtectKernelModules= and ProtectKernelLogs=. */
 #include "base/call_filter.h"
 #include "base/util.h"
 
@@ -57,8 +57,8 @@ int main(int argc, char *argv[])
 {
 	static const uint32_t families[] = { AF_UNIX, AF_INET, AF_INET6, AF_NETLINK }, usual[] = { SCHED_OTHER, SCHED_BATCH, SCHED_IDLE },
 		personalities[] = { PER_LINUX, ANY_PERSONALITY };
-	static const int modules_and_log[] = { SYS_init_module, SYS_finit_module, SYS_delete_module, SYS_syslog };
-	static const int restricted[] = { SYS_sched_setscheduler, SYS_personality };
+	static const int refused[] = { SYS_sched_setscheduler, SYS_personality, SYS_init_module, SYS_finit_module, SYS_delete_module,
+		SYS_syslog };
 	struct call_filter f;
 	int r;
 
@@ -71,8 +71,7 @@ int main(int argc, char *argv[])
 	call_filter_rule(&f, SYS_socket, REFUSE(EAFNOSUPPORT), NULL, 0);
 	call_filter_values(&f, SYS_sched_setscheduler, SECCOMP_RET_ALLOW, 1, usual, ARRAY_SIZE(usual)); /* RestrictRealtime= */
 	call_filter_values(&f, SYS_personality, SECCOMP_RET_ALLOW, 0, personalities, ARRAY_SIZE(personalities)); /* LockPersonality= */
-	call_filter_calls(&f, REFUSE(EPERM), restricted, ARRAY_SIZE(restricted));
-	call_filter_calls(&f, REFUSE(EPERM), modules_and_log, ARRAY_SIZE(modules_and_log));
+	call_filter_calls(&f, REFUSE(EPERM), refused, ARRAY_SIZE(refused));
 	restrict_suid_sgid(&f);
 	for (size_t i = 0; i < ARRAY_SIZE(dropped); i++)
 		prctl(PR_CAPBSET_DROP, dropped[i]); /* fails in a container that lacks the right, and without root */

@@ -109,10 +109,16 @@ def unit_of(path):
     return unit
 
 
-def test_installed_units(tmp_path):
-    prefix = tmp_path / "prefix"
-    subprocess.run(["make", "-s", f"BUILD={os.path.relpath(BUILD, ROOT)}", f"PREFIX={prefix}", "install"], cwd=ROOT, check=True,
+@pytest.fixture(scope="module")
+def prefix(tmp_path_factory):
+    """The folder of an installation."""
+    folder = tmp_path_factory.mktemp("prefix")
+    subprocess.run(["make", "-s", f"BUILD={os.path.relpath(BUILD, ROOT)}", f"PREFIX={folder}", "install"], cwd=ROOT, check=True,
                    timeout=55, stdout=subprocess.DEVNULL)
+    return folder
+
+
+def test_installed_units(prefix):
     units = prefix / "lib/systemd/system"
     service = unit_of(units / "cairnd.service")
     assert service["Service"]["KillMode"] == "process"  # otherwise a restart would end the VMs
@@ -147,10 +153,7 @@ def test_installed_units(tmp_path):
         assert "cairn" not in r.stderr, r.stderr
 
 
-def test_installed_units_of_users(tmp_path):
-    prefix = tmp_path / "prefix"
-    subprocess.run(["make", "-s", f"BUILD={os.path.relpath(BUILD, ROOT)}", f"PREFIX={prefix}", "install"], cwd=ROOT, check=True,
-                   timeout=55, stdout=subprocess.DEVNULL)
+def test_installed_units_of_users(prefix, tmp_path):
     units = prefix / "lib/systemd/user"
     service, guests = unit_of(units / "cairnd.service"), unit_of(units / "cairn-guests.service")
     program, option, seconds = service["Service"]["ExecStart"].split()
