@@ -469,8 +469,8 @@ static int check_state(struct call *c, struct err *e)
 
 	if (!c->vm || trigger == VM_TRIGGER_COUNT)
 		return 0;
-	/* Errors call it a live clone then. Its handler checks the user's role before the states that are legal only with
-	 * a snapshot. */
+	/* Errors call it a live clone then. Its handler checks the user's role before the states that are legal only
+	 * with a snapshot. */
 	if (trigger == VM_ASK_FORK_SNAPSHOT && !js_get_str(c->args, "snapshot"))
 		trigger = VM_ASK_FORK;
 	/* An operation under way may forbid each command except destroy; then the error names the operation. */
