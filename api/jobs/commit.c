@@ -148,7 +148,7 @@ static void definition_update(void *opaque)
 	int at = disk_find(x, vm_live(vm));
 
 	if (at >= 0)
-		former_files_add(vm, &vm_live(vm)->disks[at], x->top, x->base);
+		former_files_add(vm, vm_live(vm), &vm_live(vm)->disks[at], x->top, x->base);
 	if (def && rights_copy(vm->def->rights, &def->rights) == 0) {
 		vm_define(vm->host, def, VM_REDEFINE, NULL, definition_to_json(vm->def), definition_defined, x);
 		return;

@@ -159,7 +159,7 @@ static void definition_update(void *opaque)
 	const struct definition_disk *d = disk_find(vm_live(vm), p->image);
 
 	if (d)
-		former_files_add(vm, d, 1, d->nlayers);
+		former_files_add(vm, vm_live(vm), d, 1, d->nlayers);
 	if (pins_remove(vm->host, p->image))
 		pin_release_due(vm->host);
 	/* The definer makes the change: vm_define() keeps the authors. */

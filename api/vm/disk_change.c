@@ -177,7 +177,7 @@ static void former_note(struct vm *vm, const struct definition *before, const ch
 		return;
 	for (unsigned i = 0; i < d->nlayers; i++)
 		if (!disk_has(&vm_live(vm)->disks[at], d->layers[i].path))
-			former_files_add(vm, d, i, i + 1);
+			former_files_add(vm, before, d, i, i + 1);
 }
 
 /* has: the process has the disk. Then state.json may keep the doubt until the VM's next change: a daemon that finds it

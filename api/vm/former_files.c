@@ -1,4 +1,6 @@
 #include "api/vm/former_files.h"
+#include "api/access/authors.h"
+#include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/store/store.h"
 #include "api/vm/observer.h"
@@ -19,11 +21,12 @@ static void file_remove(struct vm *vm, const char *path)
 			json_object_array_del_idx(vm->former_files, i, 1);
 }
 
-static void file_add(struct vm *vm, const char *disk, const char *path)
+/* author_of() gives the definer for a path that the definition has lost, so another user's path is not kept. */
+static void file_add(struct vm *vm, const struct definition *def, const char *disk, const char *path)
 {
 	struct json_object *o;
 
-	if (!path)
+	if (!path || !rights_are_same(author_of(def, path), vm->def->rights))
 		return;
 	file_remove(vm, path);
 	if (json_object_array_length(vm->former_files) == FILES_MAX)
@@ -35,13 +38,13 @@ static void file_add(struct vm *vm, const char *disk, const char *path)
 	json_object_array_add(vm->former_files, o);
 }
 
-void former_files_add(struct vm *vm, const struct definition_disk *d, unsigned from, unsigned to)
+void former_files_add(struct vm *vm, const struct definition *def, const struct definition_disk *d, unsigned from, unsigned to)
 {
 	if (from >= to || !store_has_file(vm->host->store, vm->def->name, IMPORTED_FILE))
 		return;
 	for (unsigned i = from; i < to; i++) {
-		file_add(vm, d->id, d->layers[i].path);
-		file_add(vm, d->id, d->layers[i].data_file);
+		file_add(vm, def, d->id, d->layers[i].path);
+		file_add(vm, def, d->id, d->layers[i].data_file);
 	}
 	vm_save(vm);
 }

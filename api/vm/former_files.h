@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+struct definition;
 struct definition_disk;
 struct vm;
 struct vm_observer;
@@ -15,9 +16,9 @@ struct vm_observer;
 /* File in the folder of an imported VM in the state folder; it names the folder that the import made. */
 #define IMPORTED_FILE "imported.json"
 
-/* Remember the files of the disk's layers from `from` to `to` - 1, and save. Does nothing if the VM was not
- * imported. */
-void former_files_add(struct vm *vm, const struct definition_disk *d, unsigned from, unsigned to);
+/* Remember the files of the disk's layers from `from` to `to` - 1, and save. Files that another user than the VM's
+ * definer added are not remembered. Does nothing if the VM was not imported. def: has the disk, and its authors. */
+void former_files_add(struct vm *vm, const struct definition *def, const struct definition_disk *d, unsigned from, unsigned to);
 /* Return the i-th such file of the VM; NULL: there is none. Borrowed until the next former_files_add().
  * ret_disk: id of the disk that had the file; borrowed alike.
  * ret_ns:   when the disk stopped using the file. A file that was changed later is another one. */

@@ -163,6 +163,36 @@ def test_undefine_removes_files_with_definers_rights(shared, files):  # noqa: F8
     assert not (files / "mine.raw").exists() and "v" not in names(shared)
 
 
+def test_undefine_removes_former_layers_of_the_definer_alone(shared):  # noqa: F811
+    """A file that an owner added to root's imported VM, and that a pull took out of the definition, has no author any
+    more. Root's rights must not remove it: its folder may be a link by then."""
+    parent, secret = shared.tmp / "parent", shared.tmp / "secret"
+    parent.mkdir()
+    os.chmod(parent, 0o777)
+    secret.mkdir(mode=0o700)
+    (secret / "precious").write_text("root's")
+    shared.cairn("export", "mine", str(shared.tmp / "x.tar"))
+    shared.cairn("import", str(shared.tmp / "x.tar"), "--name", "v", "--folder", str(parent))
+    shared.cairn("grant", "owner", "v", "--user", "nobody")
+    (parent / "v").rename(parent / "was")
+    (parent / "v").mkdir()
+    for name in "top.qcow2", "precious":
+        (parent / "v" / name).write_bytes(bytes(65536))
+        os.chown(parent / "v" / name, NOBODY, NOBODY)
+    definition = {"name": "v", "memory": "32M", "boot": {"kernel": str(shared.tmp / "kernel")}}
+    layered = disk(parent / "v/top.qcow2", backing=[disk(parent / "v/precious", "raw")])
+    as_nobody(shared, ["vm-define", {"definition": {**definition, "disks": [layered]}}], ["vm-start", {"vm": "v"}])
+    pull, = as_nobody(shared, ["vm-blockpull", {"vm": "v", "disk": "vda"}])
+    assert shared.qmp().run("job-wait", id=pull["return"]["job"])["status"] == "concluded"
+    assert "backing" not in json.loads(shared.cairn("dumpjson", "v").stdout)["disks"][0]
+    shared.cairn("destroy", "v")
+    assert "return" in as_nobody(shared, ["vm-define", {"definition": definition}])[0]
+    (parent / "v").rename(parent / "nobodys")
+    (parent / "v").symlink_to(secret)
+    undefined, = as_nobody(shared, ["vm-undefine", {"vm": "v", "remove-all-storage": True}])
+    assert "return" in undefined and (secret / "precious").read_text() == "root's", undefined
+
+
 def test_next_daemon_completes_undefine(daemon, tmp_path):
     rnd = random.Random(6)
     whole = gone = 0
