@@ -18,7 +18,7 @@
 /* ---- keys that depend on rights ---- */
 
 /* Permissions of a claim beyond the least ones. An edit that adds one of these gains something. */
-enum { GAIN_WRITE = 1, GAIN_HOST = 2, GAIN_WORLD = 4 };
+enum { GAIN_WRITE = 1, GAIN_HOST = 2, GAIN_WORLD = 4, GAIN_READ = 8 /* by the guest */ };
 
 struct claim {
 	char *key; /* owned */
@@ -69,7 +69,7 @@ static bool claim_gains(const struct claim *before, const struct claim *c)
 static void disk_claims(struct claims *c, const struct definition_disk *d)
 {
 	for (unsigned k = 0; k < d->nlayers; k++) {
-		unsigned gains = k || d->read_only ? 0 : GAIN_WRITE;
+		unsigned gains = GAIN_READ | (k || d->read_only ? 0 : GAIN_WRITE);
 
 		claim_add(c, d->layers[k].path, gains);
 		claim_add(c, d->layers[k].data_file, gains);
@@ -118,10 +118,10 @@ static void setting_claim(struct claims *c, const char *setting, uint32_t value)
 static void claims_make(struct claims *c, const struct definition *d)
 {
 	*c = (struct claims){ 0 };
-	claim_add(c, d->kernel, 0);
-	claim_add(c, d->initrd, 0);
-	claim_add(c, d->loader, 0);
-	claim_add(c, d->nvram_template, 0);
+	claim_add(c, d->kernel, GAIN_READ);
+	claim_add(c, d->initrd, GAIN_READ);
+	claim_add(c, d->loader, GAIN_READ);
+	claim_add(c, d->nvram_template, GAIN_READ);
 	claim_add(c, d->vsock_path, GAIN_WRITE);
 	claim_add(c, d->vnc.path, GAIN_WRITE);
 	claim_add(c, d->vnc.password_file, 0);

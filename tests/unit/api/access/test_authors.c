@@ -109,6 +109,19 @@ static void test_share_that_becomes_writable_has_another_author(void **state)
 
 #define USER(more) "\"interfaces\":[{\"type\":\"user\",\"id\":\"net0\"" more "}]"
 
+/* The guest reads a disk, but not the file with the password of its screen. */
+static void test_password_file_that_becomes_a_disk_has_another_author(void **state)
+{
+	struct definition *d = definition_of("\"screen\":true,\"vnc\":{\"port\":5900,\"password_file\":\"/p\"},\"disks\":[" DISK("/a", RO) "]", 0);
+
+	(void)state;
+	edit(&d, "\"disks\":[" DISK("/a", RO) "," DISK("/p", RO) "," DISK("/k", RO) "]", ANN);
+	assert_int_equal(uid_of(author_of(d, "/p")), ANN);
+	assert_int_equal(uid_of(author_of(d, "/a")), 0);
+	assert_int_equal(uid_of(author_of(d, "/k")), 0); /* the guest read the kernel before */
+	definition_free(d);
+}
+
 static void test_interfaces_have_authors(void **state)
 {
 	struct definition *d = definition_of(USER(",\"restrict\":true"), 0);
@@ -232,6 +245,7 @@ int main(void)
 		cmocka_unit_test(test_editor_is_author_of_what_the_edit_adds),
 		cmocka_unit_test(test_removed_file_has_no_author_any_more),
 		cmocka_unit_test(test_share_that_becomes_writable_has_another_author),
+		cmocka_unit_test(test_password_file_that_becomes_a_disk_has_another_author),
 		cmocka_unit_test(test_interfaces_have_authors),
 		cmocka_unit_test(test_changed_egress_rules_change_the_author),
 		cmocka_unit_test(test_settings_have_authors),
