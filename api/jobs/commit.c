@@ -1,7 +1,6 @@
 #include "api/jobs/commit.h"
 #include "api/access/authors.h"
 #include "api/access/open_as.h"
-#include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/definition/vm_config.h"
 #include "api/jobs/commit_ready.h"
@@ -149,11 +148,11 @@ static void definition_update(void *opaque)
 
 	if (at >= 0)
 		former_files_add(vm, vm_live(vm), &vm_live(vm)->disks[at], x->top, x->base);
-	if (def && rights_copy(vm->def->rights, &def->rights) == 0) {
+	if (def) {
+		authors_copy(vm->def, def);
 		vm_define(vm->host, def, VM_REDEFINE, NULL, definition_to_json(vm->def), definition_defined, x);
 		return;
 	}
-	definition_free(def);
 	live_update(x);
 }
 

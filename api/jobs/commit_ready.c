@@ -1,5 +1,5 @@
 #include "api/jobs/commit_ready.h"
-#include "api/access/rights.h"
+#include "api/access/authors.h"
 #include "api/definition/definition.h"
 #include "api/jobs/job.h"
 #include "api/schema/call.h"
@@ -79,8 +79,8 @@ static struct definition *definition_copy(const struct definition *of)
 	struct definition *def = NULL;
 	struct err e;
 
-	if (!definition_parse_stored(o, &def, &e) && rights_copy(of->rights, &def->rights) < 0)
-		definition_free(STEAL_PTR(def));
+	if (!definition_parse_stored(o, &def, &e))
+		authors_copy(of, def);
 	return def;
 }
 
@@ -101,8 +101,7 @@ static struct definition *definition_below(const struct ready *x, const struct d
 	vm_layers_drop(json_object_array_get_idx(js_get_array(o, "disks"), (size_t)at), 0, base);
 	if (definition_parse_stored(o, &def, &e) < 0)
 		return NULL;
-	if (rights_copy(of->rights, &def->rights) < 0)
-		definition_free(STEAL_PTR(def));
+	authors_copy(of, def);
 	return def;
 }
 

@@ -1,7 +1,6 @@
 #include "api/jobs/pull.h"
 #include "api/access/authors.h"
 #include "api/access/fork_as.h"
-#include "api/access/rights.h"
 #include "api/definition/definition.h"
 #include "api/jobs/clone_files.h"
 #include "api/jobs/job.h"
@@ -162,11 +161,8 @@ static void definition_update(void *opaque)
 		former_files_add(vm, vm_live(vm), d, 1, d->nlayers);
 	if (pins_remove(vm->host, p->image))
 		pin_release_due(vm->host);
-	/* The definer makes the change: vm_define() keeps the authors. */
-	if (def && rights_copy(vm->def->rights, &def->rights) < 0) {
-		definition_free(def);
-		r = err_set_errno(&e, -ENOMEM, "VM '%s'", vm->def->name);
-	}
+	if (def)
+		authors_copy(vm->def, def);
 	if (r < 0)
 		definition_fail(p, r, &e);
 	else if (def)

@@ -346,7 +346,8 @@ enum vm_define_mode {
 /* Define a VM, or redefine the VM of that name (vm_define.c). Checks the files with the definition's rights. In the
  * first three modes, stores the definition and emits VM_DEFINED.
  * def: taken. was: the expected present definition in canonical JSON, taken; NULL: any.
- * by: the client's call, valid until done(); its role is checked again before the VM changes. NULL: the daemon acts.
+ * by: the client's call, valid until done(); its role is checked again before the VM changes. NULL: the daemon acts,
+ *     and def has its authors (authors_copy()).
  * done: called exactly once, at once or from the loop. */
 void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode mode, const struct call *by,
 	struct json_object *was, void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e),

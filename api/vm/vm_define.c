@@ -113,13 +113,14 @@ static struct json_object *owners_of(const struct definition *def)
 	return o;
 }
 
-/* Let the definer of the VM that is redefined stay, and remember who that is. */
+/* Let the definer of the VM that is redefined stay, and remember who that is. The daemon's own definitions have their
+ * authors already: nobody gains anything by them. */
 static void owners_take(struct define *w)
 {
 	const struct vm *old = vm_find_name(w->host, w->def->name);
 
 	w->redefines = old;
-	if (old)
+	if (old && w->by)
 		authors_inherit(w->def, old->def);
 	w->owners = owners_of(old ? old->def : w->def);
 }

@@ -321,7 +321,8 @@ static void answer_query(struct fake *f, uint64_t seq)
 		.host_kind = VM_HOST_PVM, .agent = f->agent, .agent_commands = !word(f, "old-agent"), .vcpus = f->config.vcpus, .ram_bytes = f->config.ram_bytes,
 		.hands_over = word(f, "hands-over") != NULL, .for_revert = word(f, "for-revert") != NULL, .renewed = word(f, "renewed") != NULL,
 		.ends_consoles = !word(f, "keeps-consoles") && f->version == VM_MSG_VERSION, .sets_interfaces = !word(f, "keeps-interfaces"),
-		.dumps_then = !word(f, "old-dumps") && f->version == VM_MSG_VERSION, .vsock = f->config.vsock_cid != 0 };
+		.dumps_then = !word(f, "old-dumps") && f->version == VM_MSG_VERSION, .vsock = f->config.vsock_cid != 0,
+		.copies_disks = word(f, "no-pivot") ? VM_LAYERS_DISKS : 0 };
 
 	info.vcpus_halted = word(f, "idle") ? info.vcpus : 0;
 	for (unsigned i = 0; i < CONSOLES_MAX; i++)
@@ -529,7 +530,7 @@ static int work_do(struct fake *f, struct work *w, char id[24], struct err *e)
 	case VM_MSG_SNAPSHOT_REVERT:
 		return snapshot_revert(f, (const void *)w->body, e);
 	default:
-		return w->type == VM_MSG_DISK_PULL || w->type == VM_MSG_DISK_COPY ? 0 : snapshot_set(f, (const void *)w->body, e);
+		return w->type == VM_MSG_DISK_PULL || w->type == VM_MSG_DISK_COPY || w->type == VM_MSG_DISK_COMMIT ? 0 : snapshot_set(f, (const void *)w->body, e);
 	}
 }
 
@@ -713,19 +714,21 @@ static void handle(struct fake *f, struct channel_msg *m)
 	}
 	switch (m->head.type) {
 	case VM_MSG_CONFIG:
-		configure(f, m);
-		return;
+		return configure(f, m);
 	case VM_MSG_HANDOVER:
 		hand_over(f, m);
 	case VM_MSG_QUERY:
-		answer_query(f, m->head.seq);
-		return;
+		return answer_query(f, m->head.seq);
 	case VM_MSG_PLUG:
 		if (word(f, "loses-plug")) {
 			connection_close(f);
 			return;
 		}
 		disk_add(&f->config, m->body);
+		break;
+	case VM_MSG_DISK_PIVOT:
+		if (word(f, "no-pivot") && !((const struct vm_config *)(const void *)m->body)->disk_more[0].check_only)
+			return reply(f, m->head.seq, -EBUSY, ERR_BUSY, "the copy is not ready");
 		break;
 	case VM_MSG_STOP:
 	case VM_MSG_CONT:
@@ -748,15 +751,12 @@ static void handle(struct fake *f, struct channel_msg *m)
 			return;
 		break;
 	case VM_MSG_DUMP:
-		if (word(f, "old-dumps") && m->head.body_bytes > offsetof(struct vm_dump, then))
-			connection_close(f);
-		else
-			work_begin(f, m);
-		return;
+		return word(f, "old-dumps") && m->head.body_bytes > offsetof(struct vm_dump, then) ? connection_close(f) : work_begin(f, m);
 	case VM_MSG_SAVE:
 	case VM_MSG_FORK:
 	case VM_MSG_DISK_COPY:
 	case VM_MSG_DISK_PULL:
+	case VM_MSG_DISK_COMMIT:
 	case VM_MSG_SNAPSHOT_CREATE:
 	case VM_MSG_SNAPSHOT_REVERT:
 	case VM_MSG_SNAPSHOT_DELETE:

@@ -2,13 +2,14 @@
 
 import json
 import os
+import pathlib
 import signal
 import socket
 import subprocess
 
 import pytest
 
-from conftest import QmpError, until
+from conftest import Qmp, QmpError, until
 from daemonlib import NOBODY, as_nobody, shared  # noqa: F401
 from test_rights import define, definition, files  # noqa: F401
 
@@ -173,6 +174,50 @@ def test_owners_link_does_not_direct_root_to_remove_a_file(shared, files):  # no
     a, = as_nobody(shared, ["vm-undefine", {"vm": "mine", "remove-all-storage": True}])
     assert "Permission denied" in a["error"]["desc"], a
     assert (victim / "disk.raw").read_bytes() == b"root's"
+
+
+def test_commit_and_pull_leave_each_file_its_author(shared, files):  # noqa: F811
+    """A commit makes a backing file writable, for the daemon itself, so the definer does not become its author."""
+    ann = 4321
+    base = files / "readable.raw"
+    os.chown(base, NOBODY, NOBODY)
+    os.chmod(base, 0o666)
+    shared.cairn("grant", "admin", "--user", str(ann))
+    shared.cairn("revoke", "--user", "nobody")
+    empty, = as_nobody(shared, ["vm-define", {"definition": definition(shared, "v")}], user=ann, group=ann)
+    assert "return" in empty
+    shared.cairn("grant", "owner", "v", "--user", "nobody")
+    for command in ("vm-blockcommit", "vm-blockpull"):
+        assert "return" in define(shared, "v", files / "mine.raw", base)
+        job, = as_nobody(shared, [command, {"vm": "v", "disk": "vda"}])
+        done = shared.qmp().run("job-wait", id=job["return"]["job"])
+        assert done["status"] == "concluded" and "error" not in done
+        left = base if command == "vm-blockcommit" else files / "mine.raw"
+        disk, = dumped(shared, "v")["disks"]
+        definer, authors = kept(shared, "v")
+        assert (disk["path"], "backing" in disk, definer, authors[str(left)]) == (str(left), False, ann, NOBODY)
+
+
+def test_refused_pivot_gives_the_layers_back_to_their_authors(shared, files):  # noqa: F811
+    """job-complete takes the layers out of root's definition, and puts them back when the VM's process refuses."""
+    shared.cairn("revoke", "--user", "nobody")
+    shared.define("v", cmdline="no-pivot")
+    shared.cairn("grant", "owner", "v", "--user", "nobody")
+    d = dumped(shared, "v")
+    top, base = str(files / "mine.raw"), str(files / "base.raw")
+    pathlib.Path(base).write_bytes(bytes(65536))
+    os.chown(base, NOBODY, NOBODY)
+    d["disks"] = [{"path": top, "format": "qcow2", "backing": [{"path": base, "format": "raw"}]}]
+    defined, started = as_nobody(shared, ["vm-define", {"definition": d}], ["vm-start", {"vm": "v"}])
+    assert "return" in defined and "return" in started, started
+    assert kept(shared, "v") == (0, {top: NOBODY, base: NOBODY})
+    q = Qmp(shared.qmp().run("vm-qmp-path", vm="v")["path"])
+    q.run("block-commit", device="vda", job_id="c")
+    until(lambda: q.run("query-jobs")[0]["status"] == "ready")
+    with pytest.raises(QmpError, match="the copy is not ready"):
+        q.run("job-complete", id="c")
+    until(lambda: "backing" in json.loads(shared.cairn("dumpjson", "v", "--inactive").stdout)["disks"][0])
+    assert kept(shared, "v") == (0, {top: NOBODY, base: NOBODY})
 
 
 @pytest.mark.parametrize("authors", [7, None, {}, [7], [{}], [{"of": 5}], [{"of": "/x", "definer": {"user": 0}}],
