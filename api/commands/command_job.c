@@ -22,7 +22,7 @@ void command_query_jobs(struct call *c)
 
 	jobs_trim(c->host);
 	j = after ? job_find(c->host, after) : NULL;
-	if (after && !j) {
+	if (after && (!j || call_role_for(c, job_vm_uuid(j)) < ROLE_VIEWER)) {
 		err_set(&e, -ENOENT, ERR_NOT_FOUND, "after: there is no job '%.63s' any more; list the jobs from the first page on", after);
 		call_fail(c, &e);
 		return;

@@ -399,6 +399,18 @@ def test_state_hides_names_of_other_users_vms(shared, files):  # noqa: F811
     assert "is in use by VM 'other'" in start["error"]["desc"]
 
 
+def test_page_of_jobs_does_not_tell_other_users_jobs(shared):  # noqa: F811
+    """A page that begins behind another user's job is refused like one behind a job that does not exist."""
+    shared.cairn("grant", "viewer", "mine", "--user", "nobody")
+    q = shared.qmp()
+    q.run("snapshot-create", vm="other", name="s", **{"job-id": "theirs"})
+    assert q.run("job-wait", id="theirs")["status"] == "concluded"
+    theirs, none = as_nobody(shared, ["query-jobs", {"after": "theirs"}], ["query-jobs", {"after": "nobody"}])
+    assert theirs["error"]["class"] == "NotFound"
+    assert theirs["error"]["desc"].replace("theirs", "nobody") == none["error"]["desc"]
+    assert q.run("query-jobs", after="theirs") == []
+
+
 def test_every_command_is_denied_alike_without_a_role(shared):  # noqa: F811
     """Each command of the schema is denied with the same words whether the VM exists or not."""
     schema = shared.qmp().run("query-qmp-schema")
