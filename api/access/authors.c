@@ -18,7 +18,7 @@
 /* ---- keys that depend on rights ---- */
 
 /* Permissions of a claim beyond the least ones. An edit that adds one of these gains something. */
-enum { GAIN_WRITE = 1, GAIN_HOST = 2, GAIN_WORLD = 4, GAIN_READ = 8 /* by the guest */ };
+enum { GAIN_WRITE = 1, GAIN_HOST = 2, GAIN_WORLD = 4, GAIN_READ = 8 /* by the guest */, GAIN_SPOOF = 16, GAIN_PEERS = 32 };
 
 struct claim {
 	char *key; /* owned */
@@ -90,7 +90,8 @@ static void interface_key(const struct definition_interface *n, char key[KEY_BYT
 static void interface_claims(struct claims *c, const struct definition_interface *n)
 {
 	char key[KEY_BYTES], forward[DEFINITION_FORWARD_TEXT];
-	unsigned gains = (n->user.host_loopback ? GAIN_HOST : 0) | (n->user.restricted ? 0 : GAIN_WORLD);
+	unsigned gains = (n->user.host_loopback ? GAIN_HOST : 0) | (n->user.restricted ? 0 : GAIN_WORLD) |
+		(n->clean_traffic ? 0 : GAIN_SPOOF) | (n->isolated ? 0 : GAIN_PEERS);
 
 	interface_key(n, key);
 	claim_add(c, key, gains);

@@ -139,6 +139,24 @@ static void test_interfaces_have_authors(void **state)
 	definition_free(d);
 }
 
+/* An owner who takes the rules for the port away needs the right to use the network. */
+static void test_interface_without_its_rules_has_another_author(void **state)
+{
+	static const char *const lax[] = { "", ",\"isolated\":true", ",\"filter\":\"clean-traffic\"" };
+	char rest[200];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(lax) / sizeof(*lax); i++) {
+		struct definition *d = definition_of("\"interfaces\":[{\"type\":\"network\",\"source\":\"lan\",\"isolated\":true,"
+			"\"filter\":\"clean-traffic\"}]", 0);
+
+		snprintf(rest, sizeof(rest), "\"interfaces\":[{\"type\":\"network\",\"source\":\"lan\"%s}]", lax[i]);
+		edit(&d, rest, ANN);
+		assert_int_equal(uid_of(author_of_interface(d, &d->interfaces[0])), ANN);
+		definition_free(d);
+	}
+}
+
 static void test_changed_egress_rules_change_the_author(void **state)
 {
 	struct definition *d = definition_of(USER(""), 0);
@@ -247,6 +265,7 @@ int main(void)
 		cmocka_unit_test(test_share_that_becomes_writable_has_another_author),
 		cmocka_unit_test(test_password_file_that_becomes_a_disk_has_another_author),
 		cmocka_unit_test(test_interfaces_have_authors),
+		cmocka_unit_test(test_interface_without_its_rules_has_another_author),
 		cmocka_unit_test(test_changed_egress_rules_change_the_author),
 		cmocka_unit_test(test_settings_have_authors),
 		cmocka_unit_test(test_authors_are_stored_and_read),
