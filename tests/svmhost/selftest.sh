@@ -38,6 +38,7 @@ check "words, folder, variables, share" 0 '^it.s "a  b" \$x$' env CAIRN_SELFTEST
 check "a megabyte of output arrives whole" 0 '^1048576 ' \
 	sh -c '"$1" --timeout 60 -- sh -c "head -c 1048576 /dev/zero" | cksum | cut -d" " -f2- | sed "s/\$/ /"' sh "$host"
 check "time limit" 124 'stopped after 8 seconds' "$host" --timeout 8 -- sleep 100
+check "a host without a sign of life" 125 '^CPU#0' "$host" --timeout 60 --silence 5 -- sh -c 'kill "$(cat /run/svmhost/alive)"; sleep 50'
 check "a host that crashes" 125 'Kernel panic - not syncing: sysrq' "$host" --timeout 60 -- sh -c 'echo c >/proc/sysrq-trigger; sleep 10'
 
 if [ "${1-}" != quick ]; then
