@@ -49,6 +49,7 @@ struct block {
 	int data_fd; /* 0: none */
 	bool named;  /* the file had a name when it was opened first: before a handover or a restack */
 	bool locked, data_locked;
+	bool handed_over; /* its fds came with the locks of another process */
 	/* Bounce buffers: each has at most bounce_piece bytes. Requests that find no room wait in order. */
 	struct budget bounce;
 	uint32_t bounce_piece;

@@ -263,6 +263,7 @@ static int layer_open(struct loop *l, const struct block_open *o, unsigned i, st
 	}
 	(*ret_b)->fd = layer->fd;
 	(*ret_b)->named = (*ret_b)->named || o->as_handed_over;
+	(*ret_b)->handed_over = o->as_handed_over && !o->no_lock;
 	(*ret_b)->layer = i;
 	(*ret_b)->data_fd = layer->data_fd;
 	(*ret_b)->locked = locked;

@@ -94,6 +94,17 @@ static int backing_rename(const struct block *b, const struct block_restack *o, 
 
 /* ---- locks: a duplicate of a file has the locks of the file ---- */
 
+/* From its first change of the layers on, a process that was handed the files counts their locks as its own. When it
+ * opened them, the handover could still fail, and then it must not release the locks of the other process. */
+static void locks_claim(struct block *b)
+{
+	for (; b; b = b->backing) {
+		b->locked |= b->handed_over;
+		b->data_locked |= b->handed_over && b->data_fd;
+		b->handed_over = false;
+	}
+}
+
 static bool is_kept(const struct block_restack *o, unsigned layer)
 {
 	for (unsigned i = 0; i < o->nlayers; i++)
@@ -220,6 +231,7 @@ int block_restack_begin(struct block *b, struct block_restack *o, struct block *
 		kept_close(o, layers);
 		return r;
 	}
+	locks_claim(b);
 	old_release(b, o);
 	r = new_lock(o, next, e);
 	if (!r) {

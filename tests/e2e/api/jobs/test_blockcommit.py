@@ -324,6 +324,17 @@ def three(g):
     g.write(3, step=700)
 
 
+def test_commits_after_a_handover(vm):
+    g = vm()
+    three(g)
+    assert "handed over" in g.d.cairn("restart-process", "vm1").stdout
+    g.d.cairn("blockcommit", "vm1", g.id(0), "--top", f"{g.id(0)}[1]", "--shallow")
+    g.d.cairn("blockcommit", "vm1", g.id(0), "--pivot")
+    assert both(g.d) == [["disk0.qcow2"]]
+    g.verify()
+    g.again()
+
+
 @pytest.mark.parametrize("format,bus", [("qcow2", "virtio"), ("raw", "virtio"), ("qcow2", "scsi")])
 def test_commit_of_the_active_layer(vm, format, bus):
     g = vm(format, bus=bus)

@@ -3,8 +3,9 @@
 
 #include "base/bytes.h"
 #include "base/util.h"
-#include "block/upper_range.h"
+#include "block/lock.h"
 #include "block/restack.h"
+#include "block/upper_range.h"
 
 #define PIECE (64 * KIB)
 
@@ -93,6 +94,36 @@ static void test_close_of_the_old_chain_leaves_the_image(void **state)
 	fixture_run(&f, "qemu-io -r -c 'read -P 9 8M 64k' base.img | grep ops && qemu-img check -q base.img");
 	assert_int_equal(block_close(next), 0);
 	fixture_run(&f, "qemu-img check -q img && qemu-io -c 'read -P 31 6225920 64k' img >io && ! grep failed io");
+	fixture_end(&f);
+}
+
+/* The process before this one has taken the locks, and its fds are here. */
+static void test_layers_of_a_process_before_change(void **state)
+{
+	struct block_restack o = { .nlayers = 2, .kept = { 0, BLOCK_NEW_LAYER }, .writable = 1 };
+	struct block_open open = { .nlayers = 2, .name = "vda", .beside_pins = true, .as_handed_over = true };
+	struct block_layer layers[2];
+	struct block *b, *next;
+	struct fixture f;
+
+	(void)state;
+	chain_make(&f);
+	layers[0] = layer(&f, "img");
+	layers[1] = layer(&f, "base.img");
+	assert_int_equal(lock_acquire(layers[0].fd, LOCK_AS_WRITER_BESIDE_PINS, "img", &f.err), 0);
+	assert_int_equal(lock_acquire(layers[1].fd, LOCK_AS_READER, "base.img", &f.err), 0);
+	open.layers = layers;
+	assert_int_equal(block_open(f.loop, &open, &b, &f.err), 0);
+	o.layers[1] = layer(&f, "base.img");
+	assert_int_equal(block_restack_begin(b, &o, &next, &f.err), 0);
+	block_close(block_restack_end(b, &o, next, true));
+	fill(block_layer(next, 1), 8 * MIB, 9);
+	assert_int_not_equal(fixture_status(&f, "qemu-io -r -c 'read 0 512' img >io 2>&1"), 0);
+	assert_int_not_equal(fixture_status(&f, "qemu-io -r -c 'read 0 512' base.img >io 2>&1"), 0);
+	assert_int_equal(block_stop_writing(block_layer(next, 1)), 0);
+	fixture_run(&f, "qemu-io -r -c 'read -P 9 8M 64k' base.img | grep ops");
+	assert_int_equal(block_close(next), 0);
+	fixture_run(&f, "qemu-io -c 'write -P 3 0 64k' img >io");
 	fixture_end(&f);
 }
 
@@ -250,7 +281,8 @@ static void test_above_finds_what_upper_layers_have(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_overlay_goes_on_top),
-		cmocka_unit_test(test_close_of_the_old_chain_leaves_the_image), cmocka_unit_test(test_layer_becomes_read_only_beside_reads),
+		cmocka_unit_test(test_close_of_the_old_chain_leaves_the_image),
+		cmocka_unit_test(test_layers_of_a_process_before_change), cmocka_unit_test(test_layer_becomes_read_only_beside_reads),
 		cmocka_unit_test(test_refused_layers_leave_the_disk),
 		cmocka_unit_test(test_backing_name_changes), cmocka_unit_test(test_above_finds_what_upper_layers_have) };
 
