@@ -37,6 +37,7 @@
 # - policies: LONG_POLICIES rounds with policies (300)
 # - definitions: schema and parser agree about each value in each place of a definition
 # - off: LONG_OFF random requests on VMs that are off (1500)
+# - live-svm: LONG_LIVE random requests on the disks of a running VM, on the emulated host (400)
 # - soak: LONG_SOAK steps of each of three users of one daemon (3000)
 # - cpu-models: all processor models in guests of the emulated host
 # - sysprep: a clone with another identity by the real virt-sysprep, in an emulated machine
@@ -79,6 +80,7 @@ promotions=${LONG_PROMOTIONS:-1000}
 images=${LONG_IMAGES:-100000}
 policies=${LONG_POLICIES:-300}
 off=${LONG_OFF:-1500}
+live=${LONG_LIVE:-400}
 soak=${LONG_SOAK:-3000}
 seed=${LONG_SEED:-$(date +%Y%m%d)}
 seconds=${LONG_SECONDS:-30000}
@@ -192,6 +194,8 @@ e2e images "tools/img/test_img_random.py tests/e2e/tools/img/test_img_many.py" C
 e2e policies api/policy/test_policy_random.py CAIRN_POLICY_ROUNDS="$policies" CAIRN_POLICY_SEED="$seed"
 e2e definitions api/definition/test_validate.py CAIRN_VALIDATE_STEP=1
 e2e off soak/test_off.py CAIRN_OFF_STEPS="$off" CAIRN_OFF_SEED="$seed"
+e2e live-svm soak/test_live.py CAIRN_LIVE_STEPS="$live" CAIRN_LIVE_SEED="$seed" CAIRN_IN_SVMHOST=1 \
+	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
 e2e soak soak/test_soak.py CAIRN_SOAK_STEPS="$soak" CAIRN_SOAK_SEED="$seed" CAIRN_SOAK_HITS=0.1
 e2e cpu-models "vmm/snapshot/test_processor.py -k model" CAIRN_CPU_MODELS=all CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --cpu max,-la57 --mem 2048 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --

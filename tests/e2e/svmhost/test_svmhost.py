@@ -66,6 +66,7 @@ HOSTS = (
      "test_processor.py": ("test_guest_sees_its_named_model", "test_chosen_processor", "test_missing_feature_is_refused_by_name",
                            "test_hidden_feature_stays_hidden_or_is_told"),
      "test_cgroups.py": CGROUPS,
+     "test_live.py": ("test_requests_on_the_disks_of_a_running_vm_keep_its_data",),
      "test_tracking.py": ("test_system_call_follows_the_device[denied]",),
      "test_faults.py": ("test_daemon_of_root_exceeds_the_hard_limit_of_open_files",),
      "test_pressure.py": ("test_pressure_of_the_vms_group_frees_its_memory",),
