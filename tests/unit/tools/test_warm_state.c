@@ -275,8 +275,9 @@ size_t guest_renewal_put(const struct guest_link *l, uint8_t ret[GUEST_RENEWAL_M
 	return 0;
 }
 
-/* Be a VM's process: send an event, and answer a request for the list. Exit with 0 when the peer is gone. */
-static void vm_be(int sock, const uint32_t *list, size_t bytes)
+/* Be a VM's process: send an event, and answer a request for the list after delay_s. Exit with 0 when the peer is
+ * gone. */
+static void vm_be(int sock, const uint32_t *list, size_t bytes, unsigned delay_s)
 {
 	struct pollfd end = { .fd = sock, .events = POLLIN };
 	struct vm_reply reply = { 0 };
@@ -288,17 +289,16 @@ static void vm_be(int sock, const uint32_t *list, size_t bytes)
 	if (channel_recv(sock, VM_MSG_VERSION, vm_msg_to_vm, VM_MSG_TYPE_COUNT, buf, &m) != 1 || m.head.type != VM_MSG_FIRST_PAGES || m.nfds != 1 ||
 		pwrite(m.fds[0], list, bytes, 0) != (ssize_t)bytes)
 		_exit(1);
+	sleep(delay_s);
 	channel_send(sock, VM_MSG_VERSION, VM_MSG_REPLY, m.head.seq, &reply, sizeof(reply), NULL, 0);
 	_exit(poll(&end, 1, 60000) == 1 && recv(sock, buf, 1, 0) == 0 ? 0 : 2);
 }
 
-static void test_list_of_the_vms_process_is_kept_and_its_channel_closed(void **state)
+/* Ask a process that answers after delay_s. Returns how many pages the state then has in *ret. */
+static int list_ask(struct fixture *f, uint64_t deadline_ns, unsigned delay_s, const uint32_t *list, size_t bytes, uint32_t *ret)
 {
-	struct fixture *f = *state;
 	struct run_warm w = RUN_WARM_NONE;
-	const uint32_t list[] = { 4, 9, 100 };
-	uint32_t back[FIRST_PAGES_MAX];
-	int pair[2], status;
+	int pair[2], status, n;
 	struct err e;
 	pid_t pid;
 
@@ -306,11 +306,12 @@ static void test_list_of_the_vms_process_is_kept_and_its_channel_closed(void **s
 	state_make(w.key);
 	w.state = warm_state_open(w.key, &e);
 	w.lists = true;
+	w.deadline_ns = deadline_ns;
 	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair), 0);
 	pid = fork();
 	if (!pid) {
 		close(pair[0]);
-		vm_be(pair[1], list, sizeof(list));
+		vm_be(pair[1], list, bytes, delay_s);
 	}
 	close(pair[1]);
 	w.channel = pair[0];
@@ -318,10 +319,27 @@ static void test_list_of_the_vms_process_is_kept_and_its_channel_closed(void **s
 	run_warm_list(&w);
 	assert_int_equal(waitpid(pid, &status, 0), pid);
 	assert_int_equal(status, 0);
-	assert_int_equal(first_pages_read(w.state, RAM_BYTES / 4096, back), ARRAY_SIZE(list));
-	assert_memory_equal(back, list, sizeof(list));
+	n = (int)first_pages_read(w.state, RAM_BYTES / 4096, ret);
 	close(w.vm_end);
 	run_warm_done(&w);
+	return n;
+}
+
+static void test_list_of_the_vms_process_is_kept_and_its_channel_closed(void **state)
+{
+	const uint32_t list[] = { 4, 9, 100 };
+	uint32_t back[FIRST_PAGES_MAX];
+
+	assert_int_equal(list_ask(*state, UINT64_MAX, 0, list, sizeof(list), back), ARRAY_SIZE(list));
+	assert_memory_equal(back, list, sizeof(list));
+}
+
+static void test_list_is_not_awaited_beyond_the_end_of_the_run(void **state)
+{
+	const uint32_t list[] = { 4, 9, 100 };
+	uint32_t back[FIRST_PAGES_MAX];
+
+	assert_true(list_ask(*state, 1, 1, list, sizeof(list), back) <= 0);
 }
 
 static void test_states_of_a_file_are_found(void **state)
@@ -526,6 +544,7 @@ int main(void)
 		TEST(test_state_is_found_by_its_key),
 		TEST(test_list_of_pages_leaves_the_memory_checked),
 		TEST(test_list_of_the_vms_process_is_kept_and_its_channel_closed),
+		TEST(test_list_is_not_awaited_beyond_the_end_of_the_run),
 		TEST(test_states_of_a_file_are_found),
 		TEST(test_damaged_state_is_refused_and_removed),
 		TEST(test_damaged_memory_is_found),

@@ -242,6 +242,7 @@ static int guest_resume(struct guest_run *x, struct guest_link *link, struct err
 	link->started = x->warm.lists ? run_warm_list : NULL;
 	link->opaque = &x->warm;
 	x->warm.vm_end = run_guest_end_fd(x->guest);
+	x->warm.deadline_ns = x->deadline_ns;
 	r = run_warm_check(&x->warm) ? run_guest_connect(x->c, x->guest, MIN(x->deadline_ns, patience_ns), link) : -EIO;
 	x->config.vm.restore_fd = VM_NO_FD;
 	x->config.vm.forked = 0;

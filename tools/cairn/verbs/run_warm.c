@@ -319,7 +319,7 @@ static int pages_ask(const struct run_warm *w, int fd, struct err *e)
 	int r = channel_send(w->channel, VM_MSG_VERSION, VM_MSG_FIRST_PAGES, SEQ, NULL, 0, &fd, 1);
 
 	if (!r)
-		r = answer_await(w->channel, w->vm_end, clock_monotonic_ns() + LIST_MS * 1000000ULL, buf, &m);
+		r = answer_await(w->channel, w->vm_end, MIN(w->deadline_ns, clock_monotonic_ns() + LIST_MS * 1000000ULL), buf, &m);
 	return r < 0 ? err_set_errno(e, r, "the VM's process does not answer") : reply_check(&m, e);
 }
 

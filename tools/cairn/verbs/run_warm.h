@@ -19,9 +19,10 @@ struct run_warm {
 	bool lists;	      /* the state lacks the list of the pages that a guest touches first: make it (snapshot/first_pages.h) */
 	int channel;	      /* with lists: to the VM's process; -1: none */
 	int vm_end;	      /* with lists: pidfd of that; borrowed */
+	uint64_t deadline_ns; /* with lists: of the run */
 };
 
-#define RUN_WARM_NONE { .state = -1, .channel = -1 }
+#define RUN_WARM_NONE { .state = -1, .channel = -1, .deadline_ns = UINT64_MAX }
 
 /* Look for a state. Call it before the agent is in the initramfs.
  * root: as for initrd_agent_add(). program: the VM process's. w: initialised by RUN_WARM_NONE. */
