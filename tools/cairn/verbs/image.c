@@ -170,8 +170,8 @@ static int named_remove(struct cli *c, struct json_object *all)
 static int old_remove(struct cli *c, struct json_object *all, int64_t before_s)
 {
 	const char *kind = option_flag(c, "kept") ? "Layer" : "Image";
+	unsigned states, looked_at = 0;
 	int worst = CLI_OK, r;
-	unsigned states;
 
 	for (size_t i = 0; i < json_object_array_length(all); i++) {
 		struct json_object *o = json_object_array_get_idx(all, i);
@@ -181,6 +181,7 @@ static int old_remove(struct cli *c, struct json_object *all, int64_t before_s)
 
 		if (js_get_int(o, "used", 0) >= before_s)
 			continue;
+		looked_at++;
 		r = layer ? kept_layer_remove(layer, &e) : image_cache_remove(o, &e);
 		layer = layer ? layer : image_name(o, buf);
 		if (!r)
@@ -193,6 +194,8 @@ static int old_remove(struct cli *c, struct json_object *all, int64_t before_s)
 	states = option_flag(c, "kept") ? 0 : image_cache_remove_states(before_s);
 	if (states)
 		say("%u saved state%s removed\n", states, states == 1 ? "" : "s");
+	if (!looked_at && !states)
+		say("Nothing to remove\n");
 	return worst;
 }
 

@@ -93,7 +93,7 @@ def test_remove_by_name_path_and_digest(vm):
 
 def test_remove_of_what_is_unused_and_of_all(vm):
     vm.make("a", "b", "c")  # used 20, 10 and 0 days ago
-    assert vm.cairn("image-remove", "--unused-for", "30") == ""
+    assert vm.cairn("image-remove", "--unused-for", "30") == "Nothing to remove\n"
     assert ":a removed" in vm.cairn("image-remove", "--unused-for", "15")
     assert vm.names() == ["c", "b"]
     vm.cairn("image-remove", "--all")
