@@ -5,7 +5,7 @@
 #include "bare.h"
 
 #define VIRTIO_QUEUE_SIZE 256 /* most entries of a queue */
-#define VIRTIO_PATIENCE_CYCLES 30000000000ULL
+#define VIRTIO_PATIENCE_CYCLES 100000000000ULL /* the program behind a device starts late on a busy host */
 
 #define STATUS_ACKNOWLEDGE 1
 #define STATUS_DRIVER 2
