@@ -20,7 +20,8 @@ from model import both
 from user import LEAKS, MEMORY_AT, MEMORY_BYTES, PIECES, SECTORS, Console, Difference
 
 CAIRN, CAIRN_IMG = os.path.join(BUILD, "cairn"), os.path.join(BUILD, "cairn-img")
-VM, DISKS = "vm", ("vda", "vdb")
+VM, PLUGGED = "vm", "vdc"
+ASKED, RELEASE = 0xae04, 0xae08  # ports of the hotplug controller: the slots to release, and those that the guest releases
 SNAPSHOTS_MAX, LAYERS_MAX = 3, 5
 SIZE, GROWTH, SIZE_MAX = 4 << 20, 1 << 20, 12 << 20
 EPOCH = 15  # steps
@@ -30,7 +31,7 @@ KILL_SECONDS = 0.2  # mean time from a request to a kill
 
 # Why a request may be refused. Any other error fails the run.
 REFUSALS = re.compile("|".join((
-    "has internal snapshots", "is to be committed to is larger than the disk",
+    "has internal snapshots", "is to be committed to is larger than the disk", "is raw; internal snapshots need qcow2|snapshots need a writable qcow2 disk",
 )))
 
 
@@ -64,22 +65,30 @@ class Run:
 
     def __init__(self, daemon, kernel, folder, seed, kills, pairs):
         self.daemon, self.folder, self.rng, self.kills, self.pairs = daemon, folder, random.Random(seed), kills, pairs
-        self.socket, self.serial, self.was_killed, self.epoch = daemon.socket, 0, False, False
-        self.now = Content(None, {d: [0] * PIECES for d in DISKS})
-        self.snapshots, self.sizes, self.unflushed = {}, {d: SIZE for d in DISKS}, {d: set() for d in DISKS}
+        self.socket, self.serial, self.was_killed, self.takes_snapshots = daemon.socket, 0, False, False
+        self.disks, self.plugged, self.pulled = ["vda", "vdb"], str(folder / f"{PLUGGED}.qcow2"), [0] * PIECES
+        self.now = Content(None, {d: [0] * PIECES for d in self.disks})
+        self.snapshots, self.sizes, self.unflushed = {}, {d: SIZE for d in (*self.disks, PLUGGED)}, {d: set() for d in self.disks}
         self.last, self.counts = collections.deque(maxlen=LAST), collections.Counter()
         folder.mkdir()
-        for d in DISKS:
+        for d in (*self.disks, PLUGGED):
             subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", folder / f"{d}.qcow2", str(SIZE)], check=True)
         daemon.define(VM, memory="32M", debug_exit=True, boot={"kernel": kernel},
-                      disks=[{"id": d, "path": str(folder / f"{d}.qcow2"), "format": "qcow2"} for d in DISKS])
+                      disks=[{"id": d, "path": str(folder / f"{d}.qcow2"), "format": "qcow2"} for d in self.disks])
         self.cairn("start", VM)
         self.fill()
 
     # ---- the host ----
 
     def patiently(self, ask):
-        return ask()
+        """Ask the daemon, again while the VM is handed over to a new process."""
+        while True:
+            try:
+                return ask()
+            except QmpError as e:
+                if "being handed over" not in str(e):
+                    raise
+                time.sleep(0.02)
 
     def cairn(self, *words):
         r = subprocess.run([CAIRN, *map(str, words)], env=self.daemon.env, cwd=self.folder, text=True, stdin=subprocess.DEVNULL,
@@ -140,7 +149,7 @@ class Run:
                 for i, seed in enumerate(want.memory):
                     if seed is not None:
                         console.run(f"check {MEMORY_AT + i * MEMORY_BYTES} {MEMORY_BYTES} {seed}")
-                for n, d in enumerate(DISKS):
+                for n, d in enumerate(self.disks):
                     console.run(f"open {n}")
                     for i, seed in enumerate(want.disks[d]):
                         if seed:
@@ -149,15 +158,15 @@ class Run:
                 raise Difference(f"{name}, memory {want.memory}, disks {want.disks}: {e}") from e
 
     def change(self, console, content, name):
-        """Have a guest write something. Return (disk or None, piece)."""
+        """Have a guest write something."""
         i, seed = self.rng.randrange(PIECES), self.number()
         if self.rng.random() < 0.2:
             console.run(f"fill {MEMORY_AT + i * MEMORY_BYTES} {MEMORY_BYTES} {seed}")
             content.memory[i] = seed
             self.last.append(f"  {name}: memory {i} is {seed}")
-            return None, i
-        n, flush = self.rng.randrange(len(DISKS)), self.rng.random() < 0.6
-        d = DISKS[n]
+            return
+        n, flush = self.rng.randrange(len(self.disks)), self.rng.random() < 0.6
+        d = self.disks[n]
         console.run(f"open {n}")
         console.run(f"write {i * SECTORS} {SECTORS} {seed}")
         if flush:
@@ -166,7 +175,6 @@ class Run:
         content.disks[d][i] = seed
         if content is self.now:
             self.unflushed[d] = set() if flush else self.unflushed[d] | {i}
-        return d, i
 
     # ---- the model ----
 
@@ -174,11 +182,11 @@ class Run:
         for d, pieces in self.unflushed.items():
             for i in pieces:
                 self.now.disks[d][i] = None
-        self.unflushed = {d: set() for d in DISKS}
+        self.unflushed = {d: set() for d in self.disks}
 
     def between(self, before):
         """Return the content at an unknown moment since `before`."""
-        return Content(both(before.memory, self.now.memory), {d: both(before.disks[d], self.now.disks[d]) for d in DISKS})
+        return Content(both(before.memory, self.now.memory), {d: both(before.disks[d], self.now.disks[d]) for d in self.disks})
 
     # ---- requests: return (words, effect(before)), or None if it is senseless now ----
 
@@ -186,7 +194,7 @@ class Run:
         return str(self.folder / f"{stem}{self.number()}.{format_}")
 
     def snapshot(self):
-        if len(self.snapshots) >= SNAPSHOTS_MAX or not self.epoch:
+        if len(self.snapshots) >= SNAPSHOTS_MAX or not self.takes_snapshots:
             return None
         name, disk_only = f"s{self.number()}", self.rng.random() < 0.3
 
@@ -203,15 +211,15 @@ class Run:
         return ["snapshot-delete", VM, name], lambda _: self.snapshots.pop(name, None)
 
     def external(self):
-        disks = [d for d in DISKS if len(self.layers(d)) < LAYERS_MAX]
+        disks = [d for d in self.disks if len(self.layers(d)) < LAYERS_MAX]
         disks = disks and self.rng.sample(disks, self.rng.randrange(1, len(disks) + 1))
         if not disks:
             return None
-        specs = [w for d in DISKS for w in ("--diskspec", f"{d},file={self.path(d)}" if d in disks else f"{d},snapshot=no")]
+        specs = [w for d in self.disks for w in ("--diskspec", f"{d},file={self.path(d)}" if d in disks else f"{d},snapshot=no")]
         return ["snapshot-create-as", VM, f"x{self.number()}", "--disk-only", *specs], None
 
     def commit(self):
-        d = self.rng.choice(DISKS)
+        d = self.rng.choice(self.disks)
         layers = self.layers(d)
         if len(layers) < 2:
             return None
@@ -221,15 +229,15 @@ class Run:
         return ["blockcommit", VM, d, "--top", layers[top], "--base", layers[base], *how, *["--delete"] * delete], None
 
     def pull(self):
-        d = self.rng.choice(DISKS)
+        d = self.rng.choice(self.disks)
         return (["blockpull", VM, d], None) if len(self.layers(d)) > 1 else None
 
     def copy(self):
-        d, how = self.rng.choice(DISKS), self.rng.choice(("--pivot", "--pivot", "--finish"))
-        return ["blockcopy", VM, d, self.path(d), how], None
+        d, how = self.rng.choice(self.disks), self.rng.choice(("--pivot", "--pivot", "--finish"))
+        return ["blockcopy", VM, d, self.path(d, self.rng.choice(("qcow2", "qcow2", "raw"))), how], None
 
     def resize(self):
-        d = self.rng.choice(DISKS)
+        d = self.rng.choice(self.disks)
         if self.sizes[d] >= SIZE_MAX:
             return None
         self.sizes[d] += GROWTH
@@ -248,7 +256,7 @@ class Run:
         name = self.rng.choice(sorted(self.snapshots))
         if not self.ask(["snapshot-revert", VM, name]):
             return
-        self.now, self.unflushed = copy.deepcopy(self.snapshots[name]), {d: set() for d in DISKS}
+        self.now, self.unflushed = copy.deepcopy(self.snapshots[name]), {d: set() for d in self.disks}
         if self.now.memory is None:
             self.off()
 
@@ -299,7 +307,32 @@ class Run:
         self.cairn("suspend", VM)
         self.cairn("resume", VM)
 
-    ALONE = {revert: 4, fork: 3, save: 1, power: 1, kill: 1, suspend: 1}
+    def plug(self):
+        """Attach the third disk, or detach it. Snapshots of the VM with it and without it are not mixed."""
+        if self.snapshots or self.takes_snapshots:
+            return
+        if PLUGGED not in self.disks:
+            if self.ask(["attach-disk", VM, self.plugged, PLUGGED, "--subdriver", self.plugged.rsplit(".", 1)[1], "--persistent"]):
+                self.disks.append(PLUGGED)
+                self.now.disks[PLUGGED], self.unflushed[PLUGGED] = self.pulled, set()
+            return
+        layers = self.layers(PLUGGED)
+        if len(layers) > 1:
+            return
+        r = Request(self, ["detach-disk", VM, PLUGGED, "--persistent", "--timeout", "60"], None)
+        r.begin()
+        with Console(self, VM) as console:
+            while r.process.poll() is None:
+                console.run(f"outl {RELEASE} {int(console.run(f'inl {ASKED}')[0], 16)}")
+        r.end()
+        if r.status:
+            self.refused(r.words, r.text)
+            return
+        self.plugged, self.pulled = layers[0], self.now.disks.pop(PLUGGED)
+        self.disks.remove(PLUGGED)
+        del self.unflushed[PLUGGED]
+
+    ALONE = {revert: 4, fork: 3, save: 1, power: 1, kill: 1, suspend: 1, plug: 4}
 
     # ---- the run ----
 
@@ -307,12 +340,12 @@ class Run:
         """The VM is off. Check its images, and start it."""
         self.images_check()
         self.cairn("start", VM)
-        self.unflushed = {d: set() for d in DISKS}
+        self.unflushed = {d: set() for d in self.disks}
         self.fill()
 
     def images_check(self):
-        for d in DISKS:
-            for path in self.layers(d, live=False):
+        for d in self.disks:
+            for path in [p for p in self.layers(d, live=False) if p.endswith("qcow2")]:
                 for tool in (CAIRN_IMG, "qemu-img"):
                     # The kernel releases the files of a killed process a moment after its end.
                     until(lambda: self.image_is_whole(tool, path))
@@ -392,8 +425,8 @@ class Run:
     def step(self):
         """Internal snapshots forbid most changes of layers, so they are made in every other epoch only."""
         if self.rng.random() < 1 / EPOCH:
-            self.epoch = not self.epoch
-            while self.snapshots and not self.epoch:
+            self.takes_snapshots = not self.takes_snapshots
+            while self.snapshots and not self.takes_snapshots:
                 name = self.rng.choice(sorted(self.snapshots))
                 self.ask(["snapshot-delete", VM, name])
                 del self.snapshots[name]
@@ -407,7 +440,7 @@ class Run:
                 self.change(console, self.now, VM)
         self.check()
         names = self.snapshot_names()
-        self.last.append(f"  snapshots {sorted(names)}, layers {[[os.path.basename(l) for l in self.layers(d)] for d in DISKS]}")
+        self.last.append(f"  snapshots {sorted(names)}, layers {[[os.path.basename(l) for l in self.layers(d)] for d in self.disks]}")
 
     def go(self, steps):
         try:

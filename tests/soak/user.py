@@ -71,10 +71,14 @@ class Console:
         self.sock.settimeout(None)
 
     def run(self, text):
+        """Return the lines of a command's answer."""
         self.sock.sendall(text.encode() + b"\n")
+        lines = []
         while (line := self.line()) != "ok":
             if line.startswith(("err ", "error: ")):
                 raise Difference(f"{text}: {line}")
+            lines.append(line)
+        return lines
 
 
 class User:
