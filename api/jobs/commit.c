@@ -217,7 +217,7 @@ static int layer_find(const struct definition_disk *d, const char *path, struct 
 	for (unsigned i = 0; i < d->nlayers; i++)
 		if (!strcmp(d->layers[i].path, path))
 			return (int)i;
-	return err_set(e, -ENOENT, ERR_NOT_FOUND, "disk %s has no layer %.300s; cairn domblklist --details and cairn-img info --backing-chain show "
+	return err_set(e, -ENOENT, ERR_NOT_FOUND, "disk %s has no layer %.300s; cairn domblklist --format json and cairn-img info --backing-chain show "
 		"them", d->id, path);
 }
 
@@ -231,7 +231,7 @@ static int layers_choose(struct commit *x, const struct definition_disk *d, cons
 	if (base < 0)
 		return base;
 	if (o->base && base <= top)
-		return err_set(e, -EINVAL, ERR_INVALID, "%.190s is not below %.190s in disk %s; see cairn domblklist --details", o->base,
+		return err_set(e, -EINVAL, ERR_INVALID, "%.190s is not below %.190s in disk %s; see cairn domblklist --format json", o->base,
 			d->layers[top].path, d->id);
 	if (d->nlayers < 2 || base <= top || base >= d->nlayers)
 		return err_set(e, -EINVAL, ERR_INVALID, "disk %s has no layer below %.300s to commit to", d->id, d->layers[top].path);

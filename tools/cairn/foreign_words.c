@@ -91,7 +91,7 @@ static const struct {
 	{ "images", "cairn image-list lists the images of cairn run --image; cairn-img creates and inspects disk images" },
 	{ "rmi prune image-rm", "cairn image-remove removes images of cairn run --image" },
 	{ "backup", "cairn backup-begin VM copies the disks as of one instant, cairn export VM FILE writes the whole VM" },
-	{ "hook hooks", "programs in the folders hooks/EVENT of the daemon's state run at events, see cairnd(1); cairn web-hook NAME --url URL sends events to a server" },
+	{ "hook hooks", "programs in /etc/cairn/hooks/EVENT run at events (a user's daemon: hooks/EVENT of its state), see cairnd(1); cairn web-hook NAME --url URL sends events to a server" },
 	{ "page ui gui dashboard manager", "cairn web shows the VMs in a browser" },
 	{ "thresholds", "cairn threshold-list lists the thresholds" },
 	{ "schedules", "cairn schedule-list lists the schedules" },
@@ -198,7 +198,7 @@ static const struct {
 	{ "snapshot-create-as", "memspec", "the image keeps the memory: leave --memspec out, or take --disk-only to leave memory out" },
 	{ "snapshot-current", "snapshotname", "cairn snapshot-revert VM NAME makes a snapshot current" },
 	{ "snapshot-delete", "metadata", "the image itself keeps the snapshot, so its data go with it; cairn snapshot-rename renames a snapshot that shall stay" },
-	{ "snapshot-list", "no-metadata external", "leave it out: the list has internal snapshots, each with metadata; cairn domblklist VM --details shows overlays" },
+	{ "snapshot-list", "no-metadata external", "leave it out: the list has internal snapshots, each with metadata; cairn domblklist VM --format json shows overlays" },
 	{ "backup-begin", "backupxml checkpointxml reuse-external", "cairn backup-begin VM --to DIR writes the disks to files, --pull serves them over NBD, --disk ID and --since NAME choose what" },
 	{ "pool-define-as", "source-host source-path source-dev source-name source-format source-protocol-ver source-initiator auth-type auth-username "
 		"secret-usage secret-uuid adapter-name adapter-wwnn adapter-wwpn adapter-parent adapter-parent-wwnn adapter-parent-wwpn "

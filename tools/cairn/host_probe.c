@@ -668,7 +668,7 @@ size_t host_checks_run(struct host_check ret[HOST_CHECKS_MAX])
 		{ "cgroups", "limit a VM's memory, threads and processor time", false, cgroups_probe },
 		{ "memory-pressure", "VMs with \"reclaim_on_pressure\": true", false, memory_pressure_probe },
 		{ "modules", "KVM and taps", false, modules_probe },
-		{ "tun", "interfaces of type bridge and tap", false, tun_probe },
+		{ "tun", "interfaces of type bridge and network", false, tun_probe },
 		{ "macvtap", "networks of guests on a link of the host (\"dev\" with mode bridge, private, vepa or passthrough)", false,
 			macvtap_probe },
 		{ "forwarding", "guests of networks reach other hosts", false, forwarding_probe },

@@ -75,7 +75,7 @@ static int merge_plan(struct cli *c, struct json_object *definition, struct merg
 	if (!r && base)
 		r = layer_find(m->disk, base, &m->base, e);
 	if (!r && base && m->base <= m->top)
-		r = err_set(e, -EINVAL, ERR_INVALID, "%s is not below %s in disk %s; see cairn domblklist --details", base,
+		r = err_set(e, -EINVAL, ERR_INVALID, "%s is not below %s in disk %s; see cairn domblklist --format json", base,
 			js_get_str_or(layer_of(m->disk, m->top), "path", ""), js_get_str_or(m->disk, "id", ""));
 	if (!r && (m->base <= m->top || m->base >= layer_count(m->disk)))
 		r = err_set(e, -EINVAL, ERR_INVALID, "disk %s has no layer below %s to commit to", js_get_str_or(m->disk, "id", ""),

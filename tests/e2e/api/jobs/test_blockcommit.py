@@ -571,7 +571,7 @@ def test_base_above_the_top_is_refused(fake):
         fake.cairn("snapshot-create-as", "vm1", name, "--disk-only", "--external")
     top = str(fake.tmp / "disk0.s1")
     for base in (str(fake.tmp / "disk0.s2"), top):
-        says = f"{base} is not below {top} in disk vda; see cairn domblklist --details"
+        says = f"{base} is not below {top} in disk vda; see cairn domblklist --format json"
         assert says in fake.cairn("blockcommit", "vm1", "vda", "--base", base, "--top", top, ok=False).stderr
         with pytest.raises(QmpError, match=says):
             fake.qmp().run("vm-blockcommit", vm="vm1", disk="vda", base=base, top=top)
