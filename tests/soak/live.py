@@ -75,7 +75,7 @@ class Run:
             subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", folder / f"{d}.qcow2", str(SIZE)], check=True)
         daemon.define(VM, memory="32M", debug_exit=True, boot={"kernel": kernel},
                       disks=[{"id": d, "path": str(folder / f"{d}.qcow2"), "format": "qcow2"} for d in self.disks])
-        self.cairn("start", VM)
+        self.daemon.cairn("start", VM)
         self.fill()
 
     # ---- the host ----
@@ -90,22 +90,9 @@ class Run:
                     raise
                 time.sleep(0.02)
 
-    def cairn(self, *words):
-        r = subprocess.run([CAIRN, *map(str, words)], env=self.daemon.env, cwd=self.folder, text=True, stdin=subprocess.DEVNULL,
-                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=TIMEOUT)
-        if r.returncode:
-            raise Difference(f"{' '.join(map(str, words))}: {r.returncode} {r.stdout}")
-        return r.stdout
-
-    def info(self):
-        q = Qmp(self.socket)
-        found = q.run("vm-info", vm=VM)
-        q.close()
-        return found
-
     def layers(self, disk, live=True):
         """Return the paths of a disk's layers, the image first."""
-        found, = [d for d in json.loads(self.cairn("dumpjson", VM, *([] if live else ["--inactive"])))["disks"] if d["id"] == disk]
+        found, = [d for d in json.loads(self.daemon.cairn("dumpjson", VM, *([] if live else ["--inactive"])).stdout)["disks"] if d["id"] == disk]
         return [found["path"], *(l["path"] for l in found.get("backing", []))]
 
     def snapshot_names(self):
@@ -272,25 +259,25 @@ class Run:
                 self.change(console, content, name)
         self.check(new, theirs)
         self.check()
-        self.cairn("destroy", new)
-        self.cairn("undefine", new, "--remove-all-storage", "--snapshots-metadata")
+        self.daemon.cairn("destroy", new)
+        self.daemon.cairn("undefine", new, "--remove-all-storage", "--snapshots-metadata")
 
     def save(self):
         if self.ask(["managedsave", VM]):
             self.images_check()
-            self.cairn("start", VM)
+            self.daemon.cairn("start", VM)
 
     def power(self):
         self.last.append("poweroff")
         with Console(self, VM) as console:
             console.sock.sendall(b"poweroff\n")
-            self.cairn("wait", VM, "--for", "shutoff")
+            self.daemon.cairn("wait", VM, "--for", "shutoff")
         self.off()
 
     def kill(self):
         self.last.append("kill -9")
         self.kill_vm()
-        self.cairn("wait", VM, "--for", "crashed")
+        self.daemon.cairn("wait", VM, "--for", "crashed")
         self.was_killed = True
         self.forget_unflushed()
         self.off()
@@ -298,7 +285,7 @@ class Run:
     def kill_vm(self):
         def is_killed():
             try:
-                os.kill(self.info()["pid"], signal.SIGKILL)
+                os.kill(self.daemon.info(VM)["pid"], signal.SIGKILL)
                 return True
             except ProcessLookupError:  # the VM goes on in another process
                 return False
@@ -306,8 +293,8 @@ class Run:
 
     def suspend(self):
         self.last.append("suspend, resume")
-        self.cairn("suspend", VM)
-        self.cairn("resume", VM)
+        self.daemon.cairn("suspend", VM)
+        self.daemon.cairn("resume", VM)
 
     def plug(self):
         """Attach the third disk, or detach it. Snapshots of the VM with it and without it are not mixed."""
@@ -341,7 +328,7 @@ class Run:
     def off(self):
         """The VM is off. Check its images, and start it."""
         self.images_check()
-        self.cairn("start", VM)
+        self.daemon.cairn("start", VM)
         self.unflushed = {d: set() for d in self.disks}
         self.fill()
 
@@ -421,7 +408,7 @@ class Run:
         if names != set(self.snapshots):
             raise Difference(f"the snapshots are {sorted(names)} and not {sorted(self.snapshots)}")
         if killed == "VM":
-            until(lambda: self.info()["state"] == "crashed")
+            until(lambda: self.daemon.info(VM)["state"] == "crashed")
             self.off()
 
     def step(self):
