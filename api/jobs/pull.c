@@ -161,14 +161,14 @@ static void definition_update(void *opaque)
 		former_files_add(vm, vm_live(vm), d, 1, d->nlayers);
 	if (pins_remove(vm->host, p->image))
 		pin_release_due(vm->host);
-	if (def)
-		authors_copy(vm->def, def);
-	if (r < 0)
+	if (r < 0) {
 		definition_fail(p, r, &e);
-	else if (def)
+	} else if (def) {
+		authors_copy(vm->def, def);
 		vm_define(vm->host, def, VM_REDEFINE, NULL, definition_to_json(vm->def), definition_defined, p);
-	else
+	} else {
 		live_update(p);
+	}
 }
 
 /* ---- the job ---- */
