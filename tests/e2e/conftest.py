@@ -64,7 +64,7 @@ def pytest_configure(config):
     share = os.environ.pop("CAIRN_TESTS_SHARE", None)
     if share:
         lines, part = (os.environ.pop("CAIRN_TESTS_" + name) for name in ("LINES", "PART"))
-        config.pluginmanager.register(sharelib.Share(config, share, int(lines), "" if part == "main" else "@" + part))
+        config.pluginmanager.register(sharelib.Share(config, share, int(lines), "" if part in ("main", "hosts") else "@" + part))
     if REPORTS:
         os.chmod(REPORTS, 0o1777)
         for which in ("ASAN", "TSAN", "UBSAN"):

@@ -394,7 +394,8 @@ class Run:
         self.settle()
         for r in requests if killed == "daemon" else ():
             if r.words[0] in ("blockcopy", "blockcommit"):  # the VM's process goes on mirroring until somebody ends that
-                self.make(["blockjob", VM, r.words[2], "--abort"])
+                if "continue with --pivot" in self.make(["blockjob", VM, r.words[2], "--abort"]).text:  # the next start has the pivot
+                    self.ask(["blockjob", VM, r.words[2], "--pivot"])
         if killed == "VM":
             self.forget_unflushed()
         for r in requests:

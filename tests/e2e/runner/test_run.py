@@ -265,6 +265,25 @@ def test_part_on_epoll_keeps_folders_of_failed_tests(tree):
     assert {p.name for p in (tree.build / "failed").rglob("*") if p.is_file()} == {"uring", "epoll"}
 
 
+def test_emulated_hosts_come_first(tree):
+    """Nothing runs beside them, and their tests are counted once."""
+    (tree.path / "tests/e2e/svmhost").mkdir()
+    tree.e2e("svmhost/test_a", f"""\
+        import pathlib, time
+        def test_ends():
+            time.sleep(1)
+            pathlib.Path({str(tree.build / "ended")!r}).touch()
+        """)
+    tree.e2e("test_b", f"""\
+        import pathlib
+        def test_begins_afterwards():
+            assert pathlib.Path({str(tree.build / "ended")!r}).exists()
+        """)
+    status, passed, failed, skipped, out = tree.run("e2e")
+    assert (status, passed, failed, skipped) == (0, 2, 0, 0), out
+    assert "svmhost/test_a.py  " in out and "End-to-end tests, hosts" in out, out
+
+
 @pytest.mark.parametrize("loss", ["import os; os.unlink(path)", "open(path, 'w').close()",
                                   "text = open(path).read(); open(path, 'w').write(text[:-20])"],
                          ids=["missing", "empty", "cut off"])

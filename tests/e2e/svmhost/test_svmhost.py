@@ -1,6 +1,7 @@
 """Run the tests with guests again in the emulated SVM host, where KVM behaves as on hardware.
 Two such hosts run side by side. Each test that runs in a host is a test case of this file."""
 
+import collections
 import concurrent.futures
 import functools
 import glob
@@ -8,6 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
+import time
 import xml.etree.ElementTree as xml
 
 import pytest
@@ -85,11 +87,9 @@ HOSTS = (
      "units.py": ("test_unit_program[vmm/kvm/test_prefault]",)},
 )
 KERNELS = ("", "", "backports")  # of each host: CAIRN_SVMHOST_KERNEL
-# Two hosts of the usual weight left the tests beside them a third of two processors: a boot of Linux took 200 s. With
-# this nice value they get half.
-NICE = "3"
 E2E = os.path.join(guestlib.ROOT, "tests", "e2e")
-SECONDS = 2400  # on an idle machine each host takes 2 minutes; beside a dozen busy processes, more than 20
+SECONDS = 2400  # on an idle machine each host takes 1 to 3 minutes
+LINES_MAX = 400  # of a host's output that a failed test shows
 
 def unlisted():
     """Return a folder above this tree that the user may not list: the emulated host cannot enter it. None: none."""
@@ -117,11 +117,14 @@ def run_there(files, kernel):
     [(outcome, text), ...]."""
     nodes = [f"{path_of(name)}::{test}" for name, tests in files.items() for test in tests]
     with tempfile.TemporaryDirectory(prefix="cairn-svmhost-") as share:
-        run = subprocess.run(
-            [*guestlib.SVMHOST, "--nice", NICE, "--timeout", str(SECONDS), "--share", share, "--", "/usr/bin/python3", "-m", "pytest",
+        begin = time.monotonic()
+        with subprocess.Popen(
+            [*guestlib.SVMHOST, "--timeout", str(SECONDS), "--share", share, "--", "/usr/bin/python3", "-m", "pytest",
              "-v", "--tb=short", "-p", "no:cacheprovider", "--basetemp=/tmp/svmhost-e", "--junitxml=/host-share/results.xml", *nodes],
             env={**os.environ, "CAIRN_IN_SVMHOST": "1", "CAIRN_BUILD": guestlib.BUILD, "CAIRN_SVMHOST_KERNEL": kernel},
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", timeout=SECONDS + 60)
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        ) as run:
+            lines = collections.deque((f"{time.monotonic() - begin:4.0f} s {line}" for line in run.stdout), LINES_MAX)
         path = os.path.join(share, "results.xml")
         cases = xml.parse(path).getroot().iter("testcase") if os.path.exists(path) else ()
         found = {}
@@ -131,7 +134,7 @@ def run_there(files, kernel):
             text = "" if child is None else f"{case.get('name')}: {child.get('message')}\n{child.text or ''}"
             for key in {name, name.split("[")[0]}:  # HOSTS may name all parameters of a test, or one
                 found.setdefault(key, []).append((None if child is None else child.tag, text))
-        return found, run.stdout[-40000:]
+        return found, "".join(lines)
 
 
 told = set()  # hosts whose output a failed test has shown
