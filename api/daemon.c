@@ -5,6 +5,7 @@
 #include "api/access/denial_log.h"
 #include "api/access/fork_as.h"
 #include "api/jobs/batch.h"
+#include "api/jobs/commit.h"
 #include "api/jobs/commit_ready.h"
 #include "api/jobs/dump.h"
 #include "api/jobs/exec.h"
@@ -177,7 +178,7 @@ static void permissions_changed(void *opaque)
 static const struct vm_observer *const observers[] = { &command_observer, &quota_observer, &staged_run_observer, &host_shutdown_observer, &scheduler_observer, &timetables_observer, &restart_observer, &transient_observer,
 	&shutdown_observer, &job_observer, &job_wait_observer, &save_observer, &snapshot_job_observer, &restart_process_observer, &dump_observer, &idle_observer,
 	&forwards_observer, &hook_ask_observer, &start_gate_before_observer, &network_ports_observer, &network_blocked_observer, &start_gate_observer, &group_network_observer,
-	&qmp_observer, &pin_release_observer, &pull_mark_observer, &former_files_observer, &pull_observer, &commit_ready_observer,
+	&qmp_observer, &pin_release_observer, &pull_mark_observer, &former_files_observer, &pull_observer, &commit_observer, &commit_ready_observer,
 	&flatten_observer, &trends_observer, &vm_space_observer, &thresholds_observer, &pressure_observer, &balancer_observer, &job_owner_observer, &vm_cgroup_observer,
 	&systemd_scope_observer, &approver_observer, &start_observer, &offline_observer, NULL };
 

@@ -7,9 +7,9 @@
 # number, for each kind. UNIT_ARGS names the unit programs to run, E2E_ARGS the end-to-end tests (all of them). A test
 # that leaves no result has failed. A part of the tests, @epoll, runs a second time with the loop on epoll
 # (base/loop.h); CAIRN_LOOP=epoll runs all of them so, once. A part, @nouffd, runs again without userfaultfd
-# (snapshot/uffd_open.h). The emulated SVM hosts come first, alone. Each run has one temporary folder; the run fails when
-# the folder holds more than TEST_TMP_MIB (2048) at any time, or when a file in it or a process is left. Folders of
-# failed tests are kept in BUILD/failed.
+# (snapshot/uffd_open.h). The emulated SVM hosts come first, alone. Each run has one temporary folder; the run fails
+# when the folder holds more than TEST_TMP_MIB (2048) at any time, or when a file in it or a process is left. Folders
+# of failed tests are kept in BUILD/failed.
 set -u
 root=$(cd "$(dirname "$0")/.." && pwd)
 cd "$root" || exit 1

@@ -4,10 +4,12 @@
 #include "api/definition/definition.h"
 #include "api/definition/vm_config.h"
 #include "api/jobs/commit_ready.h"
+#include "api/jobs/job_recover.h"
 #include "api/jobs/snapshots.h"
 #include "api/store/store.h"
 #include "api/vm/former_files.h"
 #include "api/vm/image_users.h"
+#include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
 #include "api/vm/vm_layers.h"
@@ -15,6 +17,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
 
@@ -37,14 +40,19 @@ struct commit {
 	unsigned top, base;
 	bool ready; /* as in struct commit_opts */
 	bool live; /* the VM ran when the job began */
+	bool resumed; /* an earlier daemon began the job */
 	struct loop_timer *retry_timer; /* NULL: none */
-	struct store_work stored; /* of the definitions */
+	struct loop_timer *again; /* for a commit of an earlier daemon, which the process may still be ending; else NULL */
+	struct store_work stored; /* of the mark, and later of the definitions */
 	unsigned update_tries;
+	bool undefined; /* the next start's definition could not be changed, because of `why` */
+	struct err why;
 };
 
 static void commit_free(struct commit *x)
 {
 	loop_timer_free(x->retry_timer);
+	loop_timer_free(x->again);
 	open_as_free(x->opener);
 	definition_free(x->only);
 	free(x);
@@ -54,6 +62,48 @@ static void commit_fail(struct commit *x, const struct err *e)
 {
 	job_fail(x->job, e);
 	commit_free(x);
+}
+
+/* ---- the mark ---- */
+
+/* While the process of a running VM may drop layers, state.json has the commit: if this daemon ends, the next one
+ * begins the commit again, and so learns whether the layers are gone. */
+static void mark_set(struct commit *x, const struct definition_disk *d)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "disk", d->id);
+	js_put_str(o, "top", d->layers[x->top].path);
+	js_put_str(o, "base", d->layers[x->base].path);
+	js_put_uint(o, "rate", x->body.rate_bytes_per_s);
+	json_object_put(x->vm->commit);
+	x->vm->commit = o;
+	vm_save(x->vm);
+}
+
+static void mark_drop(struct vm *vm)
+{
+	json_object_put(vm->commit);
+	vm->commit = NULL;
+}
+
+static void mark_put(const struct vm *vm, struct json_object *state)
+{
+	if (vm->commit)
+		js_put(state, "committing", json_object_get(vm->commit));
+}
+
+static void mark_load(struct vm *vm, struct json_object *state)
+{
+	vm->commit = json_object_get(js_get(state, "committing"));
+}
+
+/* The caller saves. */
+static void mark_state_changed(struct vm *vm, enum vm_trigger t)
+{
+	(void)t;
+	if (!vm_state_is_active(vm->state))
+		mark_drop(vm);
 }
 
 /* ---- the definition ---- */
@@ -103,6 +153,10 @@ static void live_stored(struct store_work *work)
 {
 	struct commit *x = container_of(work, struct commit, stored);
 
+	if (x->undefined) {
+		commit_fail(x, &x->why);
+		return;
+	}
 	job_succeed(x->job, NULL);
 	commit_free(x);
 }
@@ -110,13 +164,14 @@ static void live_stored(struct store_work *work)
 static void live_update(struct commit *x)
 {
 	struct vm *vm = x->vm;
-	struct definition *def = x->live && vm->live && vm->proc ? definition_without(x, vm->live) : NULL;
+	struct definition *def = x->live && vm->proc ? definition_without(x, vm_live(vm)) : NULL;
 
+	mark_drop(vm);
 	if (def) {
-		authors_copy(vm->live, def);
-		vm_live_replace(vm, STEAL_PTR(def));
+		authors_copy(vm_live(vm), def);
+		vm_live_replace(vm, def);
 	}
-	definition_free(def);
+	vm_save(vm);
 	x->stored = (struct store_work){ .done = live_stored, .loop = vm->host->loop };
 	store_after(vm->host->store, &x->stored);
 }
@@ -124,17 +179,14 @@ static void live_update(struct commit *x)
 static void definition_defined(void *opaque, int r, const struct vm_defined *what, const struct err *e)
 {
 	struct commit *x = opaque;
-	struct err why;
 
 	(void)what;
 	if (r == -EBUSY && update_later(x))
 		return;
-	if (r < 0) {
-		err_set(&why, r, e->cls, "all data is in %.300s, but the definition still names the layers above it: %.300s",
+	x->undefined = r < 0;
+	if (r < 0)
+		err_set(&x->why, r, e->cls, "all data is in %.300s, but the definition still names the layers above it: %.300s",
 			x->only->disks[0].layers[0].path, e->msg);
-		commit_fail(x, &why);
-		return;
-	}
 	live_update(x);
 }
 
@@ -158,12 +210,23 @@ static void definition_update(void *opaque)
 
 /* ---- the job ---- */
 
+/* Do nothing: commit_opened() checks for the cancel. */
+static void cancel_early(struct job *j)
+{
+	(void)j;
+}
+
 static void commit_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct commit *x = opaque;
 
 	(void)a;
-	if (r < 0) {
+	if (x->again && r == -EREMOTEIO && e->cls == ERR_BUSY) {
+		x->job->cancel = cancel_early;
+		loop_timer_arm(x->again, loop_now_ns() + AGAIN_NS);
+	} else if (r < 0) {
+		if (r == -EREMOTEIO) /* the process has refused, or failed: the disk has its layers */
+			mark_drop(x->vm);
 		commit_fail(x, e);
 	} else if (x->live && !x->top) { /* both images get each change */
 		if (x->ready)
@@ -184,7 +247,7 @@ static void commit_opened(void *opaque, int r, struct config *c, const struct er
 	struct err own;
 
 	x->opener = NULL;
-	if (!r && x->job->cancelling)
+	if (!r && x->job->cancelling && !x->resumed)
 		r = err_set(&own, -ECANCELED, ERR_CANCELLED, "the job was cancelled; disk %s keeps its layers", x->id);
 	else if (!r && x->live && !x->vm->proc)
 		r = err_set(&own, -EPERM, ERR_WRONG_STATE, "the VM has ended meanwhile");
@@ -197,17 +260,28 @@ static void commit_opened(void *opaque, int r, struct config *c, const struct er
 		x->job->cancel = snapshots_cancel;
 		snapshots_request_fds(x->vm, VM_MSG_DISK_COMMIT, &x->body, sizeof(x->body), c->fds, c->nfds, VM_PROCESS_NO_TIMEOUT,
 			commit_done, x);
+		if (x->job->cancelling) /* the process may have dropped the layers; its answer tells */
+			snapshots_cancel(x->job);
 	}
 	if (opened)
 		config_done(c);
-	if (r < 0)
+	if (r < 0) {
+		if (!x->resumed)
+			mark_drop(x->vm);
 		commit_fail(x, &own);
+	}
 }
 
-/* Do nothing: commit_opened() checks for the cancel. */
-static void cancel_early(struct job *j)
+static void commit_open(void *opaque)
 {
-	(void)j;
+	struct commit *x = opaque;
+
+	open_as_open(x->vm->host->helpers, x->only, OPEN_AS_IMAGES, commit_opened, x, &x->opener);
+}
+
+static void mark_stored(struct store_work *work)
+{
+	commit_open(container_of(work, struct commit, stored));
 }
 
 /* ---- the layers to commit ---- */
@@ -297,15 +371,17 @@ static int only_make(struct commit *x, struct err *e)
 	return r;
 }
 
-int disk_commit(struct vm *vm, const struct commit_opts *o, struct job **ret_j, struct err *e)
+static int commit_new(struct vm *vm, const struct commit_opts *o, struct commit **ret, const struct definition_disk **ret_d, struct err *e)
 {
 	struct commit *x = must_alloc(calloc(1, sizeof(*x)));
 	const struct definition_disk *d = NULL;
 	int r;
 
+	*ret = x;
 	x->vm = vm;
 	x->ready = o->ready;
 	r = commit_check(x, o, &d, e);
+	*ret_d = d;
 	if (!r) {
 		snprintf(x->id, sizeof(x->id), "%s", d->id);
 		snprintf(x->path, sizeof(x->path), "%s", d->layers[0].path);
@@ -316,17 +392,68 @@ int disk_commit(struct vm *vm, const struct commit_opts *o, struct job **ret_j, 
 			r = err_set(e, -ENAMETOOLONG, ERR_UNSUPPORTED, "the path of the base is too long for a header");
 		snprintf(x->body.backing_name, sizeof(x->body.backing_name), "%s", d->layers[x->base].path);
 	}
-	if (!r)
-		r = only_make(x, e);
+	return r ? r : only_make(x, e);
+}
+
+static void commit_begin(struct commit *x, const struct definition_disk *d, struct job *j)
+{
+	x->job = j;
+	j->speed = x->body.rate_bytes_per_s;
+	j->cancel = cancel_early;
+	if (!x->live || !x->top) {
+		commit_open(x);
+		return;
+	}
+	mark_set(x, d);
+	x->stored = (struct store_work){ .done = mark_stored, .loop = x->vm->host->loop };
+	store_after(x->vm->host->store, &x->stored);
+}
+
+int disk_commit(struct vm *vm, const struct commit_opts *o, struct job **ret_j, struct err *e)
+{
+	const struct definition_disk *d;
+	struct commit *x;
+	int r = commit_new(vm, o, &x, &d, e);
+
 	if (!r)
 		r = job_new_named(vm, "blockcommit", &o->name, ret_j, e);
 	if (r < 0) {
 		commit_free(x);
 		return r;
 	}
-	x->job = *ret_j;
-	x->job->speed = o->rate;
-	x->job->cancel = cancel_early;
-	open_as_open(vm->host->helpers, x->only, OPEN_AS_IMAGES, commit_opened, x, &x->opener);
+	commit_begin(x, d, *ret_j);
 	return 0;
 }
+
+/* Begin the commit of an earlier daemon again, as the same job. The VM's process has completed it, or cancels it
+ * because the earlier daemon's connection is gone. */
+static void commit_resume(struct vm *vm, const struct vm_info *info)
+{
+	struct commit_opts o = { .disk = js_get_str_or(vm->commit, "disk", ""), .top = js_get_str(vm->commit, "top"),
+		.base = js_get_str(vm->commit, "base"), .rate = (uint64_t)MAX(js_get_int(vm->commit, "rate", 0), 0) };
+	const struct definition_disk *d;
+	struct commit *x;
+	struct job *j;
+	struct err e;
+	int r;
+
+	(void)info;
+	if (!vm->commit)
+		return;
+	r = commit_new(vm, &o, &x, &d, &e);
+	if (!r)
+		r = job_adopt(vm, "blockcommit", &j, &e);
+	if (r < 0) {
+		log_warn("commit", "VM '%s': the commit of disk %s does not begin again: %s", vm->def->name, o.disk, e.msg);
+		commit_free(x);
+		return;
+	}
+	log_info("commit", "VM '%s': the commit of disk %s begins again as %s, because the daemon ended", vm->def->name, d->id, j->id);
+	x->resumed = true;
+	if (loop_timer_new(vm->host->loop, commit_open, x, &x->again) < 0)
+		x->again = NULL;
+	commit_begin(x, d, j);
+}
+
+const struct vm_observer commit_observer = { .removed = mark_drop, .adopted = commit_resume, .state_changed = mark_state_changed,
+	.state_put = mark_put, .state_load = mark_load };

@@ -12,6 +12,10 @@
 
 struct err;
 struct vm;
+struct vm_observer;
+
+/* Begins a commit again that an earlier daemon began on a VM that runs. */
+extern const struct vm_observer commit_observer;
 
 struct commit_opts {
 	const char *disk; /* id, or path of its image */

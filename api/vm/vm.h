@@ -201,6 +201,7 @@ struct vm {
 		struct json_object *images; /* paths of the images with a mark */
 		uint64_t rate; /* of the last pull, in bytes/s; 0: no limit */
 	} pull; /* see api/vm/pull_mark.h */
+	struct json_object *commit; /* a commit that the process may have completed; NULL: none; see api/jobs/commit.c */
 	struct json_object *former_files; /* saved; see api/vm/former_files.h */
 	struct vm_agent_port agent;
 	struct {

@@ -394,8 +394,9 @@ class Run:
         self.settle()
         for r in requests if killed == "daemon" else ():
             if r.words[0] in ("blockcopy", "blockcommit"):  # the VM's process goes on mirroring until somebody ends that
-                if "continue with --pivot" in self.make(["blockjob", VM, r.words[2], "--abort"]).text:  # the next start has the pivot
-                    self.ask(["blockjob", VM, r.words[2], "--pivot"])
+                if "or continue with it" in self.make(["blockjob", VM, r.words[2], "--abort"]).text:  # the next start has the pivot
+                    path = self.layers(r.words[2], live=False)[0]
+                    self.ask(["blockjob", VM, r.words[2], "--pivot", "--dest", path, "--dest-format", path.rsplit(".", 1)[1]])
         if killed == "VM":
             self.forget_unflushed()
         for r in requests:

@@ -246,20 +246,30 @@ static int size_check(struct commit_job *k, const struct block *base, struct err
 	return 0;
 }
 
+static bool is_one_file(int a, int b)
+{
+	struct stat s, t;
+
+	return !fstat(a, &s) && !fstat(b, &t) && s.st_dev == t.st_dev && s.st_ino == t.st_ino;
+}
+
+/* Return whether an earlier commit has dropped these layers, but the daemon ended before it learned of that. */
+static bool is_dropped(const struct commit_job *k, const struct block_layer *now, unsigned n)
+{
+	return k->top && k->top < n && is_one_file(k->base_fd, now[k->top].fd) &&
+		(k->above_fd < 0 || is_one_file(k->above_fd, now[k->top - 1].fd));
+}
+
 static int commit_check(struct commit_job *k, struct err *e)
 {
 	struct block_layer now[BLOCK_LAYERS_MAX];
 	unsigned n = block_layers(k->p.disk->block, now);
-	struct stat a, b;
 	int r = 0;
 
-	/* An earlier commit has dropped the layers, but the daemon ended before it learned of that. */
-	k->dropped = k->top && k->top < n && !fstat(k->base_fd, &a) && !fstat(now[k->top].fd, &b) && a.st_dev == b.st_dev &&
-		a.st_ino == b.st_ino;
+	k->dropped = is_dropped(k, now, n);
 	if (k->dropped)
 		return 0;
-	if (k->top >= k->base || k->base >= n || fstat(k->base_fd, &a) < 0 || fstat(now[k->base].fd, &b) < 0 || a.st_dev != b.st_dev ||
-		a.st_ino != b.st_ino)
+	if (k->top >= k->base || k->base >= n || !is_one_file(k->base_fd, now[k->base].fd))
 		return err_set(e, -EINVAL, ERR_INVALID, "the layers of disk %s are others than the daemon's; try again", k->p.disk->id);
 	for (unsigned i = k->top ? k->top - 1 : 0; i < k->base && !r; i++)
 		r = header_check(k->p.disk, now[i].fd, i, i >= k->top, e);
