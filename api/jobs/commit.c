@@ -120,29 +120,33 @@ static bool update_later(struct commit *x)
 	return true;
 }
 
-/* Return the index of the disk in a definition; -1: it is not there, or has other layers. */
-static int disk_find(const struct commit *x, const struct definition *of)
+/* Return the index of the disk in a definition; -1: it is not there, or has other layers. ret_image: the number of the
+ * layer that was the image; the next start may have overlays above. */
+static int disk_find(const struct commit *x, const struct definition *of, unsigned *ret_image)
 {
 	int at = definition_disk_find(of, x->id);
 	const struct definition_disk *d = at < 0 ? NULL : &of->disks[at];
 
-	if (!d || d->nlayers <= x->base || strcmp(d->layers[0].path, x->path) ||
-		strcmp(d->layers[x->base].path, x->only->disks[0].layers[0].path))
-		return -1;
-	return at;
+	for (unsigned i = 0; d && i + x->base < d->nlayers; i++) {
+		*ret_image = i;
+		if (!strcmp(d->layers[i].path, x->path) && !strcmp(d->layers[i + x->base].path, x->only->disks[0].layers[0].path))
+			return at;
+	}
+	return -1;
 }
 
 /* Return a copy of a definition without the layers that were committed; NULL: it has others for the disk. */
 static struct definition *definition_without(const struct commit *x, const struct definition *of)
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(of);
-	int at = disk_find(x, of);
+	unsigned image = 0;
+	int at = disk_find(x, of, &image);
 	struct definition *def;
 	struct err e;
 
 	if (at < 0)
 		return NULL;
-	vm_layers_drop(json_object_array_get_idx(js_get_array(o, "disks"), (size_t)at), x->top, x->base);
+	vm_layers_drop(json_object_array_get_idx(js_get_array(o, "disks"), (size_t)at), image + x->top, image + x->base);
 	if (definition_parse_stored(o, &def, &e) < 0)
 		return NULL;
 	return def;
@@ -196,9 +200,10 @@ static void definition_update(void *opaque)
 	struct commit *x = opaque;
 	struct vm *vm = x->vm;
 	struct definition *def = definition_without(x, vm->def);
-	int at = disk_find(x, vm_live(vm));
+	unsigned image;
+	int at = disk_find(x, vm_live(vm), &image);
 
-	if (at >= 0)
+	if (at >= 0 && !image)
 		former_files_add(vm, vm_live(vm), &vm_live(vm)->disks[at], x->top, x->base);
 	if (def) {
 		authors_copy(vm->def, def);

@@ -76,6 +76,24 @@ static bool update_later(struct pull *p)
 	return true;
 }
 
+/* Remove the layers below the pulled one from a disk, which may have overlays above. Returns whether there were any. */
+static bool layers_cut(const struct pull *p, struct json_object *disk)
+{
+	struct json_object *backing = js_get_array(disk, "backing");
+	size_t n = backing ? json_object_array_length(backing) : 0, left = 0;
+
+	if (strcmp(js_get_str_or(disk, "id", ""), p->body.disk))
+		return false;
+	while (left < n && strcmp(js_get_str_or(left ? json_object_array_get_idx(backing, left - 1) : disk, "path", ""), p->image))
+		left++;
+	if (left == n)
+		return false;
+	json_object_array_del_idx(backing, left, n - left);
+	if (!left)
+		json_object_object_del(disk, "backing");
+	return true;
+}
+
 /* Make a copy of a definition without the disk's backing files. *ret: the caller's; NULL: it has no backing files for a
  * disk of this id and path. Returns 0 or -errno. */
 static int definition_without(const struct pull *p, const struct definition *of, struct definition **ret, struct err *e)
@@ -85,14 +103,8 @@ static int definition_without(const struct pull *p, const struct definition *of,
 	bool any = false;
 
 	*ret = NULL;
-	for (size_t i = 0; disks && i < json_object_array_length(disks); i++) {
-		struct json_object *d = json_object_array_get_idx(disks, i);
-
-		if (strcmp(js_get_str_or(d, "id", ""), p->body.disk) || strcmp(js_get_str_or(d, "path", ""), p->image) || !js_get(d, "backing"))
-			continue;
-		json_object_object_del(d, "backing");
-		any = true;
-	}
+	for (size_t i = 0; disks && i < json_object_array_length(disks); i++)
+		any |= layers_cut(p, json_object_array_get_idx(disks, i));
 	return any ? definition_parse_stored(o, ret, e) : 0;
 }
 

@@ -76,7 +76,8 @@ static int overlay_check(const struct vm *vm, const struct definition_disk *d, c
 			"blockpull", d->id, VM_DISK_LAYERS_MAX);
 	if (!check_only && next && next->nlayers && strcmp(next->layers[0].path, path))
 		return err_set(e, -EBUSY, ERR_WRONG_STATE, "the definition of the next start has the image %.300s for disk %s; define it with the "
-			"overlay first, as cairn snapshot-create-as --external does", next->layers[0].path, d->id);
+			"overlay first, as cairn snapshot-create-as --external does, or complete an interrupted snapshot with its --reuse-external",
+			next->layers[0].path, d->id);
 	return 0;
 }
 

@@ -364,6 +364,13 @@ class Run:
             self.refused(r.words, r.text)
         return r.status == 0
 
+    def complete(self):
+        """Complete an external snapshot of which only the next start has the overlays."""
+        new = {d: self.layers(d, live=False)[0] for d in self.disks}
+        specs = [w for d in self.disks for w in ("--diskspec", f"{d},file={new[d]}" if new[d] != self.layers(d)[0] else f"{d},snapshot=no")]
+        if any("file=" in s for s in specs):
+            self.ask(["snapshot-create-as", VM, "again", "--disk-only", "--reuse-external", *specs])
+
     def any_request(self):
         while True:
             kind, = self.rng.choices(list(self.LIVE), list(self.LIVE.values()))
@@ -397,6 +404,8 @@ class Run:
                 if "or continue with it" in self.make(["blockjob", VM, r.words[2], "--abort"]).text:  # the next start has the pivot
                     path = self.layers(r.words[2], live=False)[0]
                     self.ask(["blockjob", VM, r.words[2], "--pivot", "--dest", path, "--dest-format", path.rsplit(".", 1)[1]])
+            elif "--disk-only" in r.words and not r.effect:
+                self.complete()
         if killed == "VM":
             self.forget_unflushed()
         for r in requests:

@@ -351,7 +351,7 @@ static int external_run(struct cli *c, struct external *x, struct err *e)
 		return 0;
 	/* After another error than an answer of the daemon, the definition may name the overlays. */
 	if (defined ? !is_refusal(r, e) : r != -EREMOTEIO && !x->outdated)
-		fprintf(stderr, "warning: domain '%s' may use the overlays, so they stay\n", c->pos[0]);
+		fprintf(stderr, "warning: domain '%s' may use the overlays, so they stay; complete the snapshot with --reuse-external\n", c->pos[0]);
 	else if (!defined)
 		overlays_remove(x);
 	else if (change_make_config(c, c->pos[0], definition_edit_back, x, &own) < 0)

@@ -835,6 +835,19 @@ def made(slow):
     return disks
 
 
+def test_layers_leave_a_next_start_that_has_an_overlay_above(slow):
+    """Such as after a snapshot that was interrupted before the VM had the overlay."""
+    disks_of, over = made(slow), {"path": str(slow.tmp / "over"), "format": "qcow2"}
+    slow.cairn("start", "vm1")
+    img(slow, "create", "-q", "-f", "qcow2", "-b", "top", "-F", "qcow2", "over")
+    image = {k: disks_of[0][k] for k in ("path", "format")}
+    slow.cairn("define", slow.write("vm1", disks=[{**over, "backing": [image, *disks_of[0]["backing"]]}]))
+    slow.cairn("blockcommit", "vm1", "vda", "--top", disks_of[0]["backing"][0]["path"])
+    assert disks(slow) == [["top", "base"]] and disks(slow, "--inactive") == [["over", "top", "base"]]
+    slow.cairn("blockpull", "vm1", "vda")
+    assert disks(slow) == [["top"]] and disks(slow, "--inactive") == [["over", "top"]]
+
+
 def test_next_daemon_completes_a_commit(slow):
     made(slow)
     slow.cairn("start", "vm1")
