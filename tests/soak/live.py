@@ -409,7 +409,7 @@ class Run:
         if killed == "VM":
             self.forget_unflushed()
         for r in requests:
-            if r.effect and (r.status == 0 or killed):
+            if r.effect and (r.status == 0 or killed and r.words[0] != "snapshot-delete"):
                 r.effect(before)
             if r.status and not killed and len(requests) == 1:
                 self.refused(r.words, r.text)
