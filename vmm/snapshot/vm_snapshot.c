@@ -247,12 +247,15 @@ int vm_snapshot_list(struct vm *vm, uint32_t from, struct vm_snapshots *ret, str
 	struct machine_disk *d;
 	struct page page = { 0 };
 	struct tree t;
-	int r = vmsnap_open(vm_machine(vm), &d, &t, e);
+	int r;
 
-	if (r < 0)
-		return r;
 	memset(ret, 0, sizeof(*ret));
 	ret->from = from;
+	if (!machine_snapshot_disk(vm_machine(vm)))
+		return 0; /* so there is none */
+	r = vmsnap_open(vm_machine(vm), &d, &t, e);
+	if (r < 0)
+		return r;
 	for (size_t i = 0; i < t.n; i++) {
 		if (tree_is_hidden(&t.nodes[i]))
 			continue;

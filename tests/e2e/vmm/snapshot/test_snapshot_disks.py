@@ -250,3 +250,11 @@ def test_snapshot_info_shows_own_size(vm, tmp_path):
         # Each disk also frees an L1 table of one cluster.
         assert own == before - sum(in_use(c) for c in copies) - 2 * 65536
     vm.daemon.cairn("snapshot-info", "vm1", "s9", ok=3)
+
+
+@pytest.mark.parametrize("format", ["raw", None])
+def test_list_of_a_vm_without_a_qcow2_disk_is_empty(daemon, tmp_path, format):
+    (tmp_path / "a.raw").write_bytes(bytes(1 << 20))
+    daemon.define("vm1", disks=[{"path": str(tmp_path / "a.raw"), "format": "raw"}] if format else [])
+    assert json.loads(daemon.cairn("snapshot-list", "vm1", "--format", "json").stdout) == []
+    assert "qcow2" in daemon.cairn("snapshot-create-as", "vm1", "s1", ok=False).stderr
