@@ -30,6 +30,7 @@ struct new_vm {
 	char format[16]; /* of the base */
 	uint64_t size_bytes;
 	bool has_seed, disk_made, seed_made;
+	bool sent; /* the daemon may have the domain */
 };
 
 static bool wants_seed(const struct cli *c)
@@ -199,7 +200,7 @@ static int name_check(struct cli *c, const char *name, struct err *e)
 	return e->cls == ERR_NOT_FOUND ? 0 : r;
 }
 
-static int vm_define(struct cli *c, const struct new_vm *n, struct err *e)
+static int vm_define(struct cli *c, struct new_vm *n, struct err *e)
 {
 	CLEANUP_JS struct json_object *answer = NULL, *definition = NULL;
 	struct json_object *args;
@@ -210,6 +211,7 @@ static int vm_define(struct cli *c, const struct new_vm *n, struct err *e)
 	args = json_object_new_object();
 	js_put(args, "definition", STEAL_PTR(definition));
 	js_put_str(args, "folder", n->folder);
+	n->sent = true;
 	r = cli_execute(c, "vm-define", args, &answer, NULL, e);
 	if (!r)
 		warnings_print(js_get_array(answer, "warnings"));
@@ -247,8 +249,13 @@ static int vm_make(struct cli *c, struct new_vm *n, struct err *e)
 	r = disk_make(n, e);
 	if (!r)
 		r = seed_make(c, n, e);
-	if (!r)
+	if (!r) {
 		r = vm_define(c, n, e);
+		if (r < 0 && n->sent && r != -EREMOTEIO) {
+			fprintf(stderr, "warning: domain '%s' may exist, so its disk stays; see cairn list --all\n", n->name);
+			return r;
+		}
+	}
 	if (r < 0 && n->disk_made)
 		unlink(n->disk);
 	if (r < 0 && n->seed_made)
