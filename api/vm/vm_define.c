@@ -343,6 +343,8 @@ static void define_go(void *opaque)
 	w->work.loop = w->host->loop;
 	w->work.done = define_drafted;
 	pins_complete(w); /* before the draft, so that no power cut leaves a VM whose pin may be deleted */
+	if (old)
+		vm_live_keep(old);
 	store_write_draft(w->host->store, &w->work, o);
 }
 
