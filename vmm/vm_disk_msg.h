@@ -8,8 +8,8 @@
 /* Of a disk with the layers 0 (the image) to n. */
 struct vm_disk_commit {
 	/* The part of struct vm_config as in VM_MSG_PLUG. Disk 0 has the id of the disk and its layers from `base` on,
-	 * of which the first one is open for writing. Disk 1, if `top` is above 1: its first layer is layer top - 1 of
-	 * the disk, open for writing. */
+	 * of which the first one is open for writing. Disk 1, if `top` is not 0: its first layer is layer top - 1 of
+	 * the disk, open for writing; an older daemon sends it only if `top` is above 1. */
 	uint8_t config[ROUND_UP(VM_PLUG_BYTES, 8)];
 	uint64_t rate_bytes_per_s; /* limit for copying; 0: none */
 	uint8_t top, base;	   /* copy the layers top to base - 1; top 0: all that are above base */

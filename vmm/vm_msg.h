@@ -499,6 +499,7 @@ struct vm_config {
 #define VM_COPIES_DISKS 2
 #define VM_LAYERS_DISKS 3
 #define VM_RESIZES_DISKS 4 /* also _RESIZE */
+#define VM_CHECKS_ABOVE 5 /* also disk 1 of _COMMIT with `top` 1 */
 /* The part of struct vm_config in VM_MSG_PLUG: the same in each release, since an older process knows its length. */
 #define VM_PLUG_BYTES (offsetof(struct vm_config, disk_more) + sizeof(((struct vm_config *)0)->disk_more))
 #define VM_PLUG_TUNE_BYTES (offsetof(struct vm_config, disk_tune) + sizeof(((struct vm_config *)0)->disk_tune))
@@ -831,7 +832,8 @@ struct vm_info {
 	uint8_t sets_interfaces; /* 1: the process knows VM_MSG_INTERFACE_SET */
 	uint8_t link_down[VM_INTERFACES_MAX]; /* 1: a user set the interface's link down */
 	uint8_t ends_agents; /* 1: the process knows VM_CONSOLE_END_AGENTS */
-	uint8_t reserved[6];
+	uint8_t works; /* 1: any work is in progress, which may change a disk; 0: none, or an older process */
+	uint8_t reserved[5];
 	struct vm_interface_limits limits[VM_INTERFACES_MAX]; /* of the interfaces */
 	/* 1 + the number of connections of VM_MSG_VSOCK; 0: the VM has no vsock device, or the process is older */
 	uint32_t vsock;

@@ -27,7 +27,7 @@
 #include <string.h>
 
 #define AGAIN_NS 100000000ULL
-#define UPDATE_TRIES 100
+#define TRIES 100
 
 struct commit {
 	struct job *job;
@@ -40,12 +40,12 @@ struct commit {
 	unsigned top, base;
 	bool ready; /* as in struct commit_opts */
 	bool live; /* the VM ran when the job began */
-	bool resumed; /* an earlier daemon began the job */
+	bool resumed; /* an earlier commit of the same layers may have dropped them */
 	struct loop_timer *retry_timer; /* NULL: none */
 	struct loop_timer *again; /* for a commit of an earlier daemon, which the process may still be ending; else NULL */
 	struct store_work stored; /* of the mark, and later of the definitions */
-	unsigned update_tries;
-	bool undefined; /* the next start's definition could not be changed, because of `why` */
+	unsigned tries;
+	bool failed; /* because of `why` */
 	struct err why;
 };
 
@@ -98,6 +98,18 @@ static void mark_load(struct vm *vm, struct json_object *state)
 	vm->commit = json_object_get(js_get(state, "committing"));
 }
 
+/* Refuse another commit while it is not known whether an earlier one has dropped layers. */
+static int mark_check(const struct vm *vm, const struct commit_opts *o, struct err *e)
+{
+	const char *disk = js_get_str_or(vm->commit, "disk", ""), *top = js_get_str_or(vm->commit, "top", ""),
+		   *base = js_get_str_or(vm->commit, "base", "");
+
+	if (!vm->commit || (!strcmp(o->disk, disk) && o->top && !strcmp(o->top, top) && o->base && !strcmp(o->base, base)))
+		return 0;
+	return err_set(e, -EBUSY, ERR_BUSY, "it is not known how an earlier commit has ended; repeat it first: cairn blockcommit %.100s %s "
+		"--top %.200s --base %.200s", vm->def->name, disk, top, base);
+}
+
 /* The caller saves. */
 static void mark_state_changed(struct vm *vm, enum vm_trigger t)
 {
@@ -112,7 +124,7 @@ static void definition_update(void *opaque);
 
 static bool update_later(struct commit *x)
 {
-	if (x->update_tries++ == UPDATE_TRIES)
+	if (x->tries++ >= TRIES)
 		return false;
 	if (!x->retry_timer && loop_timer_new(x->vm->host->loop, definition_update, x, &x->retry_timer) < 0)
 		return false;
@@ -157,7 +169,7 @@ static void live_stored(struct store_work *work)
 {
 	struct commit *x = container_of(work, struct commit, stored);
 
-	if (x->undefined) {
+	if (x->failed) {
 		commit_fail(x, &x->why);
 		return;
 	}
@@ -165,19 +177,36 @@ static void live_stored(struct store_work *work)
 	commit_free(x);
 }
 
+static void end_store(struct commit *x)
+{
+	mark_drop(x->vm);
+	vm_save(x->vm);
+	x->stored = (struct store_work){ .done = live_stored, .loop = x->vm->host->loop };
+	store_after(x->vm->host->store, &x->stored);
+}
+
+/* Fail: the disk has its layers, and no later daemon begins the commit again. */
+static void unchanged_fail(struct commit *x, const struct err *e)
+{
+	if (!x->vm->commit) {
+		commit_fail(x, e);
+		return;
+	}
+	x->failed = true;
+	x->why = *e;
+	end_store(x);
+}
+
 static void live_update(struct commit *x)
 {
 	struct vm *vm = x->vm;
 	struct definition *def = x->live && vm->proc ? definition_without(x, vm_live(vm)) : NULL;
 
-	mark_drop(vm);
 	if (def) {
 		authors_copy(vm_live(vm), def);
 		vm_live_replace(vm, def);
 	}
-	vm_save(vm);
-	x->stored = (struct store_work){ .done = live_stored, .loop = vm->host->loop };
-	store_after(vm->host->store, &x->stored);
+	end_store(x);
 }
 
 static void definition_defined(void *opaque, int r, const struct vm_defined *what, const struct err *e)
@@ -187,7 +216,7 @@ static void definition_defined(void *opaque, int r, const struct vm_defined *wha
 	(void)what;
 	if (r == -EBUSY && update_later(x))
 		return;
-	x->undefined = r < 0;
+	x->failed = r < 0;
 	if (r < 0)
 		err_set(&x->why, r, e->cls, "all data is in %.300s, but the definition still names the layers above it: %.300s",
 			x->only->disks[0].layers[0].path, e->msg);
@@ -226,12 +255,16 @@ static void commit_done(void *opaque, int r, const struct vm_answer *a, const st
 	struct commit *x = opaque;
 
 	(void)a;
-	if (x->again && r == -EREMOTEIO && e->cls == ERR_BUSY) {
-		x->job->cancel = cancel_early;
-		loop_timer_arm(x->again, loop_now_ns() + AGAIN_NS);
+	if (x->resumed && r == -EREMOTEIO && (e->cls == ERR_BUSY || e->cls == ERR_WRONG_STATE)) { /* the answer tells nothing about the layers */
+		if (e->cls == ERR_BUSY && x->again && !x->job->cancelling && x->tries++ < TRIES) {
+			x->job->cancel = cancel_early;
+			loop_timer_arm(x->again, loop_now_ns() + AGAIN_NS);
+		} else {
+			commit_fail(x, e);
+		}
+	} else if (r == -EREMOTEIO) {
+		unchanged_fail(x, e);
 	} else if (r < 0) {
-		if (r == -EREMOTEIO) /* the process has refused, or failed: the disk has its layers */
-			mark_drop(x->vm);
 		commit_fail(x, e);
 	} else if (x->live && !x->top) { /* both images get each change */
 		if (x->ready)
@@ -270,11 +303,10 @@ static void commit_opened(void *opaque, int r, struct config *c, const struct er
 	}
 	if (opened)
 		config_done(c);
-	if (r < 0) {
-		if (!x->resumed)
-			mark_drop(x->vm);
+	if (r < 0 && x->resumed)
 		commit_fail(x, &own);
-	}
+	else if (r < 0)
+		unchanged_fail(x, &own);
 }
 
 static void commit_open(void *opaque)
@@ -329,6 +361,10 @@ static int commit_check(struct commit *x, const struct commit_opts *o, const str
 	int r = vm_check_claim(vm, VM_CLAIM_SNAPSHOTS, "commit its disk", e);
 
 	x->live = vm->proc && vm_state_is_active(vm->state);
+	if (!r && vm->disk_change.before)
+		r = err_set(e, -EBUSY, ERR_BUSY, "disk %s of VM '%.200s' is being changed; try again", vm->disk_change.disks[0].id, vm->def->name);
+	if (!r)
+		r = mark_check(vm, o, e);
 	if (!r)
 		r = x->live ? vm_compat_check_live(vm, VM_KNOWS_DISK_LAYERS, e) : image_check_writable(vm, "commit its disk", e);
 	if (r < 0)
@@ -348,16 +384,17 @@ static int commit_check(struct commit *x, const struct commit_opts *o, const str
 	return r < 0 ? r : image_check_base(vm, d->id, d->layers[x->base].path, e);
 }
 
-/* A definition with the disk from its base on, and, if the header of another layer than the image changes, a disk that
- * begins with that layer. Its files are opened, each with the rights of its author. */
+/* A definition with the disk from its base on, and a disk that begins with the layer whose header changes. Its files
+ * are opened, each with the rights of its author. */
 static int only_make(struct commit *x, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(vm_live(x->vm));
 	struct json_object *all = js_get_array(o, "disks"), *disks = json_object_new_array(), *above = NULL, *disk;
+	bool knows = x->live && vm_process_knows(x->vm->proc, VM_KNOWS_COMMIT_ABOVE);
 	int r;
 
 	disk = json_object_get(json_object_array_get_idx(all, (size_t)definition_disk_find(vm_live(x->vm), x->id)));
-	if (x->top > 1) {
+	if (x->top > 1 || (x->top && knows)) {
 		json_object_deep_copy(disk, &above, NULL);
 		js_put_str(above, "id", "above");
 		json_object_object_del(above, "serial");
@@ -385,6 +422,7 @@ static int commit_new(struct vm *vm, const struct commit_opts *o, struct commit 
 	*ret = x;
 	x->vm = vm;
 	x->ready = o->ready;
+	x->resumed = vm->commit != NULL;
 	r = commit_check(x, o, &d, e);
 	*ret_d = d;
 	if (!r) {
@@ -430,6 +468,14 @@ int disk_commit(struct vm *vm, const struct commit_opts *o, struct job **ret_j, 
 	return 0;
 }
 
+static bool has_layer(const struct vm *vm, const char *disk, const char *path)
+{
+	int at = definition_disk_find(vm_live(vm), disk);
+	struct err e;
+
+	return at >= 0 && path && layer_find(&vm_live(vm)->disks[at], path, &e) >= 0;
+}
+
 /* Begin the commit of an earlier daemon again, as the same job. The VM's process has completed it, or cancels it
  * because the earlier daemon's connection is gone. */
 static void commit_resume(struct vm *vm, const struct vm_info *info)
@@ -446,6 +492,14 @@ static void commit_resume(struct vm *vm, const struct vm_info *info)
 	if (!vm->commit)
 		return;
 	r = commit_new(vm, &o, &x, &d, &e);
+	if (r == -ENOENT && has_layer(vm, o.disk, o.base)) { /* the earlier daemon had stored the definition without the layers */
+		mark_drop(vm);
+		vm_save(vm);
+		if (!job_adopt(vm, "blockcommit", &j, &e))
+			job_succeed(j, NULL);
+		commit_free(x);
+		return;
+	}
 	if (!r)
 		r = job_adopt(vm, "blockcommit", &j, &e);
 	if (r < 0) {
@@ -454,7 +508,6 @@ static void commit_resume(struct vm *vm, const struct vm_info *info)
 		return;
 	}
 	log_info("commit", "VM '%s': the commit of disk %s begins again as %s, because the daemon ended", vm->def->name, d->id, j->id);
-	x->resumed = true;
 	if (loop_timer_new(vm->host->loop, commit_open, x, &x->again) < 0)
 		x->again = NULL;
 	commit_begin(x, d, j);

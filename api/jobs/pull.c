@@ -76,24 +76,6 @@ static bool update_later(struct pull *p)
 	return true;
 }
 
-/* Remove the layers below the pulled one from a disk, which may have overlays above. Returns whether there were any. */
-static bool layers_cut(const struct pull *p, struct json_object *disk)
-{
-	struct json_object *backing = js_get_array(disk, "backing");
-	size_t n = backing ? json_object_array_length(backing) : 0, left = 0;
-
-	if (strcmp(js_get_str_or(disk, "id", ""), p->body.disk))
-		return false;
-	while (left < n && strcmp(js_get_str_or(left ? json_object_array_get_idx(backing, left - 1) : disk, "path", ""), p->image))
-		left++;
-	if (left == n)
-		return false;
-	json_object_array_del_idx(backing, left, n - left);
-	if (!left)
-		json_object_object_del(disk, "backing");
-	return true;
-}
-
 /* Make a copy of a definition without the disk's backing files. *ret: the caller's; NULL: it has no backing files for a
  * disk of this id and path. Returns 0 or -errno. */
 static int definition_without(const struct pull *p, const struct definition *of, struct definition **ret, struct err *e)
@@ -103,8 +85,14 @@ static int definition_without(const struct pull *p, const struct definition *of,
 	bool any = false;
 
 	*ret = NULL;
-	for (size_t i = 0; disks && i < json_object_array_length(disks); i++)
-		any |= layers_cut(p, json_object_array_get_idx(disks, i));
+	for (size_t i = 0; disks && i < json_object_array_length(disks); i++) {
+		struct json_object *d = json_object_array_get_idx(disks, i);
+
+		if (strcmp(js_get_str_or(d, "id", ""), p->body.disk) || strcmp(js_get_str_or(d, "path", ""), p->image) || !js_get(d, "backing"))
+			continue;
+		json_object_object_del(d, "backing");
+		any = true;
+	}
 	return any ? definition_parse_stored(o, ret, e) : 0;
 }
 
@@ -243,6 +231,20 @@ static void pull_begin(void *opaque)
 		snapshots_cancel(p->job);
 }
 
+/* The next start would name backing files of a layer that has none any more. */
+static int next_check(const struct vm *vm, const struct definition_disk *d, struct err *e)
+{
+	int at = definition_disk_find(vm->def, d->id);
+	const struct definition_disk *next = at < 0 ? NULL : &vm->def->disks[at];
+
+	for (unsigned i = 1; next && i + 1 < next->nlayers; i++)
+		if (!strcmp(next->layers[i].path, d->layers[0].path))
+			return err_set(e, -EPERM, ERR_WRONG_STATE, "the next start has %.300s above the image of disk %s, such as after an interrupted "
+				"snapshot: complete that with cairn snapshot-create-as --reuse-external, or change the definition with cairn edit",
+				next->layers[0].path, d->id);
+	return 0;
+}
+
 static int pull_check(const struct vm *vm, const char *disk, const struct definition_disk **ret, struct err *e)
 {
 	const struct definition_disk *d = disk_find(vm_live(vm), disk);
@@ -261,7 +263,7 @@ static int pull_check(const struct vm *vm, const char *disk, const struct defini
 	if (d->read_only)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk '%s' of VM '%s' is read-only", d->id, vm->def->name);
 	*ret = d;
-	return 0;
+	return next_check(vm, d, e);
 }
 
 /* ---- the quota of the VM's definer ---- */

@@ -14,6 +14,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/loop.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -22,6 +23,7 @@
 #include <string.h>
 
 #define CHANGE_TIMEOUT_NS (30 * 1000000000ULL)
+#define AGAIN_NS 100000000ULL
 
 struct disk_change {
 	const struct disk_change_kind *kind;
@@ -39,6 +41,7 @@ struct disk_change {
 	bool check_only;
 	struct pin_scan *scan;
 	struct open_as *opener;
+	struct loop_timer *again; /* of change_fence(); NULL: none */
 	struct store_work stored; /* of the definition with the disk */
 	unsigned n, at[VM_DISKS_MAX]; /* the changed disks */
 	struct vm_changed_disk disks[VM_DISKS_MAX];
@@ -52,6 +55,7 @@ static void change_free(struct disk_change *w)
 	if (w->opened)
 		config_done(&w->config);
 	pin_scan_free(w->scan);
+	loop_timer_free(w->again);
 	free(w);
 }
 
@@ -223,7 +227,7 @@ static bool is_in_doubt(const struct vm_disk_change *c, const char *id)
 	return false;
 }
 
-void disk_change_compare(struct vm *vm, const struct vm_info *info)
+static void process_compare(struct vm *vm, const struct vm_info *info)
 {
 	struct vm_disk_change *c = &vm->disk_change;
 
@@ -321,11 +325,30 @@ static void change_queried(void *opaque, int r, const struct vm_answer *a, const
 	if (vm && r < 0 && r != -ESRCH)
 		log_warn("plug", "VM '%s': it is not known whether its process has disk %s: %s", vm->def->name, w->disks[0].id, e->msg);
 	if (vm && !r)
-		disk_change_compare(vm, a->info);
+		process_compare(vm, a->info);
 	change_free(w);
 }
 
 static void change_fence(struct disk_change *w);
+
+static void fence_again(void *opaque)
+{
+	struct disk_change *w = opaque;
+
+	if (run_find(w))
+		change_fence(w);
+	else
+		change_free(w);
+}
+
+/* The process is busy, perhaps with the change. */
+static bool fence_later(struct disk_change *w)
+{
+	if (!w->again && loop_timer_new(w->host->loop, fence_again, w, &w->again) < 0)
+		return false;
+	loop_timer_arm(w->again, loop_now_ns() + AGAIN_NS);
+	return true;
+}
 
 static void fence_passed(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
@@ -333,7 +356,8 @@ static void fence_passed(void *opaque, int r, const struct vm_answer *a, const s
 	struct vm *vm = run_find(w);
 
 	(void)a;
-	(void)e;
+	if (vm && r == -EREMOTEIO && e->cls == ERR_BUSY && fence_later(w))
+		return;
 	if (vm && r == -ETIMEDOUT)
 		change_fence(w);
 	else if (vm)
@@ -349,6 +373,25 @@ static void change_fence(struct disk_change *w)
 	static const struct vm_unplug none = { .force = true };
 
 	vm_process_request(run_find(w)->proc, VM_MSG_UNPLUG, &none, sizeof(none), -1, CHANGE_TIMEOUT_NS, fence_passed, w);
+}
+
+void disk_change_compare(struct vm *vm, const struct vm_info *info)
+{
+	struct disk_change *w;
+
+	if (!vm->disk_change.before || vm->disk_change.answer_follows || !info->works) {
+		process_compare(vm, info);
+		return;
+	}
+	/* Perhaps the process still makes the change for an earlier daemon. */
+	w = must_alloc(calloc(1, sizeof(*w)));
+	w->host = vm->host;
+	memcpy(w->uuid, vm->def->uuid, sizeof(w->uuid));
+	w->run = vm->run;
+	w->n = vm->disk_change.n;
+	memcpy(w->disks, vm->disk_change.disks, sizeof(w->disks));
+	vm->disk_change.answer_follows = true;
+	change_fence(w);
 }
 
 /* The answer is lost, or comes late. Query whether the process has the disk. */
@@ -505,6 +548,8 @@ void disk_change_begin(struct call *c, const struct disk_change_kind *kind, void
 	memcpy(w->uuid, c->vm->def->uuid, sizeof(w->uuid));
 	w->run = c->vm->run;
 	w->check_only = js_get_bool(c->args, "check-only", false);
+	if (!r && c->vm->commit && (kind->type == VM_MSG_DISK_LAYERS || kind->type == VM_MSG_DISK_PIVOT))
+		r = err_set(&e, -EBUSY, ERR_BUSY, "a commit of a disk of VM '%.200s' is under way; try again afterwards", c->vm->def->name);
 	if (!r)
 		r = change_plan(w, c->vm, &e);
 	if (r < 0) {

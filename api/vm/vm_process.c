@@ -287,6 +287,7 @@ static void info_note(struct vm_process *p, const struct vm_info *info)
 		[VM_KNOWS_DISK_COPY] = info->copies_disks >= VM_COPIES_DISKS,
 		[VM_KNOWS_DISK_LAYERS] = info->copies_disks >= VM_LAYERS_DISKS,
 		[VM_KNOWS_DISK_RESIZE] = info->copies_disks >= VM_RESIZES_DISKS,
+		[VM_KNOWS_COMMIT_ABOVE] = info->copies_disks >= VM_CHECKS_ABOVE,
 		[VM_KNOWS_SAVE_DISKS] = info->checks_saves,
 		[VM_KNOWS_SAVE_INTERFACES] = info->checks_saves > 1,
 		[VM_KNOWS_PAGE] = info->shows_figures,

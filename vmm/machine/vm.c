@@ -793,7 +793,8 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	i->shows_figures = i->samples_pages = true;
 	i->pins_readable = VM_IDLE_PINS;
 	i->groups = VM_GROUPS_FORK;
-	i->copies_disks = VM_RESIZES_DISKS;
+	i->copies_disks = VM_CHECKS_ABOVE;
+	i->works = vm_works(vm);
 	i->sets_balloon = i->reclaims = true;
 	i->plugs_vcpus = VM_SHOWS_PCI;
 	i->renewed = vm->renewed;

@@ -191,7 +191,7 @@ static void drop_run(struct work *w)
 
 	k->layers = (struct machine_layers){ .disk = k->p.disk, .o = { .nlayers = n - gone, .backing_name = k->backing_name,
 		.backing_format = block_format_name(now[k->base].format), .above = k->top - 1,
-		.above_fd = k->above_fd >= 0 ? k->above_fd : now[0].fd } };
+		.above_fd = k->top > 1 ? k->above_fd : now[0].fd } };
 	for (unsigned i = 0; i < n - gone; i++)
 		k->layers.o.kept[i] = i < k->top ? i : i + gone;
 	k->p.j.r = machine_layers_begin(k->p.j.m, &k->layers, 1, &k->p.j.e);
@@ -256,20 +256,20 @@ static bool is_one_file(int a, int b)
 /* Return whether an earlier commit has dropped these layers, but the daemon ended before it learned of that. */
 static bool is_dropped(const struct commit_job *k, const struct block_layer *now, unsigned n)
 {
-	return k->top && k->top < n && is_one_file(k->base_fd, now[k->top].fd) &&
-		(k->above_fd < 0 || is_one_file(k->above_fd, now[k->top - 1].fd));
+	return k->top && k->top < n && is_one_file(k->base_fd, now[k->top].fd);
 }
 
 static int commit_check(struct commit_job *k, struct err *e)
 {
 	struct block_layer now[BLOCK_LAYERS_MAX];
 	unsigned n = block_layers(k->p.disk->block, now);
+	bool same = k->above_fd < 0 || (k->top <= n && is_one_file(k->above_fd, now[k->top - 1].fd));
 	int r = 0;
 
-	k->dropped = is_dropped(k, now, n);
+	k->dropped = same && is_dropped(k, now, n);
 	if (k->dropped)
 		return 0;
-	if (k->top >= k->base || k->base >= n || !is_one_file(k->base_fd, now[k->base].fd))
+	if (!same || k->top >= k->base || k->base >= n || !is_one_file(k->base_fd, now[k->base].fd))
 		return err_set(e, -EINVAL, ERR_INVALID, "the layers of disk %s are others than the daemon's; try again", k->p.disk->id);
 	for (unsigned i = k->top ? k->top - 1 : 0; i < k->base && !r; i++)
 		r = header_check(k->p.disk, now[i].fd, i, i >= k->top, e);
@@ -316,7 +316,7 @@ int vm_disk_commit(struct vm *vm, struct worker *w, const struct vm_disk_commit 
 	struct machine_disk *d = NULL;
 	int r = k ? 0 : -EBUSY;
 
-	if (!r && c->ndisks != (what->top > 1 ? 2 : 1))
+	if (!r && c->ndisks != 1 + (what->top > 0) && (what->top != 1 || c->ndisks != 1))
 		r = err_set(e, -EINVAL, ERR_INVALID, "a commit lacks a disk");
 	if (!r)
 		r = machine_layers_find(m, c->disks[0].id, &d, e);
@@ -338,7 +338,7 @@ int vm_disk_commit(struct vm *vm, struct worker *w, const struct vm_disk_commit 
 	snprintf(k->backing_name, sizeof(k->backing_name), "%s", what->backing_name);
 	k->layers = (struct machine_layers){ .disk = d, .o.writable = what->base, .mirror = !what->top };
 	k->base_fd = steal_fd(&fds[c->disks[0].fd[0]]);
-	k->above_fd = what->top > 1 ? steal_fd(&fds[c->disks[1].fd[0]]) : -1;
+	k->above_fd = c->ndisks > 1 ? steal_fd(&fds[c->disks[1].fd[0]]) : -1;
 	vm_work_set_live(vm, true);
 	k->p.j.done = done;
 	k->p.j.opaque = opaque;
