@@ -178,6 +178,9 @@ int save_to_file(struct vm *vm, struct client_file **file, const char *job_id, s
 	struct vm_save_devices devices;
 	int r = vm_check_claim(vm, VM_CLAIM_JOB, "save it", e);
 
+	if (!r && vm_has(vm, VM_FACT_EPHEMERAL))
+		r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "VM '%.200s' is ephemeral: its disks, which the state needs, are removed when it ends; use "
+			"cairn managedsave, or make it persistent with cairn define", vm->def->name);
 	if (!r)
 		r = outfile_check(*file, O_RDWR, "the state", e);
 	if (!r)

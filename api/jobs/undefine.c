@@ -191,10 +191,12 @@ static void volumes_removed(void *opaque, int r, const struct fork_as_result *re
 	u->helper = NULL;
 	u->removed = res->count;
 	u->volumes.folder_errno = (int)res->bytes;
-	if (r < 0)
+	if (r < 0) {
 		plan_drop(u, e);
-	else
-		vm_undefine(u);
+		return;
+	}
+	volumes_take(&u->volumes, res); /* a plan of an earlier daemon does not say which were there */
+	vm_undefine(u);
 }
 
 static void removal_stored(struct store_work *work)
@@ -388,7 +390,17 @@ static void undefine_step(struct vm *vm, struct json_object *kept)
 	u->vm = vm;
 	vm_operation_begin(vm, &undefining);
 	if (volumes_check_or_remove(&u->volumes, vm, true, volumes_removed, u, &u->helper, &e) < 0)
-		give_up(u, &e);
+		plan_drop(u, &e);
+}
+
+/* The VM was started after an undefine whose plan could not be removed: it uses the images. */
+static void plan_forget(const struct vm *vm)
+{
+	struct err e;
+
+	log_warn("undefine", "VM '%s' was being undefined when a daemon ended, but runs now; its images stay", vm->def->name);
+	if (store_remove_file(vm->host->store, vm->def->name, UNDEFINE_FILE, STORE_SOON, NULL, &e) < 0)
+		log_error("undefine", "%s", e.msg);
 }
 
 void undefine_resume_pending(struct vm_host *host)
@@ -399,6 +411,10 @@ void undefine_resume_pending(struct vm_host *host)
 
 		if (vm->operation.kind || !store_has_file(host->store, vm->def->name, UNDEFINE_FILE))
 			continue;
+		if (vm->proc || vm_state_is_active(vm->state)) {
+			plan_forget(vm);
+			continue;
+		}
 		kept = store_load_file(host->store, vm->def->name, UNDEFINE_FILE);
 		if (kept)
 			undefine_step(vm, kept);

@@ -56,6 +56,14 @@ def test_clone_is_gone_with_its_images(daemon, src):
     until(lambda: pins(daemon) == 0)
 
 
+def test_state_in_a_file_is_refused(daemon, src, tmp_path):
+    """It would need disks that are removed."""
+    fork(daemon, "a")
+    r = daemon.cairn("save", "a", tmp_path / "state", ok=False)
+    assert "use cairn managedsave" in r.stderr and not (tmp_path / "state").exists()
+    assert daemon.info("a")["state"] == "running"
+
+
 def test_image_that_a_clone_reads_stays_until_that_clone_is_gone(daemon, src):
     fork(daemon, "a")
     daemon.cairn("clone", "--live", "a", "b")

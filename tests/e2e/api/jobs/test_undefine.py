@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 
-
+import pinlib
 from conftest import until
 from daemonlib import NOBODY, as_nobody, shared  # noqa: F401
 from fuselib import Op, fuse
@@ -229,6 +229,30 @@ def test_undefine_recorded_by_older_daemon_is_completed(daemon, tmp_path):
     until(lambda: names(daemon) == [])
     assert not b.exists()
     until(lambda: not os.listdir(daemon.state / "vms"))
+
+
+def test_undefine_of_a_killed_daemon_releases_the_pin_of_a_clones_image(daemon, tmp_path):
+    source, a = image(tmp_path, "source.qcow2"), tmp_path / "a.qcow2"
+    pinlib.header_write(a, source, 32 * "a")
+    daemon.define("vm1", disks=[{**disk(a), "backing": [disk(source)]}])
+    daemon.stop(signal.SIGKILL)
+    assert [row["overlay"] for row in json.loads((daemon.state / "pins.json").read_text())["used"]] == [str(a)]
+    (daemon.state / "vms/vm1/undefine.json").write_text(json.dumps({"version": 1, "volumes": [str(a)]}))
+    daemon.start()
+    until(lambda: names(daemon) == [])
+    until(lambda: json.loads((daemon.state / "pins.json").read_text())["used"] == [])
+
+
+def test_undefine_of_a_killed_daemon_spares_the_images_of_a_vm_that_runs(fake, tmp_path):
+    """The plan could not be removed when the undefine failed, and the VM was started afterwards."""
+    a = image(tmp_path, "a.raw", "raw")
+    fake.define("vm1", disks=[disk(a, "raw")])
+    fake.cairn("start", "vm1")
+    fake.stop(signal.SIGKILL)
+    plan = fake.state / "vms/vm1/undefine.json"
+    plan.write_text(json.dumps({"version": 1, "volumes": [str(a)]}))
+    fake.start()
+    assert not plan.exists() and a.exists() and fake.info("vm1")["state"] == "running"
 
 
 def test_undefine_of_a_vm_whose_image_does_not_answer_ends_in_a_sentence(daemon, tmp_path):
