@@ -5,6 +5,7 @@
 #include "api/schema/call.h"
 #include "api/store/store.h"
 #include "api/vm/former_files.h"
+#include "api/vm/image_users.h"
 #include "api/vm/pin_scan.h"
 #include "api/vm/pins.h"
 #include "api/vm/vm.h"
@@ -504,6 +505,8 @@ static int images_check(struct disk_change *w, const struct vm *vm, struct err *
 			r = err_set(e, -EIO, ERR_IO, "%s: cannot identify the image", x->id);
 		else if (d->nlayers)
 			r = vm_disk_check_free(vm, vm_live(vm), d, &x->image, x->id, e);
+		if (!r && d->nlayers && !d->read_only)
+			r = image_check_added(vm, x->id, d->layers[0].path, e);
 	}
 	return r;
 }

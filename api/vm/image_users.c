@@ -202,3 +202,24 @@ int image_check_base(const struct vm *vm, const char *disk, const char *path, st
 	}
 	return 0;
 }
+
+static bool is_read_only_for_all(const struct vm *vm, const char *path)
+{
+	return (vm_has(vm, VM_FACT_TEMPLATE) && vm_uses(vm, path)) || definition_has_backing(vm->host, vm->def, path) ||
+		definition_has_backing(vm->host, vm->live, path);
+}
+
+int image_check_added(const struct vm *vm, const char *disk, const char *path, struct err *e)
+{
+	struct vm_host *host = vm->host;
+
+	for (size_t i = 0; i < host->nvms; i++) {
+		const struct vm *other = host->vms[i];
+		bool seen = permissions_seen_together(&host->permissions, vm->def->uuid, other->def->uuid);
+
+		if (other != vm && is_read_only_for_all(other, path))
+			return err_set(e, -EPERM, ERR_WRONG_STATE, "disk %s: %s%.200s%s reads %.300s, so that must not change; attach an overlay of it, "
+				"or attach it read-only", disk, seen ? "VM '" : "another VM", seen ? other->def->name : "", seen ? "'" : "", path);
+	}
+	return 0;
+}

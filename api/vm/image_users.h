@@ -32,5 +32,8 @@ int image_check_writable(const struct vm *vm, const char *what, struct err *e);
  * disk: the disk's id. path: of the layer.
  * Returns 0; -EPERM. */
 int image_check_base(const struct vm *vm, const char *disk, const char *path, struct err *e);
+/* Check that the image of a disk which the running VM gets may be written: it is no image of another VM that is a
+ * template, and no backing file of another VM's disk, except one that the disk reads at a pin. Returns as above. */
+int image_check_added(const struct vm *vm, const char *disk, const char *path, struct err *e);
 
 #endif

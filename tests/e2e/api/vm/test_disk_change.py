@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 
 import pytest
 
@@ -30,6 +31,24 @@ def test_disk_whose_answer_is_lost_is_not_there_if_the_process_does_not_have_it(
     until(lambda: disks(fake) == ["vda"])
     # The disk is not in doubt any more, so the next one is tried.
     assert "was lost" in fake.cairn("attach-disk", "a", b, "vdc", "--live", ok=False).stderr
+
+
+def test_disk_that_another_vm_reads_is_not_attached_for_writing(fake, tmp_path):
+    """A linked clone or a template would find other data."""
+    base, over, own = tmp_path / "base.raw", tmp_path / "over.qcow2", image(tmp_path / "own.raw")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "raw", base, "1M"], check=True)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", over], check=True)
+    fake.define("clone", disks=[{"path": str(over), "format": "qcow2", "backing": [raw(str(base))]}])
+    fake.define("a", disks=[raw(own)])
+    fake.cairn("start", "a")
+    r = fake.cairn("attach-disk", "a", base, "vdb", "--live", ok=False)
+    assert f"disk vdb: VM 'clone' reads {base}, so that must not change" in r.stderr and disks(fake) == ["vda"]
+    fake.cairn("undefine", "clone")
+    fake.define("template", disks=[raw(str(base))])
+    fake.cairn("template", "template")
+    assert "VM 'template' reads" in fake.cairn("attach-disk", "a", base, "vdb", "--live", ok=False).stderr
+    fake.cairn("attach-disk", "a", base, "vdb", "--live", "--mode", "readonly")
+    assert disks(fake) == ["vda", "vdb"]
 
 
 def asks_for_release(daemon, guest, tmp_path, **keys):
