@@ -59,8 +59,8 @@ def test_clone_is_gone_with_its_images(daemon, src):
 def test_state_in_a_file_is_refused(daemon, src, tmp_path):
     """It would need disks that are removed."""
     fork(daemon, "a")
-    r = daemon.cairn("save", "a", tmp_path / "state", ok=False)
-    assert "use cairn managedsave" in r.stderr and not (tmp_path / "state").exists()
+    r = daemon.cairn("save", "a", tmp_path / "a.state", ok=False)
+    assert "use cairn managedsave" in r.stderr and not (tmp_path / "a.state").exists()
     assert daemon.info("a")["state"] == "running"
 
 
