@@ -1,9 +1,9 @@
 """live: random requests on the disks of a running VM, against a model of what the guest has written.
 
 Layers come and go, disks move and grow, the VM is saved, stopped, killed and started, and the daemon is killed, while
-the guest writes. Whatever a request does to the layers, the guest reads what it has written, a clone and a snapshot
-have the data of their moment, and what the guest has flushed survives a kill. cairn-img and qemu-img check the images
-of the VM while it is off."""
+the guest writes. Live clones stay, write, are restarted and get images of their own. Whatever a request does to the
+layers, each guest reads what it has written, a clone and a snapshot have the data of their moment, and what the guest
+has flushed survives a kill. cairn-img and qemu-img check the images of the VM while it is off."""
 
 import collections
 import copy
@@ -31,7 +31,7 @@ KILL_SECONDS = 0.2  # mean time from a request to a kill
 
 # Why a request may be refused. Any other error fails the run.
 REFUSALS = re.compile("|".join((
-    "has internal snapshots", "is to be committed to is larger than the disk", "is raw; internal snapshots need qcow2|snapshots need a writable qcow2 disk",
+    "has internal snapshots", "live clones read it", "reads a frozen content", "so it must not change", "is to be committed to is larger than the disk", "is raw; internal snapshots need qcow2|snapshots need a writable qcow2 disk",
 )))
 
 
@@ -61,13 +61,14 @@ class Request:
 
 class Run:
     """daemon: without VMs. kills: the part of the requests that a kill of the daemon or of the VM's process meets.
-    pairs: the part that has another request at the same time."""
+    pairs: the part that has another request at the same time. clones: how many live clones stay."""
 
-    def __init__(self, daemon, kernel, folder, seed, kills, pairs):
-        self.daemon, self.folder, self.rng, self.kills, self.pairs = daemon, folder, random.Random(seed), kills, pairs
+    def __init__(self, daemon, kernel, folder, seed, kills, pairs, clones):
+        self.daemon, self.folder, self.rng, self.kills, self.pairs, self.clones_max = daemon, folder, random.Random(seed), kills, pairs, clones
         self.socket, self.serial, self.was_killed, self.takes_snapshots = daemon.socket, 0, False, False
         self.disks, self.plugged, self.pulled = ["vda", "vdb"], str(folder / f"{PLUGGED}.qcow2"), [0] * PIECES
         self.now = Content(None, {d: [0] * PIECES for d in self.disks})
+        self.clones = {}  # Content by name
         self.snapshots, self.sizes, self.unflushed = {}, {d: SIZE for d in (*self.disks, PLUGGED)}, {d: set() for d in self.disks}
         self.last, self.counts = collections.deque(maxlen=LAST), collections.Counter()
         folder.mkdir()
@@ -90,19 +91,15 @@ class Run:
                     raise
                 time.sleep(0.02)
 
-    def layers(self, disk, live=True):
+    def layers(self, disk, live=True, name=VM):
         """Return the paths of a disk's layers, the image first."""
-        found, = [d for d in json.loads(self.daemon.cairn("dumpjson", VM, *([] if live else ["--inactive"])).stdout)["disks"] if d["id"] == disk]
+        found, = [d for d in json.loads(self.daemon.cairn("dumpjson", name, *([] if live else ["--inactive"])).stdout)["disks"] if d["id"] == disk]
         return [found["path"], *(l["path"] for l in found.get("backing", []))]
 
     def snapshot_names(self):
         q = Qmp(self.socket)
         try:
             return {s["name"] for s in q.run("snapshot-list", vm=VM)["snapshots"]}
-        except QmpError as e:  # all disks may be raw
-            if "writable qcow2 disk" not in str(e):
-                raise
-            return set()
         finally:
             q.close()
 
@@ -124,11 +121,12 @@ class Run:
         self.serial += 1
         return self.serial
 
-    def fill(self):
+    def fill(self, name=VM, content=None):
         """Give a guest that has just booted a memory."""
-        self.now.memory = [self.number() for _ in range(PIECES)]
-        with Console(self, VM) as console:
-            for i, seed in enumerate(self.now.memory):
+        content = content or self.now
+        content.memory = [self.number() for _ in range(PIECES)]
+        with Console(self, name) as console:
+            for i, seed in enumerate(content.memory):
                 console.run(f"fill {MEMORY_AT + i * MEMORY_BYTES} {MEMORY_BYTES} {seed}")
 
     def check(self, name=VM, want=None):
@@ -138,7 +136,7 @@ class Run:
                 for i, seed in enumerate(want.memory):
                     if seed is not None:
                         console.run(f"check {MEMORY_AT + i * MEMORY_BYTES} {MEMORY_BYTES} {seed}")
-                for n, d in enumerate(self.disks):
+                for n, d in enumerate(want.disks):
                     console.run(f"open {n}")
                     for i, seed in enumerate(want.disks[d]):
                         if seed:
@@ -154,8 +152,8 @@ class Run:
             content.memory[i] = seed
             self.last.append(f"  {name}: memory {i} is {seed}")
             return
-        n, flush = self.rng.randrange(len(self.disks)), self.rng.random() < 0.6
-        d = self.disks[n]
+        n, flush = self.rng.randrange(len(content.disks)), self.rng.random() < 0.6
+        d = list(content.disks)[n]
         console.run(f"open {n}")
         console.run(f"write {i * SECTORS} {SECTORS} {seed}")
         if flush:
@@ -259,8 +257,45 @@ class Run:
                 self.change(console, content, name)
         self.check(new, theirs)
         self.check()
-        self.daemon.cairn("destroy", new)
-        self.daemon.cairn("undefine", new, "--remove-all-storage", "--snapshots-metadata")
+        self.clones[new] = theirs
+        if len(self.clones) > self.clones_max:
+            self.remove()
+
+    # ---- the clones ----
+
+    def remove(self):
+        name = self.rng.choice(list(self.clones))
+        self.last.append(f"remove {name}")
+        self.daemon.cairn("destroy", name)
+        self.daemon.cairn("undefine", name, "--remove-all-storage", "--snapshots-metadata")
+        del self.clones[name]
+
+    def restart_clone(self):
+        name = self.rng.choice(list(self.clones))
+        self.last.append(f"restart {name}")
+        content = self.clones[name]
+        with Console(self, name) as console:
+            for n in range(len(content.disks)):
+                console.run(f"open {n}")
+                console.run("flush")
+        self.daemon.cairn("destroy", name)
+        self.daemon.cairn("start", name)
+        self.fill(name, content)
+
+    def pull_clone(self):
+        name = self.rng.choice(list(self.clones))
+        d = self.rng.choice(list(self.clones[name].disks))
+        if len(self.layers(d, name=name)) > 1:
+            self.ask(["blockpull", name, d])
+
+    def of_clones(self):
+        if self.clones and self.rng.random() < 0.3:
+            self.rng.choice((self.remove, self.restart_clone, self.pull_clone))()
+        for name, content in self.clones.items():
+            with Console(self, name) as console:
+                for _ in range(self.rng.randrange(2)):
+                    self.change(console, content, name)
+            self.check(name, content)
 
     def save(self):
         if self.ask(["managedsave", VM]):
@@ -439,6 +474,7 @@ class Run:
             for _ in range(self.rng.randrange(3)):
                 self.change(console, self.now, VM)
         self.check()
+        self.of_clones()
         names = self.snapshot_names()
         self.last.append(f"  snapshots {sorted(names)}, layers {[[os.path.basename(l) for l in self.layers(d)] for d in self.disks]}")
 

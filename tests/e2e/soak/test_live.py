@@ -1,5 +1,5 @@
 """Random requests on the disks of a running VM leave what the guest has written (tests/soak/live.py).
-CAIRN_LIVE_STEPS steps from CAIRN_LIVE_SEED."""
+CAIRN_LIVE_STEPS steps from CAIRN_LIVE_SEED; up to CAIRN_LIVE_CLONES live clones stay beside the VM."""
 
 import os
 import shutil
@@ -22,7 +22,7 @@ SEED = int(os.environ.get("CAIRN_LIVE_SEED", 1))
 
 @pytest.mark.seconds(300 + 10 * STEPS)
 def test_requests_on_the_disks_of_a_running_vm_keep_its_data(daemon, kvm, guest, tmp_path):
-    run = Run(daemon, guest("interp.elf"), tmp_path / "images", SEED, kills=0.1, pairs=0.2)
+    run = Run(daemon, guest("interp.elf"), tmp_path / "images", SEED, kills=0.1, pairs=0.2, clones=int(os.environ.get("CAIRN_LIVE_CLONES", 0)))
     try:
         run.go(STEPS)
     except Difference as e:
