@@ -433,6 +433,8 @@ class Run:
                     self.change(console, self.now, VM)
         for r in requests:
             r.end(killed)
+        if killed == "VM":  # until the daemon knows, it asks the process, and fails
+            until(lambda: self.daemon.info(VM)["state"] == "crashed")
         self.settle()
         for r in requests if killed == "daemon" else ():
             if r.words[0] in ("blockcopy", "blockcommit"):  # the VM's process goes on mirroring until somebody ends that
@@ -454,7 +456,6 @@ class Run:
         if names != set(self.snapshots):
             raise Difference(f"the snapshots are {sorted(names)} and not {sorted(self.snapshots)}")
         if killed == "VM":
-            until(lambda: self.daemon.info(VM)["state"] == "crashed")
             self.off()
 
     def step(self):
