@@ -390,3 +390,11 @@ int authors_parse_stored(struct json_object *o, struct definition **ret_d, struc
 		*ret_d = d;
 	return r;
 }
+
+int authors_definition_copy(const struct definition *d, struct definition **ret_d, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(d);
+
+	authors_put(o, d);
+	return authors_parse_stored(o, ret_d, e);
+}

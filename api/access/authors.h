@@ -58,5 +58,7 @@ int authors_load(struct definition *d, struct json_object *cut, struct err *e);
 /* Parse a stored definition with its definer and authors, which are cut from o.
  * Returns as definition_parse_stored(). */
 int authors_parse_stored(struct json_object *o, struct definition **ret_d, struct err *e);
+/* Copy a definition with its definer and authors. Returns likewise. */
+int authors_definition_copy(const struct definition *d, struct definition **ret_d, struct err *e);
 
 #endif

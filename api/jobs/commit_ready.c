@@ -73,17 +73,6 @@ static void call_refuse(struct ready *x, const struct err *e)
 
 /* ---- completing ---- */
 
-static struct definition *definition_copy(const struct definition *of)
-{
-	CLEANUP_JS struct json_object *o = definition_to_json(of);
-	struct definition *def = NULL;
-	struct err e;
-
-	if (!definition_parse_stored(o, &def, &e))
-		authors_copy(of, def);
-	return def;
-}
-
 /* Return the VM's definition without the layers above the base; NULL: it has other layers. */
 static struct definition *definition_below(const struct ready *x, const struct definition *of)
 {
@@ -168,13 +157,13 @@ static void checked(void *opaque, int r, const struct err *e)
 	struct call *c = opaque;
 	struct ready *x = ready_find(c);
 	struct definition *def;
+	struct err own;
 
 	if (r < 0) {
 		call_refuse(x, e);
 		return;
 	}
-	x->before = definition_copy(c->vm->def);
-	def = x->before ? definition_below(x, c->vm->def) : NULL;
+	def = !authors_definition_copy(c->vm->def, &x->before, &own) ? definition_below(x, c->vm->def) : NULL;
 	if (def)
 		vm_define(c->host, def, VM_REDEFINE, NULL, definition_to_json(c->vm->def), defined, x);
 	else /* the pivot checks the layers in the definition */

@@ -155,14 +155,6 @@ static void disk_restore(struct vm *vm, const struct vm_disk_change *c, const st
 
 /* ---- the disk in doubt ---- */
 
-static int definition_copy(const struct definition *d, struct definition **ret, struct err *e)
-{
-	CLEANUP_JS struct json_object *o = definition_to_json(d);
-
-	authors_put(o, d);
-	return authors_parse_stored(o, ret, e);
-}
-
 static bool disk_has(const struct definition_disk *d, const char *path)
 {
 	for (unsigned i = 0; i < d->nlayers; i++)
@@ -290,7 +282,7 @@ static int change_plan(struct disk_change *w, const struct vm *vm, struct err *e
 	w->changes = vm->live_changes;
 	for (unsigned i = 0; i < w->n; i++)
 		snprintf(w->disks[i].id, sizeof(w->disks[i].id), "%s", w->next->disks[w->at[i]].id);
-	r = definition_copy(vm_live(vm), &w->before, e);
+	r = authors_definition_copy(vm_live(vm), &w->before, e);
 	return r ? r : only_make(w, e);
 }
 
@@ -389,8 +381,7 @@ void disk_change_compare(struct vm *vm, const struct vm_info *info)
 	w->host = vm->host;
 	memcpy(w->uuid, vm->def->uuid, sizeof(w->uuid));
 	w->run = vm->run;
-	w->n = vm->disk_change.n;
-	memcpy(w->disks, vm->disk_change.disks, sizeof(w->disks));
+	w->disks[0] = vm->disk_change.disks[0]; /* for the log */
 	vm->disk_change.answer_follows = true;
 	change_fence(w);
 }

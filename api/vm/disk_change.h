@@ -32,7 +32,8 @@ void disk_change_begin(struct call *c, const struct disk_change_kind *kind, void
 /* Remove a disk from the definition that the VM runs with. Does nothing if that has no such disk. */
 void disk_change_remove(struct vm *vm, const char *id);
 /* A process that was connected to reports its disks: resolve the doubt about a disk, unless an answer about the
- * disk is to come, and remove the disks that the process does not have. */
+ * disk is to come, and remove the disks that the process does not have. While the process works, which may change the
+ * disk, this waits. */
 void disk_change_compare(struct vm *vm, const struct vm_info *info);
 
 #endif

@@ -326,15 +326,10 @@ void vm_live_drop(struct vm *vm)
 
 void vm_live_keep(struct vm *vm)
 {
-	CLEANUP_JS struct json_object *o = NULL;
 	struct definition *def;
 	struct err e;
 
-	if (!vm->proc || vm->live)
-		return;
-	o = definition_to_json(vm->def);
-	authors_put(o, vm->def);
-	if (authors_parse_stored(o, &def, &e) < 0)
+	if (!vm->proc || vm->live || authors_definition_copy(vm->def, &def, &e) < 0)
 		return;
 	vm->live = vm->def;
 	vm->def = def;

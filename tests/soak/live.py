@@ -1,7 +1,7 @@
 """live: random requests on the disks of a running VM, against a model of what the guest has written.
 
 Layers come and go, disks move and grow, the VM is saved, stopped, killed and started, and the daemon is killed, while
-the guest writes. Live clones stay, write, are restarted and get images of their own. Whatever a request does to the
+the guest writes. Live clones may stay, write, are restarted and pulled. Whatever a request does to the
 layers, each guest reads what it has written, a clone and a snapshot have the data of their moment, and what the guest
 has flushed survives a kill. cairn-img and qemu-img check the images of the VM while it is off."""
 

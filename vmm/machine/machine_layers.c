@@ -28,6 +28,13 @@ static int disk_check(const struct machine *m, const struct machine_disk *d, str
 	return 0;
 }
 
+bool machine_layers_are_one_file(int a, int b)
+{
+	struct stat s, t;
+
+	return !fstat(a, &s) && !fstat(b, &t) && s.st_dev == t.st_dev && s.st_ino == t.st_ino;
+}
+
 int machine_layers_find(struct machine *m, const char *id, struct machine_disk **ret, struct err *e)
 {
 	for (unsigned i = 0; i < m->ndisks; i++) {

@@ -28,6 +28,8 @@ struct machine_layers {
 	struct stat st; /* of the new image */
 };
 
+/* Any thread. Return whether both fds are of the same file. */
+bool machine_layers_are_one_file(int a, int b);
 /* Main thread. Find a disk that may change so. Returns 0; -ENOENT; -ENOTSUP; -EFBIG with a sentence. */
 int machine_layers_find(struct machine *m, const char *id, struct machine_disk **ret, struct err *e);
 /* Worker. Refuse a disk whose image has internal snapshots or pins. why: why they would be lost. Returns 0; -ENOTSUP

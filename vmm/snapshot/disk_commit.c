@@ -15,7 +15,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define PART_BYTES (64 * MIB)
@@ -246,30 +245,23 @@ static int size_check(struct commit_job *k, const struct block *base, struct err
 	return 0;
 }
 
-static bool is_one_file(int a, int b)
-{
-	struct stat s, t;
-
-	return !fstat(a, &s) && !fstat(b, &t) && s.st_dev == t.st_dev && s.st_ino == t.st_ino;
-}
-
 /* Return whether an earlier commit has dropped these layers, but the daemon ended before it learned of that. */
 static bool is_dropped(const struct commit_job *k, const struct block_layer *now, unsigned n)
 {
-	return k->top && k->top < n && is_one_file(k->base_fd, now[k->top].fd);
+	return k->top && k->top < n && machine_layers_are_one_file(k->base_fd, now[k->top].fd);
 }
 
 static int commit_check(struct commit_job *k, struct err *e)
 {
 	struct block_layer now[BLOCK_LAYERS_MAX];
 	unsigned n = block_layers(k->p.disk->block, now);
-	bool same = k->above_fd < 0 || (k->top <= n && is_one_file(k->above_fd, now[k->top - 1].fd));
+	bool same = k->above_fd < 0 || (k->top <= n && machine_layers_are_one_file(k->above_fd, now[k->top - 1].fd));
 	int r = 0;
 
 	k->dropped = same && is_dropped(k, now, n);
 	if (k->dropped)
 		return 0;
-	if (!same || k->top >= k->base || k->base >= n || !is_one_file(k->base_fd, now[k->base].fd))
+	if (!same || k->top >= k->base || k->base >= n || !machine_layers_are_one_file(k->base_fd, now[k->base].fd))
 		return err_set(e, -EINVAL, ERR_INVALID, "the layers of disk %s are others than the daemon's; try again", k->p.disk->id);
 	for (unsigned i = k->top ? k->top - 1 : 0; i < k->base && !r; i++)
 		r = header_check(k->p.disk, now[i].fd, i, i >= k->top, e);

@@ -10,7 +10,6 @@
 
 #include <errno.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /* The files of a disk's layers. */
@@ -48,13 +47,6 @@ static void files_close(struct files *f)
 
 /* ---- on the worker's thread ---- */
 
-static bool is_one_file(int a, int b)
-{
-	struct stat s, t;
-
-	return !fstat(a, &s) && !fstat(b, &t) && s.st_dev == t.st_dev && s.st_ino == t.st_ino;
-}
-
 /* The present layers continue below the new overlay. */
 static int layers_match(const struct machine_disk *d, const struct files *f, struct err *e)
 {
@@ -63,13 +55,13 @@ static int layers_match(const struct machine_disk *d, const struct files *f, str
 	bool same = f->to.nlayers == n + 1;
 
 	for (unsigned i = 0; i < n && same; i++)
-		same = now[i].format == f->to.format[i + 1] && is_one_file(now[i].fd, f->fd[i + 1]);
+		same = now[i].format == f->to.format[i + 1] && machine_layers_are_one_file(now[i].fd, f->fd[i + 1]);
 	if (!same)
 		return err_set(e, -EINVAL, ERR_INVALID, "the backing files of the new image are not the present layers of disk %s", d->id);
 	if (f->to.format[0] != BLOCK_FORMAT_QCOW2)
 		return err_set(e, -EINVAL, ERR_INVALID, "the new image of disk %s must be qcow2", d->id);
 	for (unsigned i = 0; i < n; i++)
-		if (is_one_file(now[i].fd, f->fd[0]))
+		if (machine_layers_are_one_file(now[i].fd, f->fd[0]))
 			return err_set(e, -EINVAL, ERR_INVALID, "disk %s has the new image already", d->id);
 	return 0;
 }
