@@ -319,7 +319,7 @@ clone vm1 live2 --live --publish 2222:22
 domiftune vm1 net0 --live --config --inbound 100
 blkdeviotune vm1 vda --live --config --total-iops-sec 100
 blkdeviotune vm1 vda
-attach-disk vm1 more.raw vdz --persistent
+attach-disk vm1 extra.raw vdz --persistent
 detach-disk vm1 vdz --persistent
 attach-interface vm1 user --target netz --forward 2223:22 --live
 detach-interface vm1 user --timeout 1 --live
@@ -458,7 +458,7 @@ daemon-stop --vms-only
 
 # The files of attach-device, detach-device and update-device.
 DEVICES = {
-    "disk": {"disk": {"id": "vdy", "path": "more.raw", "format": "raw"}},
+    "disk": {"disk": {"id": "vdy", "path": "extra.raw", "format": "raw"}},
     "nic": {"interface": {"type": "user", "id": "nety", "forwards": [{"port": 2224, "to": 22}]}},
     "limits": {"disk": {"id": "vda", "path": "vm1.img", "format": "qcow2", "iops": 7}},
     "medium": {"disk": {"id": "cd", "path": "more.raw", "format": "raw", "device": "cdrom", "readonly": True}},
@@ -477,7 +477,7 @@ def no_networks(tmp_path, monkeypatch):
 def test_verb_sends_only_commands_named_in_help(no_networks, fake):
     agent = agentlib.Agent(fake.tmp / "agent.sock", fake.tmp)
     for name, cmdline in (("vm1", f"agent-after=1 agent-socket={fake.tmp}/agent.sock"), ("vm2", "off-after=100")):
-        for f in (f"{name}.img", "more.raw", "over.raw", "cd.iso"):
+        for f in (f"{name}.img", "more.raw", "extra.raw", "over.raw", "cd.iso"):
             (fake.tmp / f).write_bytes(bytes(1 << 20))
         fake.cairn("seed", str(fake.tmp / "cd.iso"), "--force")
         boot = {"boot": {"kernel": "kernel", "cmdline": cmdline}}
