@@ -253,12 +253,44 @@ static int save_request(struct control *c, struct channel_msg *m, struct err *e)
 
 /* ---- handover ---- */
 
+/* Refuse requests during a handover: the disks' threads may be stopped, and the other process would not know of a
+ * change. */
+static int handover_refuse(const struct control *c, unsigned type, struct err *e)
+{
+	if (c->awaits_go && type != VM_MSG_GO)
+		return err_set(e, -EBUSY, ERR_BUSY, "another process still has the VM");
+	/* VM_MSG_GO has the clients that are still attached. */
+	if (c->handing_over && type != VM_MSG_QUERY && type != VM_MSG_QUIT && type != VM_MSG_CANCEL && type != VM_MSG_CONSOLE_END)
+		return err_set(e, -EBUSY, ERR_BUSY, "the VM is being handed over to a new process; try again in a moment");
+	return 0;
+}
+
+/* Refuse the requests that are still unread, and take no more. The kernel tells the daemon that it cannot send, so it
+ * keeps its next requests for the other process, and does not wonder whether this one has carried them out. */
+static void handover_leave(void *opaque)
+{
+	struct control *c = opaque;
+	struct channel_msg m;
+	struct err e;
+
+	if (c->peer_fd >= 0 && shutdown(c->peer_fd, SHUT_RD) == 0)
+		c->left = true;
+	while (c->left && c->peer_fd >= 0 && channel_recv(c->peer_fd, VM_MSG_VERSION, vm_msg_to_vm, VM_MSG_TYPE_COUNT, c->buf, &m) == 1) {
+		if (handover_refuse(c, m.head.type, &e) < 0)
+			control_reply(c, m.head.seq, -EBUSY, &e);
+		channel_msg_close_fds(&m);
+	}
+}
+
 static void handover_failed(void *opaque, int r, const struct err *e)
 {
 	struct control *c = opaque;
 
 	c->handing_over = false;
 	save_done(c, r, e);
+	if (c->left && c->peer_fd >= 0)
+		peer_lost(c); /* the daemon connects again */
+	c->left = false;
 }
 
 static int handover_request(struct control *c, struct channel_msg *m, struct err *e)
@@ -269,7 +301,7 @@ static int handover_request(struct control *c, struct channel_msg *m, struct err
 	if (n != 2)
 		return err_set(e, -EINVAL, ERR_INVALID, "a handover needs a socket and a file");
 	m->nfds = 0; /* taken */
-	r = vm_handover(c->vm, c->worker, m->fds[0], m->fds[1], c->listen_fd, handover_failed, c, e);
+	r = vm_handover(c->vm, c->worker, m->fds[0], m->fds[1], c->listen_fd, handover_leave, handover_failed, c, e);
 	c->handing_over = !r;
 	if (!r)
 		control_changes_run(c, UINT64_MAX); /* refuses them: the other process would not get them */
@@ -682,18 +714,6 @@ static const struct {
 	[VM_MSG_MEMORY] = { config_request, false },
 	[VM_MSG_SPARE] = { config_request, false },
 };
-
-/* Refuse requests during a handover: the disks' threads may be stopped, and the other process would not know of a
- * change. */
-static int handover_refuse(const struct control *c, unsigned type, struct err *e)
-{
-	if (c->awaits_go && type != VM_MSG_GO)
-		return err_set(e, -EBUSY, ERR_BUSY, "another process still has the VM");
-	/* VM_MSG_GO has the clients that are still attached. */
-	if (c->handing_over && type != VM_MSG_QUERY && type != VM_MSG_QUIT && type != VM_MSG_CANCEL && type != VM_MSG_CONSOLE_END)
-		return err_set(e, -EBUSY, ERR_BUSY, "the VM is being handed over to a new process; try again in a moment");
-	return 0;
-}
 
 /* Return vm_info.work for a request. */
 static uint8_t type_to_adopt(unsigned request)

@@ -39,6 +39,7 @@ struct control {
 	bool dump_stays; /* the dump in progress leaves the VM paused */
 	bool awaits_cont; /* a dump has left the VM paused, and the daemon still has to say what follows */
 	bool handing_over; /* vm_handover() is in progress */
+	bool left; /* the process that takes the VM over is ready, and no request is read any more */
 	struct memory *memory; /* from VM_MSG_MEMORY; NULL: none */
 	bool awaits_go; /* another process hands its VM over and has not sent VM_MSG_GO yet */
 	bool for_daemon; /* the work in progress is of use only to the daemon that asked for it: a fork or a pull */

@@ -144,8 +144,8 @@ void vm_process_request(struct vm_process *p, enum vm_msg_type type, const void 
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e),
 	void *opaque);
 
-/* Send the outstanding requests of `from` that may be repeated, such as VM_MSG_ADDRESSES, to p. They keep their time
- * limits. */
+/* Send to p the outstanding requests of `from` that it has not got, and those that may be repeated, such as
+ * VM_MSG_ADDRESSES. They keep their time limits. */
 void vm_process_pass_requests(struct vm_process *from, struct vm_process *p);
 
 /* Send a request like vm_process_request(), with several file descriptors. fds: borrowed. */

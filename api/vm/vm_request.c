@@ -134,10 +134,11 @@ static void request_sent(struct vm_request *r, int error)
 	struct vm_process *p = r->process;
 
 	r->send_error = error;
-	/* The process is ending: its end fails the request with -ESRCH. ECONNRESET: it had not read all messages. */
+	/* The process is ending: its end fails the request with -ESRCH, unless another process has the VM. ECONNRESET: it
+	 * had not read all earlier messages. */
 	if ((r->send_error == -EPIPE || r->send_error == -ECONNRESET) && (p->sock >= 0 || p->lost)) {
 		r->send_error = 0;
-		r->unsent = p->lost;
+		r->unsent = true;
 	}
 	if (r->send_error) {
 		r->deadline_ns = 0; /* the timer reports the error from the loop */
@@ -158,28 +159,53 @@ static void file_sent(void *opaque, int error)
 	vm_requests_send_waiting(p);
 }
 
+static void body_keep(struct vm_request *r, const void *body, size_t len)
+{
+	if (len && !r->body)
+		r->body = memcpy(must_alloc(malloc(len)), body, len);
+	r->len = len;
+}
+
+/* Keep what the request carries, to send it later. Returns 0; -errno. */
+static int request_keep(struct vm_request *r, const void *body, size_t len, const int *fds, unsigned nfds)
+{
+	body_keep(r, body, len);
+	if (!nfds || fds == r->fds)
+		return 0;
+	r->fds = must_alloc(calloc(nfds, sizeof(*fds)));
+	for (; r->nfds < nfds; r->nfds++) {
+		r->fds[r->nfds] = fcntl(fds[r->nfds], F_DUPFD_CLOEXEC, 3);
+		if (r->fds[r->nfds] < 0)
+			return -errno;
+	}
+	return 0;
+}
+
 /* Send the request, or let the process that holds its file send it. */
 static void request_send(struct vm_request *r, const void *body, size_t len, const int *fds, unsigned nfds)
 {
 	struct vm_process *p = r->process;
+	size_t sent = len;
 
 	r->unsent = p->lost;
 	if (p->lost) {
 		/* vm_requests_resume() or the end of the VM's process follows. */
+		r->kept = !r->file && request_keep(r, body, len, fds, nfds) == 0;
 		client_file_free(STEAL_PTR(r->file));
 		return;
 	}
-	if (!vm_compat_fit(p->version, r->type, &len)) {
+	if (!vm_compat_fit(p->version, r->type, &sent)) {
 		request_sent(r, -ENOTSUP);
 	} else if (p->sock < 0) {
 		request_sent(r, -EPIPE);
 	} else if (r->file) {
 		struct relay_message m = { .to = p->sock, .version = p->version, .type = (uint16_t)r->type, .seq = r->seq,
-			.body = body, .len = len, .fds = fds, .nfds = nfds };
+			.body = body, .len = sent, .fds = fds, .nfds = nfds };
 
 		client_file_send(r->file, &m, file_sent, r);
 	} else {
-		request_sent(r, channel_send(p->sock, p->version, (uint16_t)r->type, r->seq, body, len, fds, nfds));
+		request_sent(r, channel_send(p->sock, p->version, (uint16_t)r->type, r->seq, body, sent, fds, nfds));
+		r->kept = r->unsent && request_keep(r, body, len, fds, nfds) == 0;
 	}
 }
 
@@ -195,27 +221,14 @@ static bool request_must_wait(const struct vm_request *r)
 	return q != r && !vm_request_may_repeat(r->type);
 }
 
-static void body_keep(struct vm_request *r, const void *body, size_t len)
-{
-	if (len && !r->body)
-		r->body = memcpy(must_alloc(malloc(len)), body, len);
-	r->len = len;
-}
-
 /* Keep the request until those before it have been sent, and the process is connected. */
 static void request_hold(struct vm_request *r, const void *body, size_t len, const int *fds, unsigned nfds)
 {
-	r->waits = r->unsent = true;
-	body_keep(r, body, len);
-	r->fds = nfds ? must_alloc(calloc(nfds, sizeof(*fds))) : NULL;
-	for (; r->nfds < nfds; r->nfds++) {
-		r->fds[r->nfds] = fcntl(fds[r->nfds], F_DUPFD_CLOEXEC, 3);
-		if (r->fds[r->nfds] >= 0)
-			continue;
-		r->waits = false;
-		request_sent(r, -errno);
-		return;
-	}
+	int kept = request_keep(r, body, len, fds, nfds);
+
+	r->waits = r->unsent = !kept;
+	if (kept < 0)
+		request_sent(r, kept);
 }
 
 static void request_begin(struct vm_request *r, const void *body, size_t len, const int *fds, unsigned nfds)
@@ -232,7 +245,8 @@ void vm_requests_send_waiting(struct vm_process *p)
 		if (r->waits) {
 			r->waits = false;
 			request_send(r, r->body, r->len, r->fds, r->nfds);
-			fds_close(r);
+			if (!r->kept)
+				fds_close(r);
 		}
 		if (r->file)
 			break;
@@ -259,13 +273,21 @@ void vm_process_request_fds(struct vm_process *p, enum vm_msg_type type, const v
 	vm_process_request_with(p, type, body, len, NULL, fds, nfds, timeout_ns, done, opaque);
 }
 
+/* Whether the request may be sent on another connection: nobody has got it, or it does no harm twice. */
+static bool request_passes(const struct vm_request *r)
+{
+	return vm_request_may_repeat(r->type) || r->kept;
+}
+
 /* Send a request with its copy of the body, under a new number. */
 static void request_repeat(struct vm_process *p, struct vm_request *r)
 {
 	request_append(p, r);
 	r->process = p;
-	r->waits = false;
-	request_begin(r, r->body, r->len, NULL, 0);
+	r->waits = r->kept = false;
+	request_begin(r, r->body, r->len, r->fds, r->nfds);
+	if (!r->waits && !r->kept)
+		fds_close(r);
 }
 
 void vm_process_pass_requests(struct vm_process *from, struct vm_process *p)
@@ -274,7 +296,7 @@ void vm_process_pass_requests(struct vm_process *from, struct vm_process *p)
 
 	for (struct vm_request *r = from->first; r; r = next) {
 		next = r->next;
-		if (!vm_request_may_repeat(r->type))
+		if (!request_passes(r))
 			continue;
 		request_remove(from, r);
 		request_repeat(p, r);
@@ -325,7 +347,7 @@ void vm_requests_resume(struct vm_process *p)
 		next = r->next;
 		if (r->seq > p->lost_seq || r->send_error)
 			continue;
-		if (vm_request_may_repeat(r->type)) {
+		if (request_passes(r)) {
 			request_remove(p, r);
 			request_repeat(p, r);
 		} else if (request_is_work(r) && !r->unsent) {

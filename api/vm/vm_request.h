@@ -26,15 +26,16 @@ struct vm_request {
 	enum vm_msg_type type;
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e);
 	void *opaque;
-	void *body; /* a copy of the body, if the request may be repeated or waits; NULL: otherwise, or it has no body */
+	void *body; /* a copy of the body, if the request may be repeated, waits or is kept; NULL: otherwise, or it has none */
 	size_t len;
 	struct vm_process *process;
 	struct client_file *file; /* its process sends the request; owned. NULL: none, or it was sent */
 	bool waits; /* to be sent behind a request with a file, or once the process is connected */
-	int *fds; /* of a request that waits; owned */
+	int *fds; /* of a request that waits or is kept; owned */
 	unsigned nfds;
 	int send_error; /* why the request could not be sent, as -errno; 0: none */
-	bool unsent; /* the request waits, or the connection was lost before the request was sent */
+	bool unsent; /* the request waits, or could not be sent because the connection is lost or its process ends */
+	bool kept;   /* unsent, with its body and fds, for the next connection or the process that the VM is handed over to */
 };
 
 /* The page that the process shares (api/vm/vm_figures.h). */

@@ -8,6 +8,7 @@
  *   cairn-agent="PATH" (vsock connections go to this program, as --fd FD; while it is not there nothing listens)
  *   hands-over (no agent answers before)  hands-over-silently (without its event)  agent-socket=PATH (an agent's)
  *   handover-ends=FILE (the old process ends once FILE exists)  goes-on-when=FILE (the new one serves then)
+ *   half-closes (until its end, the old process only takes no more requests; otherwise it closes its connection)
  *   leaves-query=SOCKET (once SOCKET exists, hand the VM over to its listener instead of answering a query)
  *   repeats-after=MS (send a hundred times each event that a guest can repeat)
  *   when=FILE (the -after words also wait until FILE exists, which keeps the order on slow machines)
@@ -659,10 +660,15 @@ static void addresses_send(struct fake *f, uint64_t seq)
 
 static _Noreturn void hand_over(struct fake *f, const struct channel_msg *m)
 {
+	bool half = word(f, "half-closes");
+
+	if (half)
+		shutdown(f->sock, SHUT_RD);
 	if (!word(f, "hands-over-silently"))
 		phase(f, VM_PHASE_PAUSED, VM_REASON_HANDOVER, 0, "");
 	channel_send(m->fds[0], f->version, VM_MSG_CONFIG, 1, &f->config, sizeof(f->config), &f->listening, 1);
-	close(f->sock);
+	if (!half)
+		close(f->sock);
 	wait_for_file(f, "handover-ends=");
 	_exit(0);
 }

@@ -47,6 +47,7 @@ struct handover {
 	struct ram_carry carry; /* zeroed: the VM's memory is not a private view */
 	int r;
 	struct err e;
+	void (*leave)(void *opaque);
 	void (*done)(void *opaque, int r, const struct err *e);
 	void *opaque;
 	_Alignas(16) uint8_t buf[CHANNEL_BODY_MAX];
@@ -178,6 +179,7 @@ static void go(struct handover *h)
 {
 	struct vm_go clients;
 
+	h->leave(h->opaque);
 	machine_carry_clients(h->m, &clients, h->fds);
 	log_info(NULL, "the VM continues in another process");
 	h->r = channel_send(h->pair, VM_MSG_VERSION, VM_MSG_GO, 0, &clients,
@@ -366,7 +368,7 @@ static int handover_begin(struct handover *h, struct err *e)
 }
 
 int vm_handover(struct vm *vm, struct worker *w, int pair, int state_fd, int listen_fd,
-	void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e)
+	void (*leave)(void *opaque), void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e)
 {
 	struct handover *h = calloc(1, sizeof(*h));
 	int r;
@@ -377,8 +379,8 @@ int vm_handover(struct vm *vm, struct worker *w, int pair, int state_fd, int lis
 		return err_set_errno(e, -ENOMEM, "handover");
 	}
 	*h = (struct handover){ .work = { .run = prepare_run, .done = prepared }, .vm = vm, .m = vm_machine(vm), .worker = w,
-		.loop = vm_machine(vm)->host.loop, .pair = pair, .state_fd = state_fd, .listen_fd = listen_fd, .done = done,
-		.opaque = opaque };
+		.loop = vm_machine(vm)->host.loop, .pair = pair, .state_fd = state_fd, .listen_fd = listen_fd, .leave = leave,
+		.done = done, .opaque = opaque };
 	r = handover_begin(h, e);
 	if (r < 0) {
 		handover_free(h);

@@ -36,11 +36,12 @@ struct vm;
 struct worker;
 
 /* Begin to hand the VM over. If the handover succeeds, the process ends without a call of done().
+ * leave: called before VM_MSG_GO is sent. It takes no further request.
  * pair: connected to the successor; state_fd: an empty memfd; both taken. listen_fd: the VM's listening socket,
  * borrowed; -1: none.
  * done: called when the handover has failed; the VM continues in its previous phase.
  * Returns 0; -ENOTSUP (ERR_UNSUPPORTED) if this VM cannot be handed over; -errno. */
 int vm_handover(struct vm *vm, struct worker *w, int pair, int state_fd, int listen_fd,
-	void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e);
+	void (*leave)(void *opaque), void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e);
 
 #endif

@@ -12,7 +12,7 @@ import threading
 
 import pytest
 
-from conftest import BUILD, FAKE_VM, Console, Daemon, has_ended, library, until
+from conftest import BUILD, FAKE_VM, Console, Daemon, QmpError, has_ended, library, until
 from test_handover import goes_on, hold, held, job_of, restart, taking_over, vm  # noqa: F401 (held, vm are fixtures)
 
 
@@ -156,6 +156,51 @@ def test_request_that_changes_something_says_that_it_may_be_done(fake):
     assert p.returncode and ("the VM was handed over to a new process before the request was answered; it may have been "
                              "carried out") in err, err
     assert fake.cairn("domstate", "vm1").stdout == "running\n"
+
+
+@pytest.mark.parametrize("words, sign", [("", "is lost; connecting again"), (" half-closes", "paused")], ids=["closed", "half-closed"])
+def test_request_that_the_old_process_has_not_got_goes_to_the_new_one(fake, tmp_path, words, sign):
+    ends = tmp_path / "ends"
+    fake.define("vm1", cmdline=f"hands-over handover-ends={ends}{words}")
+    fake.cairn("start", "vm1")
+    old, q = fake.info("vm1")["pid"], fake.qmp()
+    job = fake.cairn("restart-process", "--no-wait", "vm1").stdout.strip()
+    until(lambda: sign in fake.log.read_text() + fake.info("vm1")["state"])
+    q.send(json.dumps({"execute": "vm-console", "arguments": {"vm": "vm1", "history": False}}).encode())
+    assert fake.info("vm1")["pid"] == old
+    ends.touch()
+    assert "error" not in job_of(fake, job)
+    assert "error" not in q.answer()
+    with socket.socket(fileno=q.fds.pop()) as sock:
+        assert sock.recv(100) == b"fake guest\r\n"
+    assert fake.info("vm1")["pid"] != old
+    q.close()
+
+
+def test_request_at_any_moment_of_a_handover_is_done_or_refused(vm):  # noqa: F811
+    """Nobody is told that a request may have been carried out."""
+    over, errors = threading.Event(), []
+
+    def ask():
+        q = vm.qmp()
+        while not over.is_set():
+            try:
+                q.run("vm-console", vm="vm1", history=False)
+                os.close(q.fds.pop())
+            except QmpError as e:
+                errors.append(str(e))
+        q.close()
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for t in threads:
+        t.start()
+    for _ in range(10):
+        assert restart(vm)["way"] == "handover"
+    over.set()
+    for t in threads:
+        t.join()
+    assert [e for e in errors if "being handed over to a new process; try again" not in e] == []
+    assert errors
 
 
 def successor(listening, ret):
