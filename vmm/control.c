@@ -110,8 +110,7 @@ void control_reply(struct control *c, uint64_t seq, int r, const struct err *e)
 	control_send(c, VM_MSG_REPLY, seq, &body, sizeof(body));
 }
 
-/* The end of a request that was answered with LATER. */
-static void answer_late(void *opaque, uint64_t seq, int r, const struct err *e)
+void control_answer_late(void *opaque, uint64_t seq, int r, const struct err *e)
 {
 	control_reply(opaque, seq, r, e);
 }
@@ -208,7 +207,7 @@ static int console_end_request(struct control *c, struct channel_msg *m, struct 
 
 static int vsock_request(struct control *c, struct channel_msg *m, struct err *e)
 {
-	int r = machine_vsock_connect(vm_machine(c->vm), m, answer_late, c, e);
+	int r = machine_vsock_connect(vm_machine(c->vm), m, control_answer_late, c, e);
 
 	return r < 0 ? r : LATER;
 }
@@ -273,9 +272,8 @@ static void handover_leave(void *opaque)
 	struct channel_msg m;
 	struct err e;
 
-	if (c->peer_fd >= 0 && shutdown(c->peer_fd, SHUT_RD) == 0)
-		c->left = true;
-	while (c->left && c->peer_fd >= 0 && channel_recv(c->peer_fd, VM_MSG_VERSION, vm_msg_to_vm, VM_MSG_TYPE_COUNT, c->buf, &m) == 1) {
+	c->left = shutdown(c->peer_fd, SHUT_RD) == 0;
+	while (c->left && channel_recv(c->peer_fd, VM_MSG_VERSION, vm_msg_to_vm, VM_MSG_TYPE_COUNT, c->buf, &m) == 1) {
 		if (handover_refuse(c, m.head.type, &e) < 0)
 			control_reply(c, m.head.seq, -EBUSY, &e);
 		channel_msg_close_fds(&m);
@@ -485,34 +483,7 @@ static int disk_pull_request(struct control *c, struct channel_msg *m, struct er
 	return r;
 }
 
-/* ---- disks of clones; forks, pins and dumps ---- */
-
-static void clone_disk_progress(void *opaque, uint32_t key, uint64_t done, uint64_t total)
-{
-	struct vm_event ev = { .kind = VM_EVENT_PROGRESS, .value = (int64_t)done, .total = (int64_t)total };
-
-	snprintf(ev.device, sizeof(ev.device), "%u", key);
-	control_event(opaque, &ev);
-}
-
-static int clone_disk_request(struct control *c, struct channel_msg *m, struct err *e)
-{
-	int r;
-
-	if (!c->clones)
-		return err_set(e, -EBUSY, ERR_WRONG_STATE, "the VM runs, so its "
-			"disks cannot be copied; shut it down first");
-	r = clone_disk_begin(c->clones, m->body, m->fds, m->nfds, m->head.seq, e);
-	m->nfds = 0; /* clone_disk_begin() takes the fds */
-	return r < 0 ? r : LATER;
-}
-
-int control_prepare_clones(struct control *c, unsigned copiers, struct err *e)
-{
-	static const struct clone_disks_ops ops = { answer_late, clone_disk_progress };
-
-	return clone_disks_new(c->loop, &vm_machine(c->vm)->kvm, copiers, &ops, c, &c->clones, e);
-}
+/* ---- forks, pins and dumps ---- */
 
 static int fork_request(struct control *c, struct channel_msg *m, struct err *e)
 {
@@ -610,7 +581,7 @@ static int balloon_set_request(struct control *c, struct channel_msg *m, struct 
 	const struct vm_balloon_set *want = m->body;
 	int r = want->set_period && want->period_s > VM_BALLOON_PERIOD_MAX_S ?
 		err_set(e, -EINVAL, ERR_INVALID, "the period of the statistics is at most %d s", VM_BALLOON_PERIOD_MAX_S) :
-		machine_balloon_set(vm_machine(c->vm), want, m->head.seq, answer_late, c, e);
+		machine_balloon_set(vm_machine(c->vm), want, m->head.seq, control_answer_late, c, e);
 
 	return r < 0 ? r : LATER;
 }
@@ -693,7 +664,7 @@ static const struct {
 	[VM_MSG_PCI] = { control_pci, false },
 	[VM_MSG_DIRTY_RATE] = { control_dirty_rate, false },
 	[VM_MSG_VCPUS] = { vcpus_request, false },
-	[VM_MSG_CLONE_DISK] = { clone_disk_request, false },
+	[VM_MSG_CLONE_DISK] = { control_clone_disk, false },
 	[VM_MSG_DISK_PULL] = { disk_pull_request, true },
 	[VM_MSG_DISK_COPY] = { control_disk_copy, true },
 	[VM_MSG_DISK_COPY_END] = { control_disk_copy_end, true, true },

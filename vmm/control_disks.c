@@ -5,6 +5,7 @@
 #include "base/util.h"
 #include "vmm/machine/machine.h"
 #include "vmm/machine/vm.h"
+#include "vmm/snapshot/clone_disk.h"
 #include "vmm/snapshot/disk_commit.h"
 #include "vmm/snapshot/disk_copy.h"
 #include "vmm/snapshot/disk_layers.h"
@@ -12,6 +13,7 @@
 #include "vmm/snapshot/vm_pins.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -280,4 +282,33 @@ int control_disk_resize(struct control *c, struct channel_msg *m, struct err *e)
 
 	TERMINATE(what->id);
 	return vm_disk_resize(c->vm, c->worker, what, control_work_done, c, e);
+}
+
+/* ---- disks of clones ---- */
+
+static void clone_disk_progress(void *opaque, uint32_t key, uint64_t done, uint64_t total)
+{
+	struct vm_event ev = { .kind = VM_EVENT_PROGRESS, .value = (int64_t)done, .total = (int64_t)total };
+
+	snprintf(ev.device, sizeof(ev.device), "%u", key);
+	control_event(opaque, &ev);
+}
+
+int control_clone_disk(struct control *c, struct channel_msg *m, struct err *e)
+{
+	int r;
+
+	if (!c->clones)
+		return err_set(e, -EBUSY, ERR_WRONG_STATE, "the VM runs, so its "
+			"disks cannot be copied; shut it down first");
+	r = clone_disk_begin(c->clones, m->body, m->fds, m->nfds, m->head.seq, e);
+	m->nfds = 0; /* clone_disk_begin() takes the fds */
+	return r < 0 ? r : LATER;
+}
+
+int control_prepare_clones(struct control *c, unsigned copiers, struct err *e)
+{
+	static const struct clone_disks_ops ops = { control_answer_late, clone_disk_progress };
+
+	return clone_disks_new(c->loop, &vm_machine(c->vm)->kvm, copiers, &ops, c, &c->clones, e);
 }

@@ -75,6 +75,8 @@ void control_send(struct control *c, enum vm_msg_type type, uint64_t seq, const 
 /* Answer a request. e: set if r < 0. */
 void control_reply(struct control *c, uint64_t seq, int r, const struct err *e);
 
+/* The end of a request that was answered with LATER. opaque: the struct control. */
+void control_answer_late(void *opaque, uint64_t seq, int r, const struct err *e);
 /* Answer the request whose work has ended; opaque: the struct control. */
 void control_work_done(void *opaque, const struct vm_snapshot_done *d);
 
@@ -98,7 +100,7 @@ void control_changes_run(void *opaque, uint64_t expired_ns);
 /* Drop the requests that wait: the peer has gone. */
 void control_changes_drop(struct control *c);
 
-/* Handlers of requests about disks and interfaces (control_disks.c). Each returns 0 or -errno. */
+/* Handlers of requests about disks and interfaces (control_disks.c). Each returns LATER, 0 or -errno. */
 int control_interface_set(struct control *c, struct channel_msg *m, struct err *e);
 int control_disk_set(struct control *c, struct channel_msg *m, struct err *e);
 int control_disk_copy(struct control *c, struct channel_msg *m, struct err *e);
@@ -107,6 +109,7 @@ int control_disk_copy_end(struct control *c, struct channel_msg *m, struct err *
 int control_disk_layers(struct control *c, struct channel_msg *m, struct err *e);
 int control_disk_resize(struct control *c, struct channel_msg *m, struct err *e);
 int control_disk_commit(struct control *c, struct channel_msg *m, struct err *e);
+int control_clone_disk(struct control *c, struct channel_msg *m, struct err *e);
 
 /* Handlers of requests for figures and facts (control_figures.c). Each returns LATER, 0 or -errno. */
 int control_query(struct control *c, struct channel_msg *m, struct err *e);

@@ -134,8 +134,8 @@ static void request_sent(struct vm_request *r, int error)
 	struct vm_process *p = r->process;
 
 	r->send_error = error;
-	/* The process is ending: its end fails the request with -ESRCH, unless another process has the VM. ECONNRESET: it
-	 * had not read all earlier messages. */
+	/* The process is ending: its end fails the request with -ESRCH, unless another process has the VM. ECONNRESET:
+	 * it had not read all earlier messages. */
 	if ((r->send_error == -EPIPE || r->send_error == -ECONNRESET) && (p->sock >= 0 || p->lost)) {
 		r->send_error = 0;
 		r->unsent = true;

@@ -8,7 +8,7 @@
  *   cairn-agent="PATH" (vsock connections go to this program, as --fd FD; while it is not there nothing listens)
  *   hands-over (no agent answers before)  hands-over-silently (without its event)  agent-socket=PATH (an agent's)
  *   handover-ends=FILE (the old process ends once FILE exists)  goes-on-when=FILE (the new one serves then)
- *   half-closes (until its end, the old process only takes no more requests; otherwise it closes its connection)
+ *   half-closes (the old process keeps its connection until then, and takes no more requests)
  *   leaves-query=SOCKET (once SOCKET exists, hand the VM over to its listener instead of answering a query)
  *   repeats-after=MS (send a hundred times each event that a guest can repeat)
  *   when=FILE (the -after words also wait until FILE exists, which keeps the order on slow machines)
@@ -660,14 +660,12 @@ static void addresses_send(struct fake *f, uint64_t seq)
 
 static _Noreturn void hand_over(struct fake *f, const struct channel_msg *m)
 {
-	bool half = word(f, "half-closes");
-
-	if (half)
+	if (word(f, "half-closes"))
 		shutdown(f->sock, SHUT_RD);
 	if (!word(f, "hands-over-silently"))
 		phase(f, VM_PHASE_PAUSED, VM_REASON_HANDOVER, 0, "");
 	channel_send(m->fds[0], f->version, VM_MSG_CONFIG, 1, &f->config, sizeof(f->config), &f->listening, 1);
-	if (!half)
+	if (!word(f, "half-closes"))
 		close(f->sock);
 	wait_for_file(f, "handover-ends=");
 	_exit(0);
@@ -887,14 +885,9 @@ int main(int argc, char **argv)
 
 	if (!strcmp(getenv("FAKE_VM") ?: "", "die-at-start"))
 		return 9;
-	if (argc < 3)
+	if (argc < 3 || !strcmp(argv[1], "--spare")) /* this program cannot be made ahead */
 		return VM_EXIT_CONFIG;
-	if (!strcmp(argv[1], "--spare")) /* this program cannot be made ahead */
-		return VM_EXIT_CONFIG;
-	if (!strcmp(argv[1], "--listen"))
-		f.listening = atoi(argv[2]);
-	else
-		f.sock = atoi(argv[2]);
+	*(!strcmp(argv[1], "--listen") ? &f.listening : &f.sock) = atoi(argv[2]);
 	for (unsigned i = 0; i < CONSOLES_MAX; i++)
 		f.consoles[i].fd = -1;
 	signal(SIGCHLD, SIG_IGN); /* as the init of a pid namespace, reap the orphans of agents, too */
