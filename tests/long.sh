@@ -194,7 +194,7 @@ e2e images "tools/img/test_img_random.py tests/e2e/tools/img/test_img_many.py" C
 e2e policies api/policy/test_policy_random.py CAIRN_POLICY_ROUNDS="$policies" CAIRN_POLICY_SEED="$seed"
 e2e definitions api/definition/test_validate.py CAIRN_VALIDATE_STEP=1
 e2e off soak/test_off.py CAIRN_OFF_STEPS="$off" CAIRN_OFF_SEED="$seed"
-e2e live-svm soak/test_live.py CAIRN_LIVE_STEPS="$live" CAIRN_LIVE_SEED="$seed" CAIRN_IN_SVMHOST=1 \
+e2e live-svm soak/test_live.py CAIRN_LIVE_STEPS="$live" CAIRN_LIVE_SEED="$seed" CAIRN_LIVE_CLONES=2 CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
 e2e soak soak/test_soak.py CAIRN_SOAK_STEPS="$soak" CAIRN_SOAK_SEED="$seed" CAIRN_SOAK_HITS=0.1
 e2e cpu-models "vmm/snapshot/test_processor.py -k model" CAIRN_CPU_MODELS=all CAIRN_IN_SVMHOST=1 \
