@@ -232,6 +232,18 @@ static void disk_copied(void *opaque, int r, const struct vm_answer *a, const st
 	disk_next(t);
 }
 
+/* The disk's file was created. If the source's image is an overlay on a pin, note that its copy reads the same pin. */
+static void overlay_note(const struct target *t)
+{
+	const char *from = t->all->def->disks[t->disk].layers[0].path, *to = t->vm->def->disks[t->disk].layers[0].path;
+	bool changed = pins_replace(t->vm->host, to);
+
+	if (t->all->snapshots)
+		pins_copy(t->vm->host, from, to);
+	if (changed || pins_has_overlay(t->vm->host, to))
+		pins_store(t->vm->host);
+}
+
 static void disk_opened(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct target *t = opaque;
@@ -242,6 +254,7 @@ static void disk_opened(void *opaque, int r, const struct fork_as_result *res, c
 		target_done(t, r, e);
 		return;
 	}
+	overlay_note(t);
 	offline_request_with(t->all->source, VM_MSG_CLONE_DISK, &t->request, sizeof(t->request), STEAL_PTR(t->file), NULL, 0,
 		VM_PROCESS_NO_TIMEOUT, disk_copied, t);
 }
@@ -287,22 +300,6 @@ static void disk_next(struct target *t)
 		open_as_open(t->all->host->helpers, def, OPEN_AS_IMAGES_READ, sources_opened, t, &t->opener);
 }
 
-/* If a disk's image is an overlay on a pin, note that its copy reads the same pin. */
-static void overlays_note(const struct target *t)
-{
-	const struct definition *from = t->all->def, *to = t->vm->def;
-	bool any = false;
-
-	for (uint32_t i = 0; i < from->ndisks; i++) {
-		if (from->disks[i].read_only)
-			continue;
-		pins_copy(t->vm->host, from->disks[i].layers[0].path, to->disks[i].layers[0].path);
-		any = any || pins_has_overlay(t->vm->host, to->disks[i].layers[0].path);
-	}
-	if (any)
-		pins_store(t->vm->host);
-}
-
 static void variables_copied(struct store_work *w)
 {
 	struct target *t = container_of(w, struct target, copied);
@@ -324,8 +321,6 @@ static void target_start(struct target *t)
 		return;
 	}
 	t->def = NULL;
-	if (t->all->snapshots)
-		overlays_note(t);
 	vm_save(t->vm);
 	batch_made(t->all->batch, t->vm, 0);
 	t->copied = (struct store_work){ .loop = t->all->host->loop, .done = variables_copied };

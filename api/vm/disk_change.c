@@ -468,7 +468,7 @@ static void change_store(struct disk_change *w)
 	}
 	if (w->scan)
 		pin_scan_take(w->scan, &found);
-	if (found.added)
+	if (found.added || found.replaced)
 		pins_store(w->host); /* before the image is in use, so that its pin is not deleted */
 	for (unsigned i = 0; i < w->n; i++)
 		w->disks[i].old_image = image_note(vm, w->at[i], &w->disks[i].image);

@@ -36,7 +36,7 @@ struct finding {
 	uint8_t id[VM_PIN_ID_BYTES];
 };
 
-enum finding_kind { FINDING_NONE, FINDING_PIN, FINDING_UNREAD };
+enum finding_kind { FINDING_NONE, FINDING_PIN, FINDING_UNREAD, FINDING_GONE };
 
 struct overlay {
 	char *path, *image; /* owned */
@@ -113,8 +113,8 @@ static void overlay_probe(const char *path, struct finding *f)
 	*f = (struct finding){ .kind = FINDING_NONE };
 	if (!r && pin_name_parse(name, &path_bytes, f->id))
 		f->kind = FINDING_PIN;
-	else if (r < 0 && r != -EINVAL && r != -ENOENT)
-		f->kind = FINDING_UNREAD;
+	else if (r < 0 && r != -EINVAL)
+		f->kind = r == -ENOENT ? FINDING_GONE : FINDING_UNREAD;
 }
 
 static int overlays_probe(const void *arg, struct fork_as_result *out, struct err *e)
@@ -198,16 +198,48 @@ static void overlay_add(struct group *g, const char *path, const char *image)
 	g->list[g->n++] = (struct overlay){ .path = must_alloc(strdup(path)), .image = must_alloc(strdup(image)) };
 }
 
-/* Add the layers that may be overlays on a pin, and that the list of pins lacks: qcow2 above qcow2. */
+/* Add the layers that may be overlays on a pin: qcow2 above qcow2. */
 static void definition_add(struct pin_scan *s, const struct definition *def)
 {
 	for (uint32_t i = 0; i < def->ndisks; i++) {
 		const struct definition_layer *l = def->disks[i].layers;
 
 		for (unsigned k = 0; k + 1 < def->disks[i].nlayers; k++)
-			if (l[k].format == DEFINITION_FORMAT_QCOW2 && l[k + 1].format == DEFINITION_FORMAT_QCOW2 &&
-				!pins_has_overlay(s->host, l[k].path))
+			if (l[k].format == DEFINITION_FORMAT_QCOW2 && l[k + 1].format == DEFINITION_FORMAT_QCOW2)
 				overlay_add(group_of(s, author_of(def, l[k].path)), l[k].path, l[k + 1].path);
+	}
+}
+
+/* Whether a clone is being made whose disk has the path: its file may be empty, and its row is right. */
+static bool is_being_made(const struct vm_host *host, const char *path)
+{
+	for (size_t i = 0; i < host->nvms; i++) {
+		const struct definition *def = vm_has(host->vms[i], VM_FACT_INCOMPLETE) ? host->vms[i]->def : NULL;
+
+		for (uint32_t k = 0; def && k < def->ndisks; k++)
+			if (def->disks[k].nlayers && !strcmp(def->disks[k].layers[0].path, path))
+				return true;
+	}
+	return false;
+}
+
+static void finding_take(struct pin_scan *s, const struct group *g, const struct overlay *o, struct pin_scan_result *ret)
+{
+	switch (o->found.kind) {
+	case FINDING_PIN:
+		ret->added += pins_add_found(s->host, o->path, o->image, o->found.id);
+		pins_set_owner(s->host, o->path, g->uid);
+		break;
+	case FINDING_NONE:
+		ret->replaced += pins_replace(s->host, o->path);
+		break;
+	case FINDING_GONE:
+		break;
+	default:
+		if (pins_has_overlay(s->host, o->path))
+			break;
+		ret->unread++;
+		log_warn("pins", "%s: cannot be read, so it is unknown whether it is the disk of a live clone", o->path);
 	}
 }
 
@@ -215,18 +247,9 @@ void pin_scan_take(struct pin_scan *s, struct pin_scan_result *ret)
 {
 	*ret = (struct pin_scan_result){ 0 };
 	for (const struct group *g = s->groups; g; g = g->next)
-		for (size_t i = 0; i < g->n; i++) {
-			const struct overlay *o = &g->list[i];
-
-			if (o->found.kind == FINDING_PIN) {
-				ret->added += pins_add_found(s->host, o->path, o->image, o->found.id);
-				pins_set_owner(s->host, o->path, g->uid);
-			} else if (o->found.kind != FINDING_NONE) {
-				ret->unread++;
-				log_warn("pins", "%s: cannot be read, so it is unknown whether it is the disk of a live clone",
-					o->path);
-			}
-		}
+		for (size_t i = 0; i < g->n; i++)
+			if (!is_being_made(s->host, g->list[i].path))
+				finding_take(s, g, &g->list[i], ret);
 }
 
 void pin_scan_free(struct pin_scan *s)

@@ -520,11 +520,13 @@ void pins_copy(struct vm_host *host, const char *overlay, const char *copy)
 bool pins_add_found(struct vm_host *host, const char *overlay, const char *image, const uint8_t id[VM_PIN_ID_BYTES])
 {
 	struct rows *l = &host->pins->used, *due = &host->pins->due;
+	const struct row *r = row_find(l, overlay);
 	size_t at = id_find(l, id);
 	bool kept = at < l->n ? l->list[at].kept : id_find(due, id) == due->n;
 
-	if (row_find(l, overlay))
+	if (r && !strcmp(r->image, image) && row_may_read(r, id))
 		return false;
+	pins_replace(host, overlay);
 	row_insert(l, place_of(l, overlay), overlay, image, id)->kept = kept || host->pins->incomplete;
 	due_remove(host->pins, id);
 	return true;
@@ -590,6 +592,23 @@ bool pins_remove(struct vm_host *host, const char *overlay)
 	if (was.either)
 		id_release(p, &was, was.other, 0);
 	return true;
+}
+
+bool pins_replace(struct vm_host *host, const char *overlay)
+{
+	struct pins *p = host->pins;
+	const struct row *r = p ? row_find(&p->used, overlay) : NULL;
+	uint8_t ids[2][VM_PIN_ID_BYTES];
+	size_t n = 0;
+
+	if (!r)
+		return false;
+	memcpy(ids[n++], r->id, sizeof(*ids));
+	if (r->either)
+		memcpy(ids[n++], r->other, sizeof(*ids));
+	qsort(ids, n, sizeof(*ids), id_compare);
+	pins_keep(p, ids, n);
+	return pins_remove(host, overlay);
 }
 
 bool pins_remove_image(struct vm_host *host, const char *image)

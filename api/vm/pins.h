@@ -75,13 +75,17 @@ void pins_resolve(struct vm_host *host, const uint8_t made[VM_PIN_ID_BYTES], boo
  * pins_add_either() has added since the list was loaded; it may wait for that fork. Returns false if there is none. */
 bool pins_newest(const struct vm_host *host, const char *image, uint8_t ret_id[VM_PIN_ID_BYTES]);
 /* Note an overlay that the list may lack. If the list is incomplete or does not have the pin, further overlays of the
- * pin may be missing, so it is kept for ever. Returns whether the list did not have the overlay. */
+ * pin may be missing, so it is kept for ever. A row of another file with that path is replaced (pins_replace()).
+ * Returns whether the list did not have the overlay. */
 bool pins_add_found(struct vm_host *host, const char *overlay, const char *image, const uint8_t id[VM_PIN_ID_BYTES]);
 /* Note that the file `copy` is a copy of `overlay`, of the same owner; does nothing if that is no overlay on a pin. */
 void pins_copy(struct vm_host *host, const char *overlay, const char *copy);
 /* Note that the overlay is gone, or reads no pin any more. Its pin is due for deletion if no other overlay reads it and
  * no unknown one may. Returns whether the list has changed. */
 bool pins_remove(struct vm_host *host, const char *overlay);
+/* Note that the overlay's path is another file's now. Nobody knows whether the overlay is elsewhere, so its pin is
+ * never deleted. Returns whether the list has changed. */
+bool pins_replace(struct vm_host *host, const char *overlay);
 /* Record that the image was removed, and with it its pins that are due for deletion. Returns whether the list has
  * changed. */
 bool pins_remove_image(struct vm_host *host, const char *image);

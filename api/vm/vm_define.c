@@ -309,7 +309,7 @@ static void pins_complete(struct define *w)
 
 	if (w->scan)
 		pin_scan_take(w->scan, &found);
-	if (found.added)
+	if (found.added || found.replaced)
 		pins_store(w->host);
 }
 

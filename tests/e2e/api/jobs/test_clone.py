@@ -12,6 +12,7 @@ import uuid
 
 import pytest
 
+import pinlib
 from conftest import BUILD, Console, QmpError, until
 from daemonlib import NOBODY, as_nobody, shared  # noqa: F401
 from mountlib import tmpfs
@@ -149,6 +150,50 @@ def test_image_of_another_vm_has_one_path(daemon, tmp_path):
     (folder / "other").mkdir()
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", folder / "other/a", "1M"], check=True)
     daemon.define("new", disks=[disk(folder / "other/a")])
+
+
+@pytest.fixture
+def removed_overlay(daemon, tmp_path):
+    """src and its disk, and the path of an overlay that read the disk at a pin. Somebody has removed its file."""
+    source, overlay = image(tmp_path, "src.qcow2"), tmp_path / "c.qcow2"
+    daemon.define("src", disks=[disk(source)])
+    pinlib.header_write(overlay, source, 32 * "a")
+    daemon.define("c", disks=[disk(overlay, backing=[disk(source)])])
+    daemon.cairn("undefine", "c")
+    overlay.unlink()
+    assert overlays(daemon) == [str(overlay)]
+    return source, overlay
+
+
+def overlays(daemon):
+    return [row["overlay"] for row in json.loads((daemon.state / "pins.json").read_text())["used"]]
+
+
+def source_is_protected(daemon):
+    assert "linked clones have its disks as backing files (c)" in daemon.cairn("snapshot-create-as", "src", "s", ok=4).stderr
+    assert overlays(daemon) == []
+
+
+def test_linked_clone_in_place_of_a_removed_live_clone_protects_its_source(daemon, removed_overlay):
+    daemon.cairn("clone", "src", "c", "--linked")
+    source_is_protected(daemon)
+
+
+@pytest.mark.parametrize("listed", ["removed", "of a VM"])
+def test_overlay_in_place_of_a_removed_live_clone_protects_its_source(daemon, removed_overlay, listed):
+    source, overlay = removed_overlay
+    if listed == "of a VM":
+        pinlib.header_write(overlay, source, 32 * "a")
+        daemon.define("c", disks=[disk(overlay, backing=[disk(source)])])
+        overlay.unlink()
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-b", source, "-F", "qcow2", overlay], check=True)
+    daemon.define("c", disks=[disk(overlay, backing=[disk(source)])])
+    source_is_protected(daemon)
+
+
+def test_full_clone_in_place_of_a_removed_live_clone_is_no_overlay(daemon, removed_overlay):
+    daemon.cairn("clone", "src", "c", "--full")
+    assert overlays(daemon) == []
 
 
 def test_running_clones_leave_source_unchanged(daemon, tmp_path, kvm, guest):

@@ -27,7 +27,7 @@ struct fixture {
 	struct vm vm;
 };
 
-static const uint8_t A[VM_PIN_ID_BYTES] = { 0xaa, 1 }, B[VM_PIN_ID_BYTES] = { 0xbb, 2 };
+static const uint8_t A[VM_PIN_ID_BYTES] = { 0xaa, 1 }, B[VM_PIN_ID_BYTES] = { 0xbb, 2 }, C[VM_PIN_ID_BYTES] = { 0xcc, 3 };
 
 static void host_open(struct fixture *f)
 {
@@ -113,6 +113,35 @@ static void test_copy_of_overlay_keeps_pin(void **state)
 	assert_int_equal(due(f, "/src"), 0);
 	pins_remove(&f->host, "/copy");
 	assert_int_equal(due(f, "/src"), 1);
+}
+
+static void test_pin_of_replaced_overlay_is_never_due(void **state)
+{
+	struct fixture *f = *state;
+
+	pins_add(&f->host, "/c1", "/src", A);
+	pins_add(&f->host, "/c2", "/src", A);
+	pins_add_either(&f->host, "/c3", "/other", B, C);
+	assert_true(pins_replace(&f->host, "/c1"));
+	assert_false(pins_replace(&f->host, "/c1"));
+	assert_false(pins_has_overlay(&f->host, "/c1"));
+	assert_true(pins_remove(&f->host, "/c2"));
+	assert_int_equal(due(f, "/src"), 0);
+	assert_true(pins_replace(&f->host, "/c3"));
+	assert_int_equal(due(f, "/other"), 0);
+}
+
+/* Another overlay has the path of an overlay of the list. */
+static void test_found_overlay_replaces_the_row_of_another_file(void **state)
+{
+	struct fixture *f = *state;
+
+	pins_add(&f->host, "/c1", "/src", A);
+	assert_false(pins_add_found(&f->host, "/c1", "/src", A));
+	assert_true(pins_add_found(&f->host, "/c1", "/src", B));
+	assert_true(pins_has_overlay(&f->host, "/c1"));
+	assert_true(pins_remove(&f->host, "/c1"));
+	assert_int_equal(due(f, "/src"), 0); /* others may read B, and the first file A */
 }
 
 static void test_pin_that_is_noted_again_is_not_due(void **state)
@@ -596,6 +625,8 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		TEST(test_pin_is_due_when_last_overlay_is_forgotten),
 		TEST(test_copy_of_overlay_keeps_pin),
+		TEST(test_pin_of_replaced_overlay_is_never_due),
+		TEST(test_found_overlay_replaces_the_row_of_another_file),
 		TEST(test_pin_that_is_noted_again_is_not_due),
 		TEST(test_deleted_pins_are_asked_for_once),
 		TEST(test_shared_pin_is_due_after_its_last_overlay),
