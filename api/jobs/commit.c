@@ -78,7 +78,6 @@ static void mark_set(struct commit *x, const struct definition_disk *d)
 	js_put_uint(o, "rate", x->body.rate_bytes_per_s);
 	json_object_put(x->vm->commit);
 	x->vm->commit = o;
-	vm_save(x->vm);
 }
 
 static void mark_drop(struct vm *vm)
@@ -318,7 +317,13 @@ static void commit_open(void *opaque)
 
 static void mark_stored(struct store_work *work)
 {
-	commit_open(container_of(work, struct commit, stored));
+	struct commit *x = container_of(work, struct commit, stored);
+	struct err e = work->e;
+
+	if (work->r < 0)
+		unchanged_fail(x, &e);
+	else
+		commit_open(x);
 }
 
 /* ---- the layers to commit ---- */
@@ -449,7 +454,7 @@ static void commit_begin(struct commit *x, const struct definition_disk *d, stru
 	}
 	mark_set(x, d);
 	x->stored = (struct store_work){ .done = mark_stored, .loop = x->vm->host->loop };
-	store_after(x->vm->host->store, &x->stored);
+	vm_save_first(x->vm, &x->stored);
 }
 
 int disk_commit(struct vm *vm, const struct commit_opts *o, struct job **ret_j, struct err *e)

@@ -304,8 +304,12 @@ static void mark_stored(struct store_work *work)
 	struct fork_as_spec s = { .run = backing_measure, .arg = d, .what = "measuring the backing files",
 		.timeout_ns = MEASURE_TIMEOUT_NS, .done = backing_measured, .opaque = p };
 	struct fork_as *x;
-	struct err e;
+	struct err e = work->e;
 
+	if (work->r < 0 && !p->resumed) {
+		pull_fail(p, true, &e);
+		return;
+	}
 	/* The pull of an earlier daemon counts already. Root and the daemon's own user have no quota. */
 	if (p->resumed || !p->vm->def->rights || !d) {
 		pull_begin(p);
@@ -328,7 +332,7 @@ static struct pull *pull_start(struct vm *vm, const struct definition_disk *d, u
 	j->cancel = pull_cancel_early;
 	/* The daemon may end during the pull, so the mark has to be stored before the process begins. */
 	pull_mark(vm, p->image, rate);
-	store_after(vm->host->store, &p->work);
+	vm_save_first(vm, &p->work);
 	return p;
 }
 

@@ -141,8 +141,8 @@ static void plug_send(struct store_work *work)
 {
 	struct plug *w = container_of(work, struct plug, stored);
 	struct vm *vm = run_find(w);
-	struct err e;
-	int r = vm ? vm_compat_check_live(vm, VM_KNOWS_PLUG, &e) : err_set(&e, -EPERM, ERR_WRONG_STATE, "the VM has ended meanwhile");
+	struct err e = work->e;
+	int r = work->r < 0 ? work->r : vm ? vm_compat_check_live(vm, VM_KNOWS_PLUG, &e) : err_set(&e, -EPERM, ERR_WRONG_STATE, "the VM has ended meanwhile");
 
 	/* The store, and the network's rules, may have taken long. */
 	if (!r)
@@ -164,13 +164,17 @@ static void plug_send(struct store_work *work)
 static void plug_store(void *opaque, int r, const struct err *e)
 {
 	struct plug *w = opaque;
+	struct vm *vm = run_find(w);
 
 	if (r < 0) {
 		plug_end(w, r, false, e);
 		return;
 	}
 	w->stored = (struct store_work){ .done = plug_send, .loop = w->host->loop };
-	store_after(w->host->store, &w->stored);
+	if (vm)
+		vm_save_first(vm, &w->stored);
+	else
+		plug_send(&w->stored);
 }
 
 void interface_plug(struct call *c)

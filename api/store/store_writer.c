@@ -338,11 +338,13 @@ static void change_signal(struct store_writer *w)
 }
 
 /* Whether p has to stay behind the queued operation: a state that says `saved` must not be stored before the save has
- * its name, and after a renaming of the folder, the path is another VM's. */
+ * its name, after a renaming of the folder, the path is another VM's, and of two contents, the newer one is last. */
 static bool stays_behind(const struct pending *queued, const struct pending *p)
 {
 	size_t folder = (size_t)(strrchr(p->path, '/') - p->path) + 1;
 
+	if (queued->kind == PENDING_WRITE)
+		return !strcmp(queued->path, p->path);
 	if (queued->kind == PENDING_RENAME)
 		return strlen(queued->path) == folder - 1 && !strncmp(queued->path, p->path, folder - 1);
 	return (queued->kind == PENDING_MOVE || queued->kind == PENDING_REMOVE) && !strncmp(queued->path, p->path, folder);

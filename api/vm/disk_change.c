@@ -432,8 +432,8 @@ static void process_ask(struct disk_change *w, struct vm *vm,
 static void change_send(struct store_work *work)
 {
 	struct disk_change *w = container_of(work, struct disk_change, stored);
-	struct err e;
-	struct vm *vm = change_vm(w, &e);
+	struct err e = work->e;
+	struct vm *vm = work->r < 0 ? NULL : change_vm(w, &e);
 
 	if (!vm) {
 		vm = run_find(w);
@@ -476,7 +476,7 @@ static void change_store(struct disk_change *w)
 	memcpy(vm->disk_change.disks, w->disks, sizeof(w->disks));
 	vm_live_replace(vm, STEAL_PTR(w->next));
 	w->stored = (struct store_work){ .done = change_send, .loop = w->host->loop };
-	store_after(w->host->store, &w->stored);
+	vm_save_first(vm, &w->stored);
 }
 
 static void change_scanned(void *opaque)

@@ -43,7 +43,6 @@ void pull_mark(struct vm *vm, const char *image, uint64_t rate_bytes_per_s)
 	vm->pull.rate = rate_bytes_per_s;
 	if (has_backing(vm->def, image) && !is_marked(vm, image))
 		json_object_array_add(vm->pull.images, json_object_new_string(image));
-	vm_save(vm);
 }
 
 const char *pull_marked(const struct vm *vm)

@@ -391,7 +391,7 @@ static void former_load(struct vm *vm, struct json_object *o)
 	}
 }
 
-void vm_save(struct vm *vm)
+static struct json_object *state_to_json(struct vm *vm)
 {
 	struct json_object *o = json_object_new_object();
 
@@ -425,8 +425,22 @@ void vm_save(struct vm *vm)
 		js_put_bool(o, "restarting_process", true);
 	live_put(vm, o);
 	disk_doubt_put(&vm->disk_change, o);
+	return o;
+}
+
+void vm_save(struct vm *vm)
+{
+	CLEANUP_JS struct json_object *o = state_to_json(vm);
+
 	store_put(vm->host->store, vm->def->name, "state.json", o, STORE_EVENTUALLY, NULL, NULL);
-	json_object_put(o);
+}
+
+void vm_save_first(struct vm *vm, struct store_work *w)
+{
+	CLEANUP_JS struct json_object *o = state_to_json(vm);
+
+	/* It fails only for a path that is too long, and the definition has a longer one. */
+	store_put(vm->host->store, vm->def->name, "state.json", o, STORE_WITH_WORK, w, NULL);
 }
 
 void vm_load_state(struct vm *vm, struct json_object *o)

@@ -295,6 +295,9 @@ void vm_emit_change(struct vm *vm, enum vm_state from);
 void vm_former_add(struct vm *vm, const uint8_t uuid[16]);
 /* Store the VM's state in state.json, written in the background. */
 void vm_save(struct vm *vm);
+/* The same, before something that the next daemon has to know of. w is done when the state is on stable storage, or
+ * could not be stored; the caller sets done and loop. */
+void vm_save_first(struct vm *vm, struct store_work *w);
 /* Set the VM's state from the content of state.json. Keeps the state if that content is not valid. */
 void vm_load_state(struct vm *vm, struct json_object *state);
 

@@ -281,6 +281,20 @@ static int define_store(struct define *w, struct err *e)
 	return w->mode == VM_CREATE ? vm_make_transient(vm, false, e) : 0;
 }
 
+/* Store the definition that the VM runs with before its file gets the next start's. Returns false: work->done() is
+ * called again when that is stored. */
+static bool live_is_stored(struct define *w)
+{
+	struct vm *vm = vm_find(w->host, w->def->name);
+
+	if (!vm || !vm->proc || vm->live)
+		return true;
+	vm_live_keep(vm);
+	if (vm->live)
+		vm_save_first(vm, &w->work);
+	return !vm->live;
+}
+
 static void define_drafted(struct store_work *work)
 {
 	struct define *w = container_of(work, struct define, work);
@@ -288,6 +302,8 @@ static void define_drafted(struct store_work *work)
 	struct err e = work->e;
 	int r = work->r;
 
+	if (!r && !live_is_stored(w))
+		return;
 	if (!r)
 		r = define_store(w, &e);
 	if (r < 0) {

@@ -85,7 +85,7 @@ static struct start_hold *hold_new(struct vm *vm, const struct config *c)
 static int live_hold(struct vm *vm, const struct config *c)
 {
 	vm->start.kind = VM_OP_START_HOLDS;
-	store_after(vm->host->store, &hold_new(vm, c)->work);
+	vm_save_first(vm, &hold_new(vm, c)->work);
 	return 1;
 }
 
@@ -494,7 +494,9 @@ static int start_with(struct vm *vm, struct config *c, struct err *e)
 	int r = disks_check_free(vm, c, e);
 
 	pull_mark_add(vm, &c->vm);
-	/* The VM may have been redefined while the start waited. */
+	/* The VM may have been redefined, or linked clones made, while the start waited. */
+	if (!r)
+		r = image_check_writable(vm, "start", e);
 	if (!r)
 		r = check_room(vm, e);
 	if (!r)
