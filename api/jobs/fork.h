@@ -31,7 +31,7 @@ struct fork_opts {
 	uint64_t memory_max_bytes; /* likewise */
 	bool paused, hint_hostname;
 	bool isolated; /* copy all writable disks, so that the clones' processes get no writable image of another VM */
-	bool ephemeral; /* undefine each clone, and remove its images, when it has ended */
+	bool ephemeral; /* undefine each clone, and remove the images that were made for it, when it has ended */
 	struct json_object *forwards;	      /* of each clone's first run (api/net/publish.h); borrowed; NULL: none */
 	const struct rights *forwards_rights; /* of the user who adds them; borrowed; NULL: the daemon's own */
 	const char *snapshot; /* name or id; the VM may be off. NULL: clone the VM's present state */

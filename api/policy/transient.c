@@ -3,6 +3,7 @@
 #include "api/policy/restart.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
+#include "api/wire/json.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/loop.h"
@@ -28,9 +29,12 @@ static bool is_over(const struct vm *vm)
 		!vm_is_starting(vm);
 }
 
+/* Remove an ephemeral clone's own images only, not those that a user has attached. */
 static bool undefine_now(struct vm *vm)
 {
-	const struct undefine_opts opts = { .snapshots_metadata = true, .nvram = true, .remove_all_storage = vm_has(vm, VM_FACT_EPHEMERAL) };
+	CLEANUP_JS struct json_object *images = vm_has(vm, VM_FACT_EPHEMERAL) ? vm_ephemeral_images(vm) : NULL;
+	const struct undefine_opts opts = { .snapshots_metadata = true, .nvram = true, .storage = images,
+		.remove_all_storage = vm_has(vm, VM_FACT_EPHEMERAL) && !images };
 	struct err e;
 
 	return !vm->proc && !vm->offline && undefine_begin(vm, &opts, NULL, &e) == 0;

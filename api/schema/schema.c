@@ -278,7 +278,7 @@ static const struct field forward_remove_args[] = { FIELD_VM, FIELDS_FORWARD,
 	{ "port", FIELD_INT, REQUIRED, "port of this host" }, END };
 static const struct field forward_returns[] = { { "port", FIELD_INT, REQUIRED, "port of this host" }, END };
 #define FIELDS_LIVE_CLONE                                                                                          \
-	{ "ephemeral", FIELD_BOOL, OPTIONAL, "undefine each clone, and remove its images, when it has ended [false]" }, \
+	{ "ephemeral", FIELD_BOOL, OPTIONAL, "undefine each clone, and remove the images that were made for it, when it has ended [false]" }, \
 	{ "cpu-quota", FIELD_INT, OPTIONAL,                                                                     \
 		"cpu_quota of the clones: most processor time, in percent of one processor [the VM's]" },     \
 	{ "memory-max", FIELD_INT, OPTIONAL,                                                                    \

@@ -50,7 +50,7 @@ static const struct field vm_entry[] = {
 	{ "waits-for-hook", FIELD_STRING, OPTIONAL, "as in vm-info" },
 	{ "reason", FIELD_STRING, OPTIONAL, "reason of the state; this and the others are missing with brief" },
 	{ "persistent", FIELD_BOOL, OPTIONAL, "the daemon keeps the definition when the VM is off" },
-	{ "ephemeral", FIELD_BOOL, OPTIONAL, "true: when the VM has ended, the daemon undefines it and removes its images; also with brief" },
+	{ "ephemeral", FIELD_BOOL, OPTIONAL, "true: when the VM has ended, the daemon undefines it and removes the images that were made for it; also with brief" },
 	{ "autostart", FIELD_BOOL, OPTIONAL, "the daemon starts the VM after a boot of the host" },
 	{ "managed-save", FIELD_BOOL, OPTIONAL, "the VM has a managed save" },
 	{ "template", FIELD_BOOL, OPTIONAL, "the VM is a template" }, END };
@@ -102,7 +102,7 @@ const struct field info_returns[] = {
 	{ "exit-status", FIELD_INT, OPTIONAL, "exit status of the last process" },
 	{ "exit-signal", FIELD_INT, OPTIONAL, "signal that ended the last process" },
 	{ "persistent", FIELD_BOOL, REQUIRED, "the daemon keeps the definition when the VM is off" },
-	{ "ephemeral", FIELD_BOOL, OPTIONAL, "true: when the VM has ended, the daemon undefines it and removes its images" },
+	{ "ephemeral", FIELD_BOOL, OPTIONAL, "true: when the VM has ended, the daemon undefines it and removes the images that were made for it" },
 	{ "autostart", FIELD_BOOL, REQUIRED, "the daemon starts the VM after a boot of the host" },
 	{ "managed-save", FIELD_BOOL, REQUIRED, "the VM has a managed save" },
 	{ "template", FIELD_BOOL, REQUIRED, "the VM is a template" },

@@ -216,12 +216,25 @@ static void definition_replace(struct vm *vm, struct definition *def)
 	vm_save(vm);
 }
 
+/* Return the paths of the images to which the VM writes, owned by the caller. */
+static struct json_object *images_written(const struct vm *vm)
+{
+	struct json_object *list = json_object_new_array();
+
+	for (uint32_t i = 0; i < vm->def->ndisks; i++)
+		if (vm->def->disks[i].nlayers && !vm->def->disks[i].read_only)
+			json_object_array_add(list, json_object_new_string(vm->def->disks[i].layers[0].path));
+	return list;
+}
+
 int vm_make_transient(struct vm *vm, bool ephemeral, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
 	int r;
 
 	js_put_bool(o, "ephemeral", ephemeral);
+	if (ephemeral)
+		js_put(o, "images", images_written(vm));
 	r = store_put(vm->host->store, vm->def->name, VM_TRANSIENT_FILE, o, STORE_SOON, NULL, e);
 	if (!r)
 		vm_set(vm, VM_FACT_TRANSIENT | (ephemeral ? VM_FACT_EPHEMERAL : 0), true);
@@ -245,6 +258,19 @@ void vm_load_transient(struct vm *vm)
 	if (vm_has(vm, VM_FACT_TRANSIENT))
 		o = store_load_file(vm->host->store, vm->def->name, VM_TRANSIENT_FILE);
 	vm_set(vm, VM_FACT_EPHEMERAL, js_get_bool(o, "ephemeral", false));
+}
+
+struct json_object *vm_ephemeral_images(const struct vm *vm)
+{
+	CLEANUP_JS struct json_object *o = store_load_file(vm->host->store, vm->def->name, VM_TRANSIENT_FILE);
+	CLEANUP_JS struct json_object *now = images_written(vm);
+	struct json_object *made = js_get_array(o, "images"), *list = made ? json_object_new_array() : NULL;
+
+	for (size_t i = 0; made && i < json_object_array_length(made); i++)
+		for (size_t k = 0; k < json_object_array_length(now); k++)
+			if (json_object_equal(json_object_array_get_idx(made, i), json_object_array_get_idx(now, k)))
+				json_object_array_add(list, json_object_get(json_object_array_get_idx(made, i)));
+	return list;
 }
 
 /* Replace or create the VM's definition, in memory and in the state folder. */

@@ -63,7 +63,7 @@ static const struct verb_option clone_options[] = {
 	{ "reset-identity", NULL, FROM_SCHEMA("reset-identity") },
 	DRY_RUN,
 	{ "paused", NULL, FROM_SCHEMA("paused") }, PUBLISH,
-	{ "ephemeral", NULL, "with --live: undefine each clone, and remove its images, when it has ended" },
+	{ "ephemeral", NULL, "with --live: undefine each clone, and remove the images that were made for it, when it has ended" },
 	{ "cpus", "NUMBER", "with --live: limit each clone to this number of processors, such as 0.5 [as the VM]" },
 	{ "memory-max", "SIZE", "with --live: let the process of each clone take at most SIZE of memory, such as 512M [as the VM]" },
 	{ "new-seed", NULL, "give each clone its own seed image, so that cloud-init configures it again" },

@@ -77,6 +77,28 @@ def test_image_that_a_clone_reads_stays_until_that_clone_is_gone(daemon, src):
     assert os.listdir(src) == ["src.qcow2"]
 
 
+def test_disk_that_was_attached_to_the_clone_stays(daemon, src):
+    subprocess.run([f"{BUILD}/cairn-img", "create", "-f", "raw", src / "data.raw", "1M"], check=True, stdout=subprocess.DEVNULL)
+    fork(daemon, "a")
+    daemon.cairn("attach-disk", "a", src / "data.raw", "vdb", "--subdriver", "raw", "--config")
+    assert "data.raw" in daemon.cairn("domblklist", "a", "--inactive").stdout and daemon.info("a")["ephemeral"]
+    daemon.cairn("destroy", "a")
+    gone(daemon, "a")
+    assert sorted(os.listdir(src)) == ["data.raw", "src.qcow2"]
+
+
+def test_images_of_a_clone_of_an_earlier_version_go(daemon, src):
+    """Its transient.json does not name them."""
+    fork(daemon, "a")
+    path = daemon.state / "vms/a/transient.json"
+    kept = json.loads(path.read_text())
+    assert kept.pop("images") == [str(src / "a-vda.qcow2")]
+    path.write_text(json.dumps(kept))
+    daemon.cairn("destroy", "a")
+    gone(daemon, "a")
+    assert os.listdir(src) == ["src.qcow2"]
+
+
 def test_clone_that_is_defined_again_stays(daemon, src):
     fork(daemon, "a")
     daemon.cairn("define", "-", input=daemon.cairn("dumpjson", "a").stdout, stdin=None)
