@@ -30,6 +30,8 @@
 
 #define OLD_SUFFIX "-old"
 #define RESUME_TIMEOUT_NS (10 * 1000000000ULL)
+#define RETURN_AGAIN_NS 50000000u
+#define RETURN_TRIES 100
 
 /* Files in a VM's folder that go with its uuid. */
 static const char *const kept_files[] = { "schedule.json", "timetable.json", "thresholds.json", "autostart.json" };
@@ -61,6 +63,8 @@ struct promotion {
 		struct promotion *of;
 	} works[WORKS_MAX];
 	unsigned nworks, busy; /* begun; not done yet */
+	struct loop_timer *again; /* owned; NULL: not needed yet */
+	unsigned tries; /* to give the ports back */
 	struct err why; /* of the first work that failed */
 	bool failed;
 	void (*stored)(struct promotion *p);
@@ -70,6 +74,7 @@ static unsigned under_way; /* promotions of earlier daemons that are not over */
 
 static void promotion_free(struct promotion *p)
 {
+	loop_timer_free(p->again);
 	forward_move_free(p->ports);
 	json_object_put(p->roles);
 	definition_free(p->definition);
@@ -478,11 +483,51 @@ static void loser_gone(struct vm *vm, void *opaque)
 	loop_post(p->host->loop, &p->task);
 }
 
+static void ports_returned(void *opaque);
+
+static void ports_again(void *opaque)
+{
+	struct promotion *p = opaque;
+
+	forward_move_open(p->ports, ports_returned, p);
+}
+
+/* The loser has its ports again. Otherwise another process has them, such as that of the winner's network, which ends
+ * after the winner. */
+static void ports_returned(void *opaque)
+{
+	struct promotion *p = opaque;
+	CLEANUP_JS struct json_object *lost = forward_move_lost(p->ports);
+	struct err e = p->why;
+
+	if (lost && p->tries++ < RETURN_TRIES && (p->again || loop_timer_new(p->host->loop, ports_again, p, &p->again) == 0)) {
+		loop_timer_arm(p->again, loop_now_ns() + RETURN_AGAIN_NS);
+		return;
+	}
+	if (lost)
+		err_set(&e, -EIO, p->why.cls, "%.300s, but without %s", p->why.msg, js_plain_string(json_object_array_get_idx(lost, 0)));
+	promotion_give_up(p, &e);
+}
+
+/* Check the winner once more before the loser is stopped. A promotion of an earlier daemon may have stopped it. */
+static int winner_check(struct promotion *p, struct err *e)
+{
+	if (p->call && !p->undo && !p->winner->proc)
+		return err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%.255s' has ended, so '%.255s' stays as it is", p->left.name, p->taken.name);
+	return vm_has(p->winner, VM_FACT_TRANSIENT) ? vm_make_persistent(p->winner, e) : 0;
+}
+
 /* The ports lead to the winner: stop the loser. */
 static void loser_stop(void *opaque)
 {
 	struct promotion *p = opaque;
+	struct err e;
 
+	if (winner_check(p, &e) < 0) {
+		p->why = e;
+		forward_move_return(p->ports, ports_returned, p);
+		return;
+	}
 	if (!p->loser->proc) {
 		loser_gone(p->loser, p);
 		return;
@@ -522,14 +567,8 @@ static void files_put(struct promotion *p)
 
 static void ports_move(struct promotion *p)
 {
-	struct err e;
-
 	if (p->failed) {
 		promotion_give_up(p, &p->why);
-		return;
-	}
-	if (vm_has(p->winner, VM_FACT_TRANSIENT) && vm_make_persistent(p->winner, &e) < 0) {
-		promotion_give_up(p, &e);
 		return;
 	}
 	p->ports = forward_move_new(p->loser, p->winner);

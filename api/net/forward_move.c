@@ -191,8 +191,7 @@ static void open_over(struct forward_move *m, int r, const struct err *e)
 	struct port *p = &m->list[m->next];
 
 	p->moved = !r;
-	if (r < 0)
-		snprintf(p->why, sizeof(p->why), "%s", e->msg);
+	snprintf(p->why, sizeof(p->why), "%s", r < 0 ? e->msg : "");
 	if (m->fd >= 0)
 		close(m->fd);
 	m->fd = -1;
@@ -331,6 +330,16 @@ void forward_move_begin(struct forward_move *m, void (*done)(void *opaque), void
 
 void forward_move_open(struct forward_move *m, void (*done)(void *opaque), void *opaque)
 {
+	move_run(m, true, done, opaque);
+}
+
+void forward_move_return(struct forward_move *m, void (*done)(void *opaque), void *opaque)
+{
+	m->to = m->from;
+	for (unsigned i = 0; i < m->n; i++) {
+		m->list[i].moved = !m->list[i].moved;
+		m->list[i].to_at = m->list[i].from_at;
+	}
 	move_run(m, true, done, opaque);
 }
 

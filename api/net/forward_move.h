@@ -22,6 +22,9 @@ void forward_move_begin(struct forward_move *m, void (*done)(void *opaque), void
 /* Open the ports that were not handed over, once the definition that `to` runs with has the forwards. Does nothing if
  * `to` does not run. done: as above. */
 void forward_move_open(struct forward_move *m, void (*done)(void *opaque), void *opaque);
+/* After forward_move_begin(), and the end of `to`: open the ports that were handed over for `from` again. Then
+ * forward_move_lost() is about `from`. done: as above. */
+void forward_move_return(struct forward_move *m, void (*done)(void *opaque), void *opaque);
 /* Return a list of sentences about ports that `to` does not have, owned by the caller; NULL: it has all. */
 struct json_object *forward_move_lost(const struct forward_move *m);
 /* Return the longest time for which a port had no process, in ns. */

@@ -1,5 +1,6 @@
 """Promotions: a live clone takes the name, uuid, ports, roles, schedules and autostart of its source."""
 
+import contextlib
 import ipaddress
 import json
 import os
@@ -11,7 +12,7 @@ import time
 
 import pytest
 
-from conftest import BUILD, Console, QmpError, free_port, until
+from conftest import BUILD, FAKE_VM, Console, Daemon, QmpError, free_port, library, until
 from daemonlib import as_nobody, audit, shared  # noqa: F401
 from guestlib import disk
 from test_undefine import names
@@ -150,6 +151,28 @@ def test_devices_do_not_change_during_a_promotion(fake):
     assert "is part of a promotion" in fake.cairn("forward-add", "try", f"{free_port()}:22", "--live", ok=6).stderr
     assert "return" in q.answer()
     fake.cairn("domif-setlink", "web", "net0", "down")
+
+
+def test_clone_that_ends_meanwhile_does_not_replace_its_source(tmp_path):
+    if "asan" in BUILD:
+        pytest.skip("slow_sync.so has to come behind a sanitizer")
+    go, held, port = tmp_path / "go", tmp_path / "held", free_port()
+    env = {"LD_PRELOAD": library("slow_sync"), "SLOW_SYNC_OF": "promote.json", "SLOW_SYNC_UNTIL": str(go), "SLOW_SYNC_COUNT": str(held)}
+    with contextlib.closing(Daemon(tmp_path, FAKE_VM, env)) as d:
+        define(d, port)
+        d.cairn("start", "web")
+        pid = d.info("web")["pid"]
+        d.cairn("clone", "--live", "web", "try", "--ephemeral")
+        q = d.qmp()
+        q.send(b'{"execute": "vm-promote", "arguments": {"vm": "try"}}')
+        until(held.exists)
+        os.kill(d.info("try")["pid"], signal.SIGKILL)
+        until(lambda: d.info("try")["word"] == "crashed")
+        go.touch()
+        assert "VM 'try' has ended, so 'web' stays as it is" in q.answer()["error"]["desc"]
+        assert d.info("web")["pid"] == pid and d.info("web")["word"] == "running"
+        socket.create_connection(("127.0.0.1", port), 50).close()
+        until(lambda: names(d) == ["web"])
 
 
 def test_source_with_a_job_is_refused(fake):
