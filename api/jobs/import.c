@@ -21,10 +21,12 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/machine_version.h"
+#include "base/utf8.h"
 #include "base/util.h"
 #include "base/uuid.h"
 
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -376,21 +378,64 @@ static int name_decide(struct import *x, struct json_object *o, struct err *e)
 	return r;
 }
 
-/* Set host_loopback to false, with a warning: services on the host's loopback address trust local users, and the
- * archive may be a stranger's. */
+/* ---- the archive may be a stranger's, so its guest gets no way into this host ---- */
+
+static __attribute__((format(printf, 2, 3))) void warn(struct import *x, const char *fmt, ...)
+{
+	char text[600];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	utf8_clean(text); /* a path may be cut */
+	json_object_array_add(x->warnings, json_object_new_string(text));
+}
+
+/* Services on the host's loopback address trust local users. */
 static void loopback_close(struct import *x, struct definition *d)
 {
-	char text[256];
-
 	for (unsigned i = 0; i < d->ninterfaces; i++) {
 		if (!d->interfaces[i].user.host_loopback)
 			continue;
 		d->interfaces[i].user.host_loopback = false;
-		snprintf(text, sizeof(text), "interface %s: host_loopback is set to false, because it lets the guest "
-			"reach services on this host's loopback address; to allow that, use cairn edit",
-			d->interfaces[i].id);
-		json_object_array_add(x->warnings, json_object_new_string(text));
+		warn(x, "interface %s: host_loopback is set to false, because it lets the guest reach services on this host's loopback address; to "
+			"allow that, use cairn edit", d->interfaces[i].id);
 	}
+}
+
+/* The guest would read and write the importing user's files. */
+static void shares_drop(struct import *x, struct definition *d)
+{
+	while (d->nshares) {
+		struct definition_share *s = &d->shares[--d->nshares];
+
+		warn(x, "share %s: is left out, because it gives the guest this host's folder %.300s; to allow that, add it with cairn edit", s->tag,
+			s->path);
+		free(s->path);
+		free(s->tag);
+		*s = (struct definition_share){ 0 };
+	}
+}
+
+/* Let the VM's sockets be in its own folder, or nowhere. */
+static void sockets_move(struct import *x, struct definition *d, const char *own)
+{
+	char path[PATH_MAX + VM_NAME_MAX + 8];
+	int n = snprintf(path, sizeof(path), "%s/%s.vnc", own, d->name);
+
+	if (d->vsock_path)
+		warn(x, "vsock: the socket %.300s is left out; to have one, use cairn edit", d->vsock_path);
+	free(STEAL_PTR(d->vsock_path));
+	if (!d->vnc.on || (d->vnc.path && !strcmp(d->vnc.path, path)))
+		return;
+	free(d->vnc.path);
+	free(d->vnc.password_file);
+	d->vnc = (struct definition_vnc){ .on = n <= DEFINITION_VSOCK_PATH_MAX };
+	if (d->vnc.on)
+		d->vnc.path = must_alloc(strdup(path));
+	warn(x, d->vnc.on ? "vnc: the socket for clients is %.300s now; to change that, use cairn edit" :
+		"vnc: is left out, because the socket's path %.300s is too long; to have one, use cairn edit", path);
 }
 
 /* Return the space that the archive's files take on the disk, according to its manifest. */
@@ -427,6 +472,8 @@ static int import_define(struct import *x, struct json_object *result, struct de
 		d->machine = (uint16_t)machine_version_unnamed(d->firmware);
 	x->warnings = json_object_new_array();
 	loopback_close(x, d);
+	shares_drop(x, d);
+	sockets_move(x, d, own);
 	network_warn_missing(x->host, d, x->warnings);
 	r = paths_check(d, files, own, e);
 	if (!r) {

@@ -269,6 +269,25 @@ def test_import_drops_access_to_host_loopback(daemon, tmp_path):
     assert was == now
 
 
+def test_import_gives_no_folder_or_socket_of_the_host(daemon, tmp_path):
+    """The archive may be a stranger's, who would get the importing user's files."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "password").write_text("secret\n")
+    vnc = {"port": 5999, "address": "127.0.0.1", "password_file": str(tmp_path / "password")}
+    daemon.define("vm1", shares=[{"path": str(tmp_path / "mine"), "tag": "data"}, {"path": "/", "tag": "all", "readonly": True}],
+                  vsock={"cid": 5, "path": str(tmp_path / "v.sock")}, screen=True, vnc=vnc)
+    daemon.cairn("export", "vm1", str(tmp_path / "x.tar"))
+    for folder in (tmp_path / "new", tmp_path / ("long" * 20)):
+        folder.mkdir()
+        r = daemon.cairn("import", str(tmp_path / "x.tar"), "--name", "vm2", "--folder", folder)
+        now, short = json.loads(daemon.cairn("dumpjson", "vm2").stdout), folder.name == "new" and len(f"{folder}/vm2/vm2.vnc") <= 96
+        assert "shares" not in now and now["vsock"] == {"cid": 5} and now.get("vnc") == ({"path": f"{folder}/vm2/vm2.vnc"} if short else None)
+        for text in ("share data: is left out, because it gives the guest this host's folder " + str(tmp_path / "mine"), "share all: is left out",
+                     f"vsock: the socket {tmp_path}/v.sock is left out", "vnc: the socket for clients is" if short else "vnc: is left out"):
+            assert f"warning: {text}" in r.stderr
+        daemon.cairn("undefine", "vm2")
+
+
 def test_export_does_not_overwrite_a_file(daemon, chain, tmp_path):
     daemon.define("vm1", disks=chain[1:2])
     (tmp_path / "x.tar").write_text("mine")
