@@ -164,11 +164,25 @@ int batch_redefine(struct batch *b, const struct vm *vm, struct err *e)
 	return definition_store(b->host, vm->def, false, e);
 }
 
+/* No file has the VM's paths yet: rows with these paths are about overlays that somebody has moved. From here on, such
+ * rows are the batch's own. */
+static int overlays_replace(struct vm_host *host, const struct definition *def, struct err *e)
+{
+	bool any = false;
+
+	for (uint32_t i = 0; i < def->ndisks; i++)
+		if (!def->disks[i].read_only)
+			any = pins_replace(host, def->disks[i].layers[0].path) || any;
+	return any ? pins_store(host, e) : 0;
+}
+
 int batch_add(struct batch *b, struct definition *def, struct job *j, struct vm **ret_vm, struct err *e)
 {
 	struct vm_host *host = b->host;
 	int r = taken_check(host, def, e);
 
+	if (!r)
+		r = overlays_replace(host, def, e);
 	if (!r)
 		r = definition_store(host, def, true, e);
 	if (r < 0)

@@ -233,28 +233,32 @@ static void disk_copied(void *opaque, int r, const struct vm_answer *a, const st
 }
 
 /* The disk's file was created. If the source's image is an overlay on a pin, note that its copy reads the same pin. */
-static void overlay_note(const struct target *t)
+static int overlay_note(const struct target *t, struct err *e)
 {
 	const char *from = t->all->def->disks[t->disk].layers[0].path, *to = t->vm->def->disks[t->disk].layers[0].path;
-	bool changed = pins_replace(t->vm->host, to);
 
-	if (t->all->snapshots)
-		pins_copy(t->vm->host, from, to);
-	if (changed || pins_has_overlay(t->vm->host, to))
-		pins_store(t->vm->host);
+	if (!t->all->snapshots)
+		return 0;
+	pins_copy(t->vm->host, from, to);
+	return pins_has_overlay(t->vm->host, to) ? pins_store(t->vm->host, e) : 0;
 }
 
 static void disk_opened(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct target *t = opaque;
 
+	struct err own;
+
 	batch_made(t->all->batch, t->vm, r == -ETIMEDOUT ? VM_DISKS_MAX : t->nth + res->count);
+	if (!r && !was_cancelled(t->all)) {
+		r = overlay_note(t, &own);
+		e = &own;
+	}
 	if (r < 0 || was_cancelled(t->all)) {
 		client_file_free(STEAL_PTR(t->file));
 		target_done(t, r, e);
 		return;
 	}
-	overlay_note(t);
 	offline_request_with(t->all->source, VM_MSG_CLONE_DISK, &t->request, sizeof(t->request), STEAL_PTR(t->file), NULL, 0,
 		VM_PROCESS_NO_TIMEOUT, disk_copied, t);
 }

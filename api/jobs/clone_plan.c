@@ -111,19 +111,6 @@ static int path_given(const struct clone_opts *opts, unsigned nth, char ret[PATH
 	return 0;
 }
 
-static int path_check(const struct vm *source, const char *path, struct err *e)
-{
-	const struct vm *user = image_user(source, path);
-
-	if (!user)
-		return 0;
-	if (!permissions_seen_together(&source->host->permissions, source->def->uuid, user->def->uuid))
-		return err_set(e, -EEXIST, ERR_EXISTS, "%s: belongs to another VM, so it cannot become the disk of a "
-			"clone", path);
-	return err_set(e, -EEXIST, ERR_EXISTS, "%s: belongs to VM '%s', so it cannot become the disk of a clone", path,
-		user->def->name);
-}
-
 static const char *format_name(uint8_t format)
 {
 	return format == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw";
@@ -157,7 +144,7 @@ static int disk_change(const struct vm *source, const struct clone_opts *opts, c
 			"disk %s has an external data file, so it has no snapshots to copy; omit --snapshots", d->id);
 	r = opts->files ? path_given(opts, nth, path, e) : path_beside(d, source->def->name, name, format, path, e);
 	if (!r)
-		r = path_check(source, path, e);
+		r = image_check_new(source, path, e);
 	if (r < 0)
 		return r;
 	js_put_str(o, "path", path);

@@ -102,8 +102,9 @@ static bool ends_with(const char *s, const char *end)
 	return n >= m && !strcmp(s + n - m, end);
 }
 
-/* Count the files with a suffix and find the oldest. oldest: untouched if there is none. */
-static unsigned files_count(int folder, const char *end, char oldest[NAME_MAX + 1])
+/* Count the files with a suffix and find the oldest. but: leave this one out; "": none. oldest: untouched if there is
+ * none. */
+static unsigned files_count(int folder, const char *end, const char *but, char oldest[NAME_MAX + 1])
 {
 	struct timespec t = { 0 };
 	struct dirent **list;
@@ -113,7 +114,7 @@ static unsigned files_count(int folder, const char *end, char oldest[NAME_MAX + 
 	for (int i = 0; i < n; i++) {
 		struct stat st;
 
-		if (ends_with(list[i]->d_name, end) &&
+		if (ends_with(list[i]->d_name, end) && strcmp(list[i]->d_name, but) != 0 &&
 			fstatat(folder, list[i]->d_name, &st, AT_SYMLINK_NOFOLLOW) == 0 &&
 			(!count++ || st.st_mtim.tv_sec < t.tv_sec ||
 				(st.st_mtim.tv_sec == t.tv_sec && st.st_mtim.tv_nsec < t.tv_nsec))) {
@@ -127,12 +128,12 @@ static unsigned files_count(int folder, const char *end, char oldest[NAME_MAX + 
 	return count;
 }
 
-/* Remove all files with a suffix except the newest `keep`. */
-static void files_remove(int folder, const char *end, unsigned keep)
+/* Remove all files with a suffix except `but` and the newest `keep` of the others. */
+static void files_remove(int folder, const char *end, const char *but, unsigned keep)
 {
 	char name[NAME_MAX + 1];
 
-	while (files_count(folder, end, name) > keep) {
+	while (files_count(folder, end, but, name) > keep) {
 		int r = store_file_unlink(folder, name);
 
 		if (r < 0) {
@@ -153,7 +154,7 @@ static int core_open(struct work *w, struct err *e)
 		sizeof(w->path), e);
 	if (w->folder < 0)
 		return w->folder;
-	files_remove(w->folder, CORE TMP, 0);
+	files_remove(w->folder, CORE TMP, "", 0);
 	gmtime_r(&now, &tm);
 	strftime(stamp, sizeof(stamp), "%Y%m%dT%H%M%SZ", &tm);
 	snprintf(name, sizeof(name), "%.*s-%s" CORE, NAME_PART, w->vm->def->name, stamp);
@@ -175,7 +176,7 @@ static void core_find(struct work *w)
 
 	w->folder = store_open_folder(w->vm->host->store, w->vm->def->name, DUMPS_FOLDER, w->path, sizeof(w->path), &e);
 	if (w->folder >= 0)
-		files_count(w->folder, CORE TMP, name);
+		files_count(w->folder, CORE TMP, "", name);
 	n = strlen(name);
 	if (n && n < sizeof(w->file) && strlen(w->path) + n + 2 <= sizeof(w->path)) {
 		snprintf(w->file, sizeof(w->file), "%.*s", (int)(n - strlen(TMP)), name);
@@ -191,14 +192,16 @@ static void core_find(struct work *w)
 struct kept {
 	struct store_work work;
 	int folder;
+	char file[NAME_MAX + 1];
 };
 
 static void core_stored(struct store_work *w)
 {
 	struct kept *k = container_of(w, struct kept, work);
 
+	/* The clock may have been set back since the others. */
 	if (!w->r)
-		files_remove(k->folder, CORE, DUMPS_KEPT);
+		files_remove(k->folder, CORE, k->file, DUMPS_KEPT - 1);
 	close(k->folder);
 	free(k);
 }
@@ -217,7 +220,8 @@ static int core_keep(struct work *w, struct err *e)
 	if (renameat(w->folder, tmp, w->folder, w->file) < 0)
 		return err_set_errno(e, -errno, "%s", w->path);
 	k = must_alloc(malloc(sizeof(*k)));
-	*k = (struct kept){ { .loop = host->loop, .done = core_stored }, steal_fd(&w->folder) };
+	*k = (struct kept){ .work = { .loop = host->loop, .done = core_stored }, .folder = steal_fd(&w->folder) };
+	snprintf(k->file, sizeof(k->file), "%s", w->file);
 	snprintf(file, sizeof(file), DUMPS_FOLDER "/%s", w->file);
 	store_sync_file(host->store, &k->work, w->vm->def->name, file);
 	return 0;
@@ -339,7 +343,7 @@ static void dump_done(void *opaque, int r, const struct vm_answer *a, const stru
 	else
 		r = core_keep(w, &why);
 	if (r < 0 && w->folder >= 0)
-		files_remove(w->folder, CORE TMP, 0);
+		files_remove(w->folder, CORE TMP, "", 0);
 	*vm->dump = (struct dump_state){ r < 0 ? DUMP_FAILED : DUMP_COMPLETED, r < 0 ? w->job->done : all, all };
 	emit_completed(vm, r < 0 ? "" : w->path, r < 0 ? &why : NULL);
 	if (r < 0) {

@@ -111,7 +111,7 @@ static int disks_adjust(struct fork *f, struct err *e)
 		w++;
 	}
 	if (changed) {
-		pins_store(f->host);
+		pins_store(f->host, NULL);
 		vm_open_ahead_drop(f->clones[0].vm); /* its layers have changed */
 	}
 	for (unsigned k = 0; k < f->n && changed && !r; k++)
@@ -260,7 +260,7 @@ static void end_put(void *opaque, struct json_object *o)
 	js_put_uint(o, "ram-bytes-written", f->taken.ram_bytes_written);
 	job_put_tracking(o, &f->taken);
 	if (f->pins_changed)
-		pins_store(f->host);
+		pins_store(f->host, NULL);
 }
 
 static void states_stored(struct store_work *w)
@@ -635,10 +635,10 @@ static void fork_go(struct fork *f)
 	r = batch_begin(f->batch, &e);
 	for (unsigned i = 0; i < f->n && !r; i++)
 		r = clone_keep(&f->clones[i], &e);
-	if (!r) {
-		fork_note_pins(f);
+	if (!r)
+		r = fork_note_pins(f, &e);
+	if (!r)
 		r = fork_images_any(f->files) ? fork_images_open(f->files, f->state_fd, files_opened, f, &e) : 0;
-	}
 	if (r < 0)
 		begin_fail(f, &e);
 	else if (!fork_images_any(f->files))

@@ -5,6 +5,7 @@
 #include "api/jobs/fork_impl.h"
 #include "api/net/publish.h"
 #include "api/vm/identity.h"
+#include "api/vm/image_users.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_spare.h"
 #include "api/wire/json.h"
@@ -41,9 +42,9 @@ static int copy_path(const struct definition_disk *d, const char *name, char pat
 }
 
 /* Replace the path of each writable disk by that of the clone's own file. */
-static int disks_rename(const struct definition *source, struct json_object *o, const char *name,
-	struct err *e)
+static int disks_rename(const struct vm *vm, struct json_object *o, const char *name, struct err *e)
 {
+	const struct definition *source = vm->def;
 	struct json_object *disks = js_get_array(o, "disks");
 	char path[PATH_MAX];
 	int r = 0;
@@ -52,6 +53,8 @@ static int disks_rename(const struct definition *source, struct json_object *o, 
 		if (source->disks[i].read_only)
 			continue;
 		r = copy_path(&source->disks[i], name, path, e);
+		if (!r)
+			r = image_check_new(vm, path, e);
 		if (!r)
 			js_put_str(json_object_array_get_idx(disks, i), "path", path);
 	}
@@ -73,7 +76,7 @@ static int clone_define(struct clone *c, struct json_object *o, const char *name
 	int r = clone_check(f->host, name, e);
 
 	if (!r)
-		r = disks_rename(f->source->def, o, name, e);
+		r = disks_rename(f->source, o, name, e);
 	if (r < 0)
 		return r;
 	js_put_str(o, "name", name);

@@ -75,8 +75,8 @@ int fork_choose_pins(struct fork *f, const struct fork_opts *opts, struct err *e
  * o: the clones' definition, which is changed. */
 void fork_put_backing(const struct fork *f, struct json_object *o);
 /* Store which overlays read which pins, before the pins are made. A copy of an overlay reads the same pin as the
- * overlay. */
-void fork_note_pins(struct fork *f);
+ * overlay. Returns 0 or -errno. */
+int fork_note_pins(struct fork *f, struct err *e);
 /* Fill in the request's members about the disks. */
 void fork_put_pins(const struct fork *f, struct vm_fork *body);
 /* Return the length of the request that the source's process expects. */

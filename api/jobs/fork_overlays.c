@@ -113,7 +113,7 @@ static bool can_share(const struct fork *f)
 	return !f->source->proc || vm_process_knows(f->source->proc, VM_KNOWS_PIN_SHARING);
 }
 
-void fork_note_pins(struct fork *f)
+int fork_note_pins(struct fork *f, struct err *e)
 {
 	struct vm_host *host = f->host;
 	bool any = false;
@@ -134,8 +134,7 @@ void fork_note_pins(struct fork *f)
 			any = any || pins_has_overlay(host, path);
 		}
 	}
-	if (any)
-		pins_store(host);
+	return any ? pins_store(host, e) : 0;
 }
 
 void fork_put_pins(const struct fork *f, struct vm_fork *body)
@@ -185,6 +184,8 @@ void fork_set_copied(struct fork *f, unsigned i)
 		struct definition_disk *d = &f->clones[k].vm->def->disks[i];
 
 		layer_drop(d);
+		if (f->clones[k].live)
+			layer_drop(&f->clones[k].live->disks[i]);
 		pins_remove(f->host, d->layers[0].path);
 		pins_copy(f->host, f->images[i], d->layers[0].path);
 	}

@@ -217,7 +217,7 @@ static void timer_arm(struct vm_host *host)
 
 void pin_release_due(struct vm_host *host)
 {
-	pins_store(host);
+	pins_store(host, NULL);
 	release_all(host);
 }
 

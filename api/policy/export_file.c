@@ -21,10 +21,10 @@ struct names {
 	char part[NAME_MAX + 1];
 };
 
-static int names_make(struct names *n, const char *folder, const char *name, struct err *e)
+static int names_make(struct names *n, const char *folder, const char *name, const char *id, struct err *e)
 {
 	*n = (struct names){ .folder = folder, .name = name };
-	if (snprintf(n->part, sizeof(n->part), ".%s.part", name) >= (int)sizeof(n->part))
+	if (snprintf(n->part, sizeof(n->part), ".%s.part", id) >= (int)sizeof(n->part) || strlen(name) > NAME_MAX)
 		return err_set(e, -ENAMETOOLONG, ERR_INVALID, "the archive's name %.60s… is too long", name);
 	return 0;
 }
@@ -76,26 +76,26 @@ static int archive_end(const void *arg, struct fork_as_result *out, struct err *
 	return r < 0 ? err_set_errno(e, r, "%.200s/%.200s", n->folder, n->name) : 0;
 }
 
-int export_file_open(struct helpers *h, const struct rights *rights, const char *folder, const char *name,
+int export_file_open(struct helpers *h, const struct rights *rights, const char *folder, const char *name, const char *id,
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
 	struct client_file **ret, struct err *e)
 {
 	struct names n;
 	struct client_file_spec s = { .rights = rights, .of_author = true, .run = archive_open, .arg = &n, .what = "opening the archive",
 		.done = done, .opaque = opaque };
-	int r = names_make(&n, folder, name, e);
+	int r = names_make(&n, folder, name, id, e);
 
 	return r ? r : client_file_new(h, &s, ret, e);
 }
 
-int export_file_end(struct helpers *h, const struct rights *rights, const char *folder, const char *name, bool keep,
+int export_file_end(struct helpers *h, const struct rights *rights, const char *folder, const char *name, const char *id, bool keep,
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque, struct err *e)
 {
 	struct names n;
 	struct fork_as_spec s = { .rights = rights, .run = archive_end, .arg = &n, .who = "who made the schedule", .what = "completing the archive",
 		.timeout_ns = END_TIMEOUT_NS, .done = done, .opaque = opaque };
 	struct fork_as *x;
-	int r = names_make(&n, folder, name, e);
+	int r = names_make(&n, folder, name, id, e);
 
 	n.keep = keep;
 	return r ? r : fork_as_begin(h, &s, &x, e);

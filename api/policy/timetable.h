@@ -59,6 +59,7 @@ struct timetable_entry {
 	enum timetable_action action;
 	enum timetable_missed missed;
 	bool paused;
+	bool no_zone; /* its time zone could not be loaded, so it does not run; not stored */
 	char on[CALENDAR_TEXT_MAX + 1];
 	struct calendar calendar;
 	char zone[TIME_ZONE_NAME_MAX + 1]; /* "": the host's */

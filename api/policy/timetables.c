@@ -17,6 +17,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -121,7 +122,7 @@ static int zone_set(struct timetables *k, struct timetable_entry *t, struct err 
 
 static void entry_check_ahead(struct timetable_entry *t)
 {
-	t->next_s = t->paused ? 0 : timetable_next(t);
+	t->next_s = t->paused || t->no_zone ? 0 : timetable_next(t);
 }
 
 /* Read a zone's file again, and let the entries use that. */
@@ -256,23 +257,37 @@ static const char *outcome_of_class(const char *class_name)
 	return !strcmp(class_name, err_class_name(ERR_PERMISSION)) ? "refused" : "failed";
 }
 
-/* The VM is busy: try again soon, for WAIT_MAX_S at most. */
+static void run_try(struct vm *vm, struct timetable_entry *t);
+static void archive_end(struct vm *vm, struct timetable_entry *t, const char *why);
+
+/* The last stage of an export fails. */
+static void snapshot_stays(struct vm *vm, struct timetable_entry *t, const char *why)
+{
+	char run[TIMETABLE_RUN_NAME_BYTES], text[600];
+
+	timetable_run_name(t, run);
+	snprintf(text, sizeof(text), "%s; snapshot %s stays: %.200s; delete it with cairn snapshot-delete", t->why[0] ? t->why : "the archive is complete",
+		run, why);
+	run_end(vm, t, "failed", text);
+}
+
+/* The VM is busy: try again soon, for WAIT_MAX_S at most in each stage. */
 static void run_wait(struct vm *vm, struct timetable_entry *t, const char *why)
 {
 	int64_t now = now_s();
 
 	if (!t->waits_s || t->waits_s > now)
 		t->waits_s = now;
-	if (now - t->waits_s >= WAIT_MAX_S) {
+	t->working = now - t->waits_s >= WAIT_MAX_S;
+	if (!t->working)
+		timetables_arm(vm->host->timetables, now);
+	else if (t->action == TIMETABLE_EXPORT && t->stage == TIMETABLE_WRITE_ARCHIVE)
+		archive_end(vm, t, why);
+	else if (t->action == TIMETABLE_EXPORT && t->stage == TIMETABLE_DROP_SNAPSHOT)
+		snapshot_stays(vm, t, why);
+	else
 		run_end(vm, t, "failed", why);
-		return;
-	}
-	t->working = false;
-	timetables_arm(vm->host->timetables, now);
 }
-
-static void run_try(struct vm *vm, struct timetable_entry *t);
-static void archive_end(struct vm *vm, struct timetable_entry *t, const char *why);
 
 /* Go on with the run after a command or its job. class_name, why: of its failure; NULL: none. */
 static void run_step_end(struct vm *vm, struct timetable_entry *t, const char *class_name, const char *why)
@@ -280,6 +295,7 @@ static void run_step_end(struct vm *vm, struct timetable_entry *t, const char *c
 	bool exists = why && t->resumed && !strcmp(class_name, err_class_name(ERR_EXISTS));
 
 	t->job[0] = 0;
+	t->waits_s = 0;
 	if (t->action != TIMETABLE_EXPORT || (t->stage == TIMETABLE_TAKE_SNAPSHOT && why && !exists)) {
 		run_end(vm, t, !why || exists ? "done" : outcome_of_class(class_name), !why || exists ? "" : why);
 	} else if (t->stage == TIMETABLE_TAKE_SNAPSHOT) {
@@ -288,8 +304,8 @@ static void run_step_end(struct vm *vm, struct timetable_entry *t, const char *c
 		run_try(vm, t);
 	} else if (t->stage == TIMETABLE_WRITE_ARCHIVE) {
 		archive_end(vm, t, why);
-	} else if (why && t->snapped && strcmp(class_name, err_class_name(ERR_NOT_FOUND)) != 0 && !t->why[0]) {
-		run_end(vm, t, outcome_of_class(class_name), why);
+	} else if (why && t->snapped && strcmp(class_name, err_class_name(ERR_NOT_FOUND)) != 0) {
+		snapshot_stays(vm, t, why);
 	} else {
 		run_end(vm, t, t->why[0] ? "failed" : "done", t->why);
 	}
@@ -347,13 +363,17 @@ static void rights_found(void *opaque, const struct rights *now, const char *not
 /* ---- the archive of an export ---- */
 
 #define ARCHIVE_NAME_BYTES (VM_NAME_MAX + TIMETABLE_RUN_NAME_BYTES + 16)
+#define ARCHIVE_ID_BYTES (UUID_TEXT + TIMETABLE_RUN_NAME_BYTES)
 
-static void archive_name(const struct vm *vm, const struct timetable_entry *t, char name[ARCHIVE_NAME_BYTES])
+/* id: the run of another VM may have the same name for its archive. */
+static void archive_name(const struct vm *vm, const struct timetable_entry *t, char name[ARCHIVE_NAME_BYTES], char id[ARCHIVE_ID_BYTES])
 {
-	char run[TIMETABLE_RUN_NAME_BYTES];
+	char run[TIMETABLE_RUN_NAME_BYTES], uuid[UUID_TEXT];
 
 	timetable_run_name(t, run);
+	uuid_print(vm->def->uuid, uuid);
 	snprintf(name, ARCHIVE_NAME_BYTES, "%s-%s.tar.zst", vm->def->name, run);
+	snprintf(id, ARCHIVE_ID_BYTES, "%s-%s", uuid, run);
 }
 
 /* The archive is complete, or the export has failed: delete the snapshot, if there is one. */
@@ -393,11 +413,11 @@ static void archive_opened(void *opaque, int r, const struct fork_as_result *res
 static void archive_open(struct vm *vm, struct timetable_entry *t)
 {
 	struct step *s = step_new(vm, t);
-	char name[ARCHIVE_NAME_BYTES];
+	char name[ARCHIVE_NAME_BYTES], id[ARCHIVE_ID_BYTES];
 	struct err e;
 
-	archive_name(vm, t, name);
-	if (export_file_open(vm->host->helpers, t->maker, t->folder, name, archive_opened, s, &s->file, &e) < 0) {
+	archive_name(vm, t, name, id);
+	if (export_file_open(vm->host->helpers, t->maker, t->folder, name, id, archive_opened, s, &s->file, &e) < 0) {
 		free(s);
 		export_over(vm, t, e.msg);
 	}
@@ -418,13 +438,13 @@ static void archive_ended(void *opaque, int r, const struct fork_as_result *res,
 static void archive_end(struct vm *vm, struct timetable_entry *t, const char *why)
 {
 	struct step *s = step_new(vm, t);
-	char name[ARCHIVE_NAME_BYTES];
+	char name[ARCHIVE_NAME_BYTES], id[ARCHIVE_ID_BYTES];
 	struct err e;
 
 	if (why)
 		snprintf(t->why, sizeof(t->why), "%s", why);
-	archive_name(vm, t, name);
-	if (export_file_end(vm->host->helpers, t->maker, t->folder, name, !why, archive_ended, s, &e) < 0) {
+	archive_name(vm, t, name, id);
+	if (export_file_end(vm->host->helpers, t->maker, t->folder, name, id, !why, archive_ended, s, &e) < 0) {
 		free(s);
 		export_over(vm, t, why ? NULL : e.msg);
 	}
@@ -678,6 +698,10 @@ int timetables_remove(struct vm *vm, const char *name, void (*done)(void *opaque
 	struct step *s;
 	int r = entry_find(vm, name, &t, e);
 
+	/* Its next stages complete the archive's file, and delete the snapshot. */
+	if (!r && t->action == TIMETABLE_EXPORT && t->begun_s)
+		r = err_set(e, -EBUSY, ERR_BUSY, "schedule %s of VM '%.200s' exports the VM just now; wait for its end%s%s", t->name, vm->def->name,
+			t->job[0] ? ", or cancel it first: cairn job-cancel " : "", t->job);
 	if (r < 0)
 		return r;
 	s = step_new(vm, t);
@@ -697,8 +721,11 @@ int timetables_pause(struct vm *vm, const char *name, bool paused, void (*done)(
 	int r = entry_find(vm, name, &t, e);
 	bool was;
 
+	if (!r && !paused && t->no_zone)
+		r = zone_set(vm->host->timetables, t, e);
 	if (r < 0)
 		return r;
+	t->no_zone = t->no_zone && paused;
 	was = t->paused;
 	s = step_new(vm, t);
 	s->paused = paused;
@@ -730,7 +757,7 @@ struct json_object *timetables_to_json(const struct vm *vm, const struct timetab
 	if (t->folder)
 		js_put_str(o, "folder", t->folder);
 	js_put_int(o, "uid", t->uid);
-	if (t->paused)
+	if (t->paused || t->no_zone)
 		js_put_bool(o, "paused", true);
 	if (t->begun_s)
 		js_put_bool(o, "under-way", true);
@@ -761,11 +788,11 @@ static void timetable_load(struct timetables *k, struct vm *vm)
 	for (size_t i = 0; vm->timetable && i < vm->timetable->n; i++) {
 		struct timetable_entry *t = vm->timetable->entries[i];
 
-		/* Without its zone, the schedule waits for an admin who installs tzdata or removes it. */
-		if (zone_set(k, t, &e) < 0) {
+		/* Without its zone, the schedule waits for an admin who installs tzdata, and then resumes it or starts
+		 * another daemon. */
+		t->no_zone = zone_set(k, t, &e) < 0;
+		if (t->no_zone)
 			log_error("timetable", "VM '%s': schedule %s is paused: %s", vm->def->name, t->name, e.msg);
-			t->paused = true;
-		}
 		t->stored_paused = t->paused;
 		entry_check_ahead(t);
 	}

@@ -468,8 +468,11 @@ static void change_store(struct disk_change *w)
 	}
 	if (w->scan)
 		pin_scan_take(w->scan, &found);
-	if (found.added || found.replaced)
-		pins_store(w->host); /* before the image is in use, so that its pin is not deleted */
+	/* Before the image is in use, so that its pin is not deleted. */
+	if ((found.added || found.replaced || (w->scan && pins_are_unsaved(w->host))) && pins_store(w->host, &e) < 0) {
+		change_fail(w, &e);
+		return;
+	}
 	for (unsigned i = 0; i < w->n; i++)
 		w->disks[i].old_image = image_note(vm, w->at[i], &w->disks[i].image);
 	vm->disk_change = (struct vm_disk_change){ .before = STEAL_PTR(w->before), .answer_follows = true, .n = w->n };

@@ -46,6 +46,19 @@ const struct vm *image_user(const struct vm *vm, const char *path)
 	return NULL;
 }
 
+int image_check_new(const struct vm *source, const char *path, struct err *e)
+{
+	const struct vm *user = image_user(source, path);
+
+	if (!user)
+		return 0;
+	if (!permissions_seen_together(&source->host->permissions, source->def->uuid, user->def->uuid))
+		return err_set(e, -EEXIST, ERR_EXISTS, "%s: belongs to another VM, so it cannot become the disk of a "
+			"clone", path);
+	return err_set(e, -EEXIST, ERR_EXISTS, "%s: belongs to VM '%s', so it cannot become the disk of a clone", path,
+		user->def->name);
+}
+
 /* Whether a layer of the disk, or a layer's data file, from layer number `first` on, is the file of that path. A
  * backing file that is read at a pin does not count, because that file may be written. */
 static bool disk_reads(const struct vm_host *host, const struct definition_disk *d, unsigned first, const char *path)

@@ -13,6 +13,8 @@ struct vm;
 /* Return a VM other than `vm` that has the file as an image, backing file or data file, in its definition or in the
  * definition with which its process runs. NULL: none. */
 const struct vm *image_user(const struct vm *vm, const char *path);
+/* Check that no other VM than `source` has the image that a clone of it is to get. Returns 0; -EEXIST. */
+int image_check_new(const struct vm *source, const char *path, struct err *e);
 /* Count the VM's linked clones: VMs with a disk whose backing chain has an image that this VM writes to. A backing file
  * that is read at a pin (pins.h) does not count.
  * names, cap: gets a list such as "web-01, web-02 and 7 more". */

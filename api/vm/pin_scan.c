@@ -205,7 +205,8 @@ static void definition_add(struct pin_scan *s, const struct definition *def)
 		const struct definition_layer *l = def->disks[i].layers;
 
 		for (unsigned k = 0; k + 1 < def->disks[i].nlayers; k++)
-			if (l[k].format == DEFINITION_FORMAT_QCOW2 && l[k + 1].format == DEFINITION_FORMAT_QCOW2)
+			if (l[k].format == DEFINITION_FORMAT_QCOW2 && l[k + 1].format == DEFINITION_FORMAT_QCOW2 &&
+				strlen(l[k + 1].path) <= VM_PIN_PATH_MAX)
 				overlay_add(group_of(s, author_of(def, l[k].path)), l[k].path, l[k + 1].path);
 	}
 }
@@ -309,5 +310,5 @@ void pin_scan_all(struct vm_host *host, struct pin_scan_result *ret)
 	pin_scan_take(s, ret);
 	pin_scan_free(s);
 	pins_set_complete(host, !ret->unread);
-	pins_store(host);
+	pins_store(host, NULL);
 }

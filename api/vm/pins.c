@@ -48,6 +48,7 @@ struct pins {
 	struct rows due;  /* pins to delete */
 	uint64_t made; /* number of overlays that forks have made so far */
 	bool incomplete; /* the list was lost or damaged, and overlays may be missing */
+	bool unsaved; /* the last pins_store() has failed */
 	struct ratelimit dropped_log;
 };
 
@@ -168,7 +169,14 @@ struct unused {
 	uid_t owner;
 	uint64_t added;
 	size_t at; /* index of the row */
+	size_t bytes; /* of its paths */
+	bool excess;
 };
+
+static size_t row_bytes(const struct row *r)
+{
+	return strlen(r->image) + (r->overlay ? strlen(r->overlay) : 0);
+}
 
 static int unused_compare(const void *a, const void *b)
 {
@@ -186,8 +194,8 @@ static int excess_compare(const void *a, const void *b)
 	return x->at < y->at ? -1 : x->at > y->at;
 }
 
-/* Let *ret be the rows that no VM has, for each owner the oldest of those above PINS_UNUSED_MAX, sorted by index.
- * *ret: owned by the caller. Returns their number. */
+/* Let *ret be the rows that no VM has, for each owner the oldest of those above PINS_UNUSED_MAX and PINS_UNUSED_BYTES,
+ * sorted by index. *ret: owned by the caller. Returns their number. */
 static size_t excess_find(const struct vm_host *host, const struct rows *l, struct unused **ret)
 {
 	size_t npaths, n = 0, excess = 0;
@@ -199,13 +207,17 @@ static size_t excess_find(const struct vm_host *host, const struct rows *l, stru
 		const char *path = r->overlay ? r->overlay : r->image;
 
 		if (!bsearch(&path, paths, npaths, sizeof(*paths), paths_compare))
-			all[n++] = (struct unused){ r->owner, r->added, i };
+			all[n++] = (struct unused){ .owner = r->owner, .added = r->added, .at = i, .bytes = row_bytes(r) };
 	}
 	free(paths);
 	qsort(all, n, sizeof(*all), unused_compare);
-	/* A row is in excess if PINS_UNUSED_MAX newer rows of its owner follow. */
-	for (size_t i = 0; i + PINS_UNUSED_MAX < n; i++)
-		if (all[i + PINS_UNUSED_MAX].owner == all[i].owner)
+	for (size_t i = n, rows = 0, bytes = 0; i--;) {
+		rows = i + 1 < n && all[i + 1].owner == all[i].owner ? rows + 1 : 1;
+		bytes = all[i].bytes + (rows > 1 ? bytes : 0);
+		all[i].excess = rows > PINS_UNUSED_MAX || bytes > PINS_UNUSED_BYTES;
+	}
+	for (size_t i = 0; i < n; i++)
+		if (all[i].excess)
 			all[excess++] = all[i];
 	qsort(all, excess, sizeof(*all), excess_compare);
 	*ret = all;
@@ -242,8 +254,8 @@ static void drop_log(struct pins *p, const struct row *r)
 	if (!log_ratelimit_pass(&p->dropped_log))
 		return;
 	hex_print(r->id, sizeof(r->id), text);
-	log_warn("pins", "%s: user %u has more than %d disks of clones that no VM has, so " PINS_FILE " forgets %s; the pin "
-		PIN_NAME_IN_IMAGE "%s stays", r->image, r->owner, PINS_UNUSED_MAX, r->overlay ? r->overlay : "a pin that is due", text);
+	log_warn("pins", "%s: user %u has too many disks of clones that no VM has, so " PINS_FILE " forgets %s; the pin "
+		PIN_NAME_IN_IMAGE "%s stays", r->image, r->owner, r->overlay ? r->overlay : "a pin that is due", text);
 }
 
 /* Remove rows in one pass, since an old list may be long. excess: sorted by index. */
@@ -276,9 +288,11 @@ static void rows_drop(struct pins *p, struct rows *l, const struct unused *exces
 static void rows_limit(struct vm_host *host, struct rows *l)
 {
 	struct unused *excess;
-	size_t n;
+	size_t n, bytes = 0;
 
-	if (l->n <= PINS_UNUSED_MAX)
+	for (size_t i = 0; i < l->n; i++)
+		bytes += row_bytes(&l->list[i]);
+	if (l->n <= PINS_UNUSED_MAX && bytes <= PINS_UNUSED_BYTES)
 		return;
 	n = excess_find(host, l, &excess);
 	if (n)
@@ -309,10 +323,11 @@ static struct json_object *rows_to_json(const struct rows *l)
 	return all;
 }
 
-void pins_store(struct vm_host *host)
+int pins_store(struct vm_host *host, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
-	struct err e;
+	struct err own;
+	int r;
 
 	rows_limit(host, &host->pins->used);
 	rows_limit(host, &host->pins->due);
@@ -320,13 +335,23 @@ void pins_store(struct vm_host *host)
 		if ((*x)->pins_changed)
 			(*x)->pins_changed(host);
 	if (store_is_newer(host->store, PINS_FILE))
-		return;
+		return 0;
 	js_put(o, "used", rows_to_json(&host->pins->used));
 	js_put(o, "due", rows_to_json(&host->pins->due));
 	if (host->pins->incomplete)
 		js_put_bool(o, "incomplete", true);
-	if (store_put(host->store, NULL, PINS_FILE, o, STORE_SOON, NULL, &e) < 0)
-		log_error("pins", "%s is not kept: %s", PINS_FILE, e.msg);
+	r = store_put(host->store, NULL, PINS_FILE, o, STORE_SOON, NULL, &own);
+	if (r < 0)
+		log_error("pins", "%s is not kept: %s", PINS_FILE, own.msg);
+	if (r < 0 && e)
+		*e = own;
+	host->pins->unsaved = r < 0;
+	return r;
+}
+
+bool pins_are_unsaved(const struct vm_host *host)
+{
+	return host->pins->unsaved;
 }
 
 /* Load a row if it is valid. due: see rows_load(). */
@@ -760,5 +785,5 @@ void pins_answered(struct vm_host *host, const struct vm *by, bool deleted)
 			row_remove(l, i);
 	}
 	if (deleted)
-		pins_store(host);
+		pins_store(host, NULL);
 }

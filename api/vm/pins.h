@@ -38,6 +38,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+struct err;
 struct pins;
 struct vm;
 struct vm_host;
@@ -46,6 +47,7 @@ struct vm_host;
 /* The list has at most so many rows of each user's overlays that no VM has, and as many of the user's pins that are due
  * in images that no VM has. */
 #define PINS_UNUSED_MAX 1000
+#define PINS_UNUSED_BYTES (256 * 1024) /* and of so many bytes of paths; all rows must fit a file of the store */
 
 /* Load the list into host->pins. A damaged file is put aside. */
 void pins_load(struct vm_host *host);
@@ -57,8 +59,10 @@ void pins_set_complete(struct vm_host *host, bool complete);
 void pins_free(struct pins *p);
 /* Drop the rows above PINS_UNUSED_MAX. Then store the list, unless a newer Cairn wrote the file. At return the file is
  * in place, even if the daemon is killed then; it is on stable storage before any work that is queued in the store
- * afterwards is done. A failure is logged. */
-void pins_store(struct vm_host *host);
+ * afterwards is done. e: NULL allowed. Returns 0; -errno, which is logged, too: then no overlay may be made on a pin. */
+int pins_store(struct vm_host *host, struct err *e);
+/* Return whether the last pins_store() has failed: then store the list before an overlay of the list is used. */
+bool pins_are_unsaved(const struct vm_host *host);
 
 /* Note that `overlay` reads `image` at the pin. The paths are copied. A row of the same overlay is replaced. */
 void pins_add(struct vm_host *host, const char *overlay, const char *image, const uint8_t id[VM_PIN_ID_BYTES]);

@@ -345,14 +345,13 @@ static void define_drafted(struct store_work *work)
 /* Add the overlays that the scan has found to the list of pins, so that their pins are in use. The list is on stable
  * storage before any work that is queued in the store afterwards. If the definition is not kept in the end, the rows
  * stay, as after an undefine without images. */
-static void pins_complete(struct define *w)
+static int pins_complete(struct define *w, struct err *e)
 {
 	struct pin_scan_result found = { 0 };
 
 	if (w->scan)
 		pin_scan_take(w->scan, &found);
-	if (found.added || found.replaced)
-		pins_store(w->host);
+	return found.added || found.replaced || (w->scan && pins_are_unsaved(w->host)) ? pins_store(w->host, e) : 0;
 }
 
 /* Continue after the definition's files were checked and the scan for overlays has ended: answer with the result of the
@@ -370,8 +369,9 @@ static void define_go(void *opaque)
 		r = define_check(w->host, w->def, w->mode, &old, &e);
 	if (!r)
 		r = owners_check(w, old, &e);
-	if (!r && w->mode == VM_RUN)
-		pins_complete(w);
+	/* Before the draft, so that no power cut leaves a VM whose pin may be deleted. */
+	if (!r && w->mode != VM_VALIDATE)
+		r = pins_complete(w, &e);
 	if (r < 0 || w->mode == VM_VALIDATE || w->mode == VM_RUN) {
 		what = (struct vm_defined){ .def = w->def, .vm = old, .created = !old };
 		if (!r && w->mode == VM_RUN)
@@ -384,7 +384,6 @@ static void define_go(void *opaque)
 	authors_put(o, w->def);
 	w->work.loop = w->host->loop;
 	w->work.done = define_drafted;
-	pins_complete(w); /* before the draft, so that no power cut leaves a VM whose pin may be deleted */
 	if (old)
 		vm_live_keep(old);
 	store_write_draft(w->host->store, &w->work, o);

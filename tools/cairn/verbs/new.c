@@ -195,8 +195,8 @@ static int name_check(struct cli *c, const char *name, struct err *e)
 	int r = cli_vm_info(c, name, &info, e);
 
 	if (!r)
-		return err_set(e, -EEXIST, ERR_EXISTS, "domain '%s' exists already; choose another name, or remove it: cairn undefine %s --remove-all-storage",
-			name, name);
+		return err_set(e, -EEXIST, ERR_EXISTS, "domain '%s' exists already; choose another name; cairn list --all shows those in use",
+			name);
 	return e->cls == ERR_NOT_FOUND ? 0 : r;
 }
 

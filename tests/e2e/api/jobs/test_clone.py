@@ -196,6 +196,21 @@ def test_full_clone_in_place_of_a_removed_live_clone_is_no_overlay(daemon, remov
     assert overlays(daemon) == []
 
 
+def test_overlay_that_the_list_of_pins_cannot_get_is_refused(daemon, tmp_path):
+    """Its pin might be deleted."""
+    source, overlay = image(tmp_path, "src.qcow2"), tmp_path / "c.qcow2"
+    pinlib.header_write(overlay, source, 32 * "a")
+    pins = daemon.state / "pins.json"
+    pins.unlink(missing_ok=True)
+    pins.mkdir()
+    c = daemon.write("c", disks=[disk(overlay, backing=[disk(source)])])
+    assert "pins.json: Is a directory" in daemon.cairn("define", c, ok=False).stderr
+    assert names(daemon) == []
+    pins.rmdir()
+    daemon.cairn("define", c)
+    assert overlays(daemon) == [str(overlay)]
+
+
 def test_running_clones_leave_source_unchanged(daemon, tmp_path, kvm, guest):
     a = image(tmp_path, "src.qcow2")
     fill(a, 7)

@@ -312,7 +312,7 @@ def test_export_of_a_killed_daemon_is_done_once(archives, stage):
     if stage != "begun":
         archives.cairn("snapshot-create-as", "vm1", name[4:-8])
     if stage == "archive":
-        (archives.tmp / "to" / f".{name}.part").write_bytes(b"half")
+        (archives.tmp / "to" / f".{archives.info('vm1')['uuid']}-{name[4:-8]}.part").write_bytes(b"half")
     if stage == "all":
         archives.cairn("export", "vm1", str(archives.tmp / "to" / name))
     change(archives, 9, last_s=due, begun_s=due, begun_run=0)

@@ -31,7 +31,7 @@ def test_new_vm_has_an_overlay_on_the_image_and_runs(base):
     assert [i["type"] for i in definition["interfaces"]] == ["user"]
     info = json.loads(subprocess.run(["qemu-img", "info", "-U", "--output", "json", "web1.qcow2"], cwd=d.tmp, check=True, stdout=subprocess.PIPE).stdout)
     assert info["virtual-size"] == 20 << 30 and info["full-backing-filename"] == str(d.tmp / "base.qcow2")
-    assert "exists already; choose another name, or remove it: cairn undefine web1 --remove-all-storage" in new(d, "web1", "--image", "base.qcow2", ok=False).stderr
+    assert "exists already; choose another name; cairn list --all shows those in use" in new(d, "web1", "--image", "base.qcow2", ok=False).stderr
     assert os.path.exists(d.tmp / "web1.qcow2")
 
 

@@ -68,6 +68,39 @@ def test_clones_and_source_keep_their_own_content(vms, daemon, tmp_path):
     vms.holds("c-3", 0, 1)
 
 
+def test_overlay_that_was_moved_reads_its_pin_after_another_clone_got_its_path(vms, daemon, tmp_path):
+    vms.start(vms.image("a.qcow2"))
+    vms.write("src", 0, 1)
+    vms.fork("c")
+    definition = daemon.cairn("dumpjson", "c").stdout
+    vms.leave("c")
+    daemon.cairn("destroy", "c")
+    daemon.cairn("undefine", "c")
+    vms.path("c").rename(tmp_path / "moved.qcow2")
+    vms.write("src", 0, 2)
+    vms.fork("c")
+    vms.holds("c", 0, 2)
+    vms.leave("c")
+    daemon.cairn("destroy", "c")
+    daemon.cairn("undefine", "c", "--remove-all-storage")
+    vms.write("src", 0, 3)
+    (tmp_path / "moved.qcow2").rename(vms.path("c"))
+    daemon.cairn("define", "-", input=definition, stdin=None)
+    vms.boot("c")
+    vms.holds("c", 0, 1)
+
+
+def test_path_of_another_vms_disk_is_refused(vms, daemon):
+    """Its image may be elsewhere for a moment."""
+    vms.start(vms.image("a.qcow2"))
+    vms.fork("c")
+    vms.leave("c")
+    daemon.cairn("destroy", "c")
+    daemon.cairn("domrename", "c", "d")
+    vms.path("c").unlink()
+    assert f"{vms.path('c')}: belongs to VM 'd', so it cannot become the disk of a clone" in daemon.cairn("clone", "--live", "src", "c", ok=4).stderr
+
+
 @pytest.mark.parametrize("way, by", [("faults", "reset"), ("faults", "revert"), ("log", "revert")])
 def test_clone_that_lets_go_of_its_sources_memory_closes_its_file(request, monkeypatch, way, by):
     """The file holds the source's memory and the tables that the clone's disks read. With the base of the memory's

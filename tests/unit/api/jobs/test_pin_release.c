@@ -176,7 +176,7 @@ static void test_process_that_was_not_reached_is_told_again_that_no_pin_waits(vo
 	clone_goes();
 	answer(0);
 	pins_add_found(&f->host, "/copy", IMAGE, A);
-	pins_store(&f->host);
+	pins_store(&f->host, NULL);
 	assert_true(f->idle_told == 2 && told_of(0));
 	answer(-EAGAIN);
 	assert_int_equal(seconds(5, -EAGAIN), 5);
@@ -216,7 +216,7 @@ static void test_pin_waits_although_another_vm_has_the_image(void **state)
 	clone_goes();
 	assert_true(f->idle_told == 1 && told_of(1));
 	answer(0);
-	pins_store(&f->host);
+	pins_store(&f->host, NULL);
 	assert_true(f->idle_told == 2 && told_of(1));
 	answer(0);
 	assert_int_equal(seconds(WAIT_S - 2, 0), 0);
@@ -224,7 +224,7 @@ static void test_pin_waits_although_another_vm_has_the_image(void **state)
 	/* Without a process, no fork can share the pin any more. */
 	f->vm->proc = NULL;
 	f->vm->state = VM_SHUT_OFF;
-	pins_store(&f->host);
+	pins_store(&f->host, NULL);
 	assert_int_equal(pins_idle_until(&f->host), 0);
 }
 

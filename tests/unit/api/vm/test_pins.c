@@ -245,7 +245,7 @@ static void test_overlay_keeps_both_pins_until_it_is_known_which_it_reads(void *
 
 	pins_add(&f->host, "/c1", "/src", A);
 	pins_add_either(&f->host, "/c2", "/src", A, B);
-	pins_store(&f->host);
+	pins_store(&f->host, NULL);
 	for (unsigned i = 0; i < 2; i++) {
 		assert_int_equal(pins_of_image(&f->host, "/src", &list), 2);
 		assert_memory_equal(list[0].id, A, sizeof(A));
@@ -274,7 +274,7 @@ static void test_older_pin_is_the_one_in_the_place_that_earlier_versions_read(vo
 	size_t n;
 
 	pins_add_either(&f->host, "/c2", "/src", A, B);
-	pins_store(&f->host);
+	pins_store(&f->host, NULL);
 	snprintf(path, sizeof(path), "%s/" PINS_FILE, f->dir);
 	assert_int_equal(file_read(path, 4096, &text, &n, &e), 0);
 	assert_non_null(strstr(text, "\"pin\":\"aa010000-"));
@@ -304,7 +304,7 @@ static void test_list_survives_restart(void **state)
 	pins_add(&f->host, "/c1", "/src", A);
 	pins_add(&f->host, "/gone", "/src", B);
 	pins_remove(&f->host, "/gone");
-	pins_store(&f->host);
+	pins_store(&f->host, NULL);
 	host_close(f);
 	host_open(f);
 	assert_true(pins_has_overlay(&f->host, "/c1"));
@@ -406,7 +406,7 @@ static void test_waiting_pin_is_due_after_restart(void **state)
 	pins_add(&f->host, "/c1", "/src", A);
 	pins_remove(&f->host, "/c1");
 	assert_true(idle(f, A));
-	pins_store(&f->host);
+	pins_store(&f->host, NULL);
 	host_close(f);
 	host_open(f);
 	assert_false(idle(f, A));
@@ -424,12 +424,12 @@ static void test_pins_from_before_a_loss_never_become_due(void **state)
 	pins_add_found(&f->host, "/c1", "/other", B); /* the list has it already */
 	pins_add_found(&f->host, "/c2", "/src", B);
 	pins_add(&f->host, "/new", "/src", (const uint8_t[VM_PIN_ID_BYTES]){ 0xcc });
-	pins_store(&f->host);
+	pins_store(&f->host, NULL);
 	host_close(f);
 	host_open(f);
 	assert_true(pins_are_incomplete(&f->host)); /* the daemon ended before it was complete */
 	pins_set_complete(&f->host, true);
-	pins_store(&f->host);
+	pins_store(&f->host, NULL);
 	host_close(f);
 	host_open(f);
 	assert_false(pins_are_incomplete(&f->host));
@@ -514,10 +514,10 @@ static void test_oldest_unused_overlays_of_a_user_leave_the_list(void **state)
 	pins_set_owner(&f->host, "/other", 2);
 	pins_add(&f->host, "/unknown", "/src", B);
 	add_unused(f, 0, PINS_UNUSED_MAX + 1, 1);
-	pins_store(&f->host);
+	pins_store(&f->host, NULL);
 	assert_true(pins_has_overlay(&f->host, "/u0000") && pins_has_overlay(&f->host, "/u0001"));
 	add_unused(f, PINS_UNUSED_MAX + 1, 2, 1);
-	pins_store(&f->host);
+	pins_store(&f->host, NULL);
 	for (unsigned i = 0; i < 2; i++) {
 		assert_true(pins_has_overlay(&f->host, "/u0000") && pins_has_overlay(&f->host, "/u0003"));
 		assert_false(pins_has_overlay(&f->host, "/u0001") || pins_has_overlay(&f->host, "/u0002"));
@@ -526,13 +526,35 @@ static void test_oldest_unused_overlays_of_a_user_leave_the_list(void **state)
 	}
 	/* The next daemon knows the owners. */
 	add_unused(f, PINS_UNUSED_MAX + 3, 1, 1);
-	pins_store(&f->host);
+	pins_store(&f->host, NULL);
 	assert_false(pins_has_overlay(&f->host, "/u0003"));
 	assert_true(pins_has_overlay(&f->host, "/other") && pins_has_overlay(&f->host, "/u0004"));
 	/* The VM is undefined. */
 	f->host.nvms = 0;
-	pins_store(&f->host);
+	pins_store(&f->host, NULL);
 	assert_int_equal(pins_has_overlay(&f->host, "/u0000") + pins_has_overlay(&f->host, "/u0004"), 1);
+}
+
+static void test_unused_overlays_have_a_limit_of_bytes(void **state)
+{
+	struct fixture *f = *state;
+	char path[4096];
+
+	for (unsigned i = 0; i < 100; i++) {
+		uint8_t id[VM_PIN_ID_BYTES] = { 2, (uint8_t)i };
+
+		snprintf(path, sizeof(path), "/%04u%04000d", i, 0);
+		pins_add(&f->host, path, "/src", id);
+		pins_set_owner(&f->host, path, 1);
+	}
+	pins_add(&f->host, "/other", "/src", B);
+	pins_set_owner(&f->host, "/other", 2);
+	assert_int_equal(pins_store(&f->host, NULL), 0);
+	assert_true(pins_has_overlay(&f->host, path) && pins_has_overlay(&f->host, "/other"));
+	snprintf(path, sizeof(path), "/%04u%04000d", 100 - PINS_UNUSED_BYTES / 4009 - 1, 0);
+	assert_false(pins_has_overlay(&f->host, path));
+	snprintf(path, sizeof(path), "/%04u%04000d", 100 - PINS_UNUSED_BYTES / 4009, 0);
+	assert_true(pins_has_overlay(&f->host, path));
 }
 
 /* The overlay that has left the list may still be there, and join it again. */
@@ -547,7 +569,7 @@ static void test_pin_of_an_overlay_that_left_the_list_is_never_due(void **state)
 	pins_set_owner(&f->host, "/c1", 1);
 	pins_set_owner(&f->host, "/c3", 1);
 	add_unused(f, 0, PINS_UNUSED_MAX, 1);
-	pins_store(&f->host);
+	pins_store(&f->host, NULL);
 	assert_false(pins_has_overlay(&f->host, "/c1") || pins_has_overlay(&f->host, "/c3"));
 	assert_true(pins_has_overlay(&f->host, "/c2"));
 	assert_false(pins_newest(&f->host, "/img", id)); /* a further fork makes a pin */
@@ -578,7 +600,7 @@ static void test_oldest_due_pins_of_unused_images_leave_the_list(void **state)
 	add_unused(f, 0, PINS_UNUSED_MAX + 5, 1);
 	for (unsigned i = 0; i < PINS_UNUSED_MAX + 5; i++)
 		pins_remove(&f->host, overlay_name(i));
-	pins_store(&f->host);
+	pins_store(&f->host, NULL);
 	reopen(f);
 	assert_int_equal(pins_of_image(&f->host, "/src", &list), PINS_UNUSED_MAX);
 	assert_int_equal(list[0].id[2], 5);
@@ -610,7 +632,7 @@ static void test_very_long_list_gets_short_in_a_moment(void **state)
 		pins_add(&f->host, path, "/src", id);
 	}
 	begin = cpu_seconds();
-	pins_store(&f->host);
+	pins_store(&f->host, NULL);
 	assert_true(cpu_seconds() - begin < 10);
 	snprintf(path, sizeof(path), "/u%06u", n - PINS_UNUSED_MAX - 1);
 	assert_false(pins_has_overlay(&f->host, path));
@@ -643,6 +665,7 @@ int main(void)
 		TEST(test_list_of_newer_cairn_is_not_completed),
 		TEST(test_source_of_pinned_overlay_is_writable),
 		TEST(test_oldest_unused_overlays_of_a_user_leave_the_list),
+		TEST(test_unused_overlays_have_a_limit_of_bytes),
 		TEST(test_pin_of_an_overlay_that_left_the_list_is_never_due),
 		TEST(test_oldest_due_pins_of_unused_images_leave_the_list),
 		TEST(test_very_long_list_gets_short_in_a_moment),
