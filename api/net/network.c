@@ -339,6 +339,17 @@ void network_warn_missing(struct vm_host *host, const struct definition *d, stru
 	}
 }
 
+/* Whether the guest's tap would have the address of the network's name server or of its bridge, because they differ in
+ * the first byte only (tap.c, tools/net/request.c). The bridge would then send the tap what is for them. */
+static bool mac_is_own(const struct network_definition *n, const uint8_t mac[DEFINITION_MAC_BYTES])
+{
+	uint8_t own[DEFINITION_MAC_BYTES];
+
+	return !memcmp(mac + 1, n->uuid + 1, DEFINITION_MAC_BYTES - 1) ||
+		(sscanf(n->mac, "%hhx:%hhx:%hhx:%hhx:%hhx:%hhx", &own[0], &own[1], &own[2], &own[3], &own[4], &own[5]) == 6 &&
+			!memcmp(mac + 1, own + 1, DEFINITION_MAC_BYTES - 1));
+}
+
 int network_bridge_for(void *opaque, const struct definition *d, unsigned at, const char **ret_bridge, struct err *e)
 {
 	const char *name = d->interfaces[at].source;
@@ -359,6 +370,9 @@ int network_bridge_for(void *opaque, const struct definition *d, unsigned at, co
 		return err_set(e, -EPERM, ERR_WRONG_STATE, "interfaces[%u].source: network '%s' is not active; start it with: cairn "
 			"net-start %s", at, name, name);
 	*ret_bridge = network_is_direct(n->live) ? NULL : n->live->bridge;
+	if (*ret_bridge && mac_is_own(n->live, d->interfaces[at].mac))
+		return err_set(e, -EINVAL, ERR_INVALID, "interfaces[%u].mac: is too near that of network '%s' itself; give the interface another one, "
+			"or none to have one generated", at, name);
 	return 0;
 }
 

@@ -59,7 +59,8 @@ void pins_set_complete(struct vm_host *host, bool complete);
 void pins_free(struct pins *p);
 /* Drop the rows above PINS_UNUSED_MAX. Then store the list, unless a newer Cairn wrote the file. At return the file is
  * in place, even if the daemon is killed then; it is on stable storage before any work that is queued in the store
- * afterwards is done. e: NULL allowed. Returns 0; -errno, which is logged, too: then no overlay may be made on a pin. */
+ * afterwards is done. e: NULL allowed. Returns 0; -errno, which is logged, too: then no overlay may be made on a
+ * pin. */
 int pins_store(struct vm_host *host, struct err *e);
 /* Return whether the last pins_store() has failed: then store the list before an overlay of the list is used. */
 bool pins_are_unsaved(const struct vm_host *host);

@@ -96,7 +96,7 @@ static int link_failed(int error, const char *name, const char *what, struct err
 	if (error == -EPERM || error == -EACCES)
 		return err_set(e, error, ERR_PERMISSION, "%s '%s' requires CAP_NET_ADMIN; run cairnd as root", what, name);
 	if (error == -EOPNOTSUPP)
-		return err_set(e, error, ERR_HOST, "%s '%s': the kernel has no such links; load the module with: modprobe bridge veth", what,
+		return err_set(e, error, ERR_HOST, "%s '%s': the kernel has no such links; load the modules with: modprobe -a bridge veth", what,
 			name);
 	return err_set_errno(e, error, "%s '%s'", what, name);
 }

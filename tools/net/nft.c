@@ -38,7 +38,7 @@ static int nft_failed(struct nft *n, struct err *e)
 		return err_set(e, -EPERM, ERR_PERMISSION, "nftables: %.*s; run cairnd as root (CAP_NET_ADMIN)", len, why);
 	if (strstr(why, strerror(EPROTONOSUPPORT)) || strstr(why, strerror(EAFNOSUPPORT)) || strstr(why, strerror(EOPNOTSUPP)))
 		return err_set(e, -EOPNOTSUPP, ERR_HOST, "nftables: %.*s; the kernel needs nf_tables with NAT and the families inet "
-			"and bridge (modprobe nf_tables nf_tables_bridge nft_masq)", len, why);
+			"and bridge (modprobe -a nf_tables nft_masq)", len, why);
 	return err_set(e, -EIO, ERR_HOST, "nftables: %.*s", len, why);
 }
 

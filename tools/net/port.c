@@ -375,7 +375,9 @@ static int leases_reserve(struct change *c, struct err *e)
 	if (!req->net.ipv4.dhcp || r < 0 || !d.pid)
 		return r;
 	r = dnsmasq_write(&d, &same, note_none, NULL, e);
-	return r ? r : dnsmasq_reload(&d, e);
+	if (r < 0)
+		return r;
+	return same ? dnsmasq_reload(&d, e) : dnsmasq_restart(&d, e); /* it reads its configuration only once */
 }
 
 /* ---- changes ---- */

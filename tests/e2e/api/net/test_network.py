@@ -887,6 +887,18 @@ def test_bad_xml_is_refused_with_its_line(plain, old, new, why):
 
 # ---- the default network ----
 
+def test_mac_that_the_networks_own_links_have_is_refused(host):
+    """The tap would get the packets for the name server or for the bridge: its address differs in the first byte only."""
+    host.define_net()
+    host.cairn("net-start", "lan")
+    near = ":".join(re.findall("..", host.net("lan")["uuid"].replace("-", ""))[1:6])
+    for mac in (f"52:{near}", f"02:{near}"):
+        host.define("web1", interfaces=[{"type": "network", "source": "lan", "mac": mac}])
+        assert "interfaces[0].mac: is too near that of network 'lan' itself; give the interface another one" in host.cairn("start", "web1", ok=2).stderr
+    host.define("web1", interfaces=[{"type": "network", "source": "lan", "mac": f"52:54{near[2:]}"}])
+    host.cairn("start", "web1")
+
+
 def test_default_network_exists_from_the_first_start(tmp_path, lan):
     """In root's daemon with the default folders, which the test has in a mount namespace of its own."""
     d = NetDaemon.__new__(NetDaemon)
