@@ -71,7 +71,9 @@ static int archive_end(const void *arg, struct fork_as_result *out, struct err *
 		return unlinkat(dir, n->part, 0) < 0 && errno != ENOENT ? err_set_errno(e, -errno, "%.200s", n->part) : 0;
 	fd = openat(dir, n->part, O_RDONLY | O_NOFOLLOW | O_CLOEXEC);
 	r = fd < 0 || fsync(fd) < 0 ? -errno : file_rename_new(dir, n->part, n->name);
-	if (!r && fsync(dir) < 0)
+	if (r < 0)
+		unlinkat(dir, n->part, 0);
+	else if (fsync(dir) < 0)
 		r = -errno;
 	return r < 0 ? err_set_errno(e, r, "%.200s/%.200s", n->folder, n->name) : 0;
 }

@@ -888,7 +888,7 @@ def test_bad_xml_is_refused_with_its_line(plain, old, new, why):
 # ---- the default network ----
 
 def test_mac_that_the_networks_own_links_have_is_refused(host):
-    """The tap would get the packets for the name server or for the bridge: its address differs in the first byte only."""
+    """The tap would get what is for the name server or the bridge: its address differs from theirs in one byte only."""
     host.define_net()
     host.cairn("net-start", "lan")
     near = ":".join(re.findall("..", host.net("lan")["uuid"].replace("-", ""))[1:6])

@@ -321,6 +321,41 @@ def test_export_of_a_killed_daemon_is_done_once(archives, stage):
     assert archives.cairn("snapshot-list", "vm1", "--name").stdout == ""
 
 
+def test_exports_to_the_same_name_do_not_touch_each_others_file(archives):
+    """VM vm1 with the schedule x-y, and VM vm1-x with the schedule y."""
+    to, due = archives.tmp / "to", int(time.time()) - 5
+    subprocess.run([os.path.join(BUILD, "cairn-img"), "create", "-f", "qcow2", archives.tmp / "b.qcow2", "16M"], check=True, stdout=subprocess.DEVNULL)
+    archives.define("vm1-x", disks=[{"path": "b.qcow2", "format": "qcow2"}])
+    for name, schedule in (("vm1", "x-y"), ("vm1-x", "y")):
+        archives.cairn("schedule", name, "export", "--on", "yearly", "--name", schedule, "--to", str(to))
+    archives.stop()
+    for name in ("vm1", "vm1-x"):
+        o = json.loads(table(archives, name).read_text())
+        o["schedules"][0].update(last_s=due, begun_s=due, begun_run=0)
+        table(archives, name).write_text(json.dumps(o))
+    archives.start()
+    until(lambda: len(history(archives)) == len(history(archives, "vm1-x")) == 1)
+    runs = sorted(((r["outcome"], r.get("detail", "")) for name in ("vm1", "vm1-x") for r in history(archives, name)), reverse=True)
+    assert runs[0][0] == "failed" and "exists" in runs[0][1] and runs[1] == ("done", "")
+    archive, = to.iterdir()
+    archives.cairn("import", archive, "--name", "again", "--folder", archives.tmp)
+
+
+def test_schedule_is_not_removed_while_it_exports(fake):
+    """Nobody would complete the archive's file, or delete the snapshot."""
+    go = fake.tmp / "go"
+    define(fake, cmdline=f"work-until={go}")
+    fake.cairn("start", "vm1")
+    fake.cairn("schedule", "vm1", "export", "--on", soon(1), "--name", "x", "--to", str(fake.tmp))
+    until(lambda: fake.qmp().run("query-jobs"))
+    r = fake.cairn("schedule-remove", "vm1", "x", ok=6)
+    assert "schedule x of VM 'vm1' exports the VM just now; wait for its end, or cancel it first: cairn job-cancel " in r.stderr
+    fake.cairn("job-cancel", r.stderr.split()[-1])
+    go.touch()
+    until(lambda: history(fake))
+    fake.cairn("schedule-remove", "vm1", "x")
+
+
 def test_export_of_running_vm(archives, guest, kvm):
     archives.define("vm1", disks=[{"path": "a.qcow2", "format": "qcow2"}], boot={"kernel": guest("idle.elf")})
     archives.cairn("start", "vm1")
