@@ -9,15 +9,6 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Find a snapshot by its id, else by its name, as block_open() does. */
-static struct tree_node *node_find(const struct tree *t, const char *snapshot)
-{
-	for (size_t i = 0; i < t->n; i++)
-		if (!tree_is_hidden(&t->nodes[i]) && !strcmp(t->nodes[i].info.id, snapshot))
-			return &t->nodes[i];
-	return tree_find(t, snapshot);
-}
-
 /* Print text that identifies a snapshot: the id of its set, which its parts on all disks share, or the values that
  * QEMU stores. */
 static void identity_print(const struct tree_node *n, char ret[SOURCE_IDENTITY])
@@ -42,7 +33,22 @@ static int pair_take(struct source_since *s, const struct tree *t, const struct 
 	return 0;
 }
 
-int source_since_find(struct source_since *s, struct block *b, char ret_id[BLOCK_SNAPSHOT_ID_MAX + 1], struct err *e)
+/* Find the snapshot on a disk. Its parts on several disks have one set, but not one id, and other snapshots may have
+ * that id as their name. */
+static const struct tree_node *part_find(struct source_since *s, const struct tree *t)
+{
+	const struct tree_node *n = s->found ? tree_find_part(t, &s->at) : tree_find(t, s->snapshot);
+
+	if (!n || s->found)
+		return n;
+	s->at = *n;
+	s->found = true;
+	identity_print(n, s->snapshot_id);
+	return n;
+}
+
+int source_since_find(struct source_since *s, struct block *b, char ret_id[BLOCK_SNAPSHOT_ID_MAX + 1],
+	char ret_since[BLOCK_SNAPSHOT_ID_MAX + 1], struct err *e)
 {
 	CLEANUP_FREE struct block_snapshot_info *list = NULL;
 	const struct tree_node *n, *from;
@@ -50,19 +56,19 @@ int source_since_find(struct source_since *s, struct block *b, char ret_id[BLOCK
 	size_t count = 0;
 	int r = block_snapshot_list(b, &list, &count, e);
 
-	*ret_id = 0;
+	*ret_id = *ret_since = 0;
 	if (!r && (r = tree_build(list, count, &t)) < 0)
 		err_set_errno(e, r, "snapshots");
 	if (r < 0)
 		return r;
-	n = node_find(&t, s->snapshot);
-	if (n && !s->snapshot_id[0])
-		identity_print(n, s->snapshot_id);
-	from = !s->since ? NULL : s->since_id[0] ? tree_find_part(&t, &s->part) : node_find(&t, s->since);
+	n = part_find(s, &t);
+	from = !s->since ? NULL : s->since_id[0] ? tree_find_part(&t, &s->part) : tree_find(&t, s->since);
 	if (n && from && !s->since_id[0])
 		r = pair_take(s, &t, n, from, e);
+	if (!r && n)
+		strcpy(ret_id, n->info.id);
 	if (!r && n && from)
-		strcpy(ret_id, from->info.id);
+		strcpy(ret_since, from->info.id);
 	tree_done(&t);
 	return r;
 }

@@ -36,13 +36,16 @@ struct source_since {
 	/* Words that no other snapshot has; empty: not known yet. Import compares them. */
 	char snapshot_id[SOURCE_IDENTITY], since_id[SOURCE_IDENTITY];
 	char since_name[BLOCK_SNAPSHOT_NAME_MAX + 1];
+	struct tree_node at; /* `snapshot` on the first disk; valid if found */
+	bool found;
 	struct tree_node part; /* `since` on the first disk that has both */
 };
 /* Find both snapshots on a disk.
- * ret_id: the id of `since` on this disk; empty: the disk is exported as a whole, because none was asked for, or the
- * disk does not have it: it was attached later.
+ * ret_id: the id of `snapshot` on this disk; empty: the disk does not have it. ret_since: that of `since`; empty: the
+ * disk is exported as a whole, because none was asked for, or the disk does not have it: it was attached later.
  * Returns 0; -EINVAL: the snapshot does not descend from `since`; -errno with a sentence. */
-int source_since_find(struct source_since *s, struct block *b, char ret_id[BLOCK_SNAPSHOT_ID_MAX + 1], struct err *e);
+int source_since_find(struct source_since *s, struct block *b, char ret_id[BLOCK_SNAPSHOT_ID_MAX + 1],
+	char ret_since[BLOCK_SNAPSHOT_ID_MAX + 1], struct err *e);
 /* Check, once all disks are open, that one has `since`. Returns 0 or -ENOENT. */
 int source_since_check(const struct source_since *s, struct err *e);
 

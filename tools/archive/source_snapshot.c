@@ -32,7 +32,7 @@ struct clusters {
 
 struct snapshot_source {
 	struct source source;
-	struct block *b, *since; /* since: NULL: no increment */
+	struct block *disk, *b, *since; /* the disk of now, and opened again: its two snapshots. since: NULL: no increment */
 	struct block_diff *diff;
 	uint64_t disk_bytes;
 	struct clusters data, zeros; /* zeros: only of an increment */
@@ -266,6 +266,7 @@ static void snapshot_free(struct source *source)
 	block_diff_free(s->diff);
 	block_close(s->since);
 	block_close(s->b);
+	block_close(s->disk);
 	free(s->source.extents);
 	free(s->data.list);
 	free(s->zeros.list);
@@ -274,37 +275,44 @@ static void snapshot_free(struct source *source)
 	free(s);
 }
 
-/* Find the snapshot of this disk since which the increment is. */
-static int since_open(struct snapshot_source *s, int fd, struct source_since *since, struct err *e)
+static int again_open(const struct snapshot_source *s, int fd, const char *id, struct block **ret, struct err *e)
 {
-	CLEANUP_CLOSE int again = -1;
-	char id[BLOCK_SNAPSHOT_ID_MAX + 1];
-	int r = source_since_find(since, s->b, id, e);
+	int again = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+	int r = again < 0 ? err_set_errno(e, -errno, "%s", s->name) : block_open_snapshot(s->disk, again, id, ret, e);
 
-	if (r < 0 || !*id)
-		return r;
-	again = fcntl(fd, F_DUPFD_CLOEXEC, 0);
-	if (again < 0)
-		return err_set_errno(e, -errno, "%s", s->name);
-	r = block_open_snapshot(s->b, again, id, &s->since, e);
-	if (r < 0)
-		return r;
-	again = -1;
-	s->source.is_increment = true;
-	return block_diff_new(s->b, s->since, &s->diff, e);
+	if (r < 0 && again >= 0)
+		close(again);
+	return r;
 }
 
+/* Open the disk's snapshot and, for an increment, the one since which it is. */
+static int snapshots_open(struct snapshot_source *s, int fd, struct source_since *since, struct err *e)
+{
+	char id[BLOCK_SNAPSHOT_ID_MAX + 1], since_id[BLOCK_SNAPSHOT_ID_MAX + 1];
+	int r = source_since_find(since, s->disk, id, since_id, e);
+
+	if (!r && !*id)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "%s has no snapshot '%.255s', which an export needs on each disk that the VM writes to; "
+			"choose another snapshot (cairn snapshot-list), or take a new one (cairn snapshot-create-as)", s->name, since->snapshot);
+	if (!r)
+		r = again_open(s, fd, id, &s->b, e);
+	if (r < 0 || !*since_id)
+		return r;
+	r = again_open(s, fd, since_id, &s->since, e);
+	s->source.is_increment = true;
+	return r ? r : block_diff_new(s->b, s->since, &s->diff, e);
+}
+
+/* Nothing is read of the disk itself but its table of snapshots, so a VM may write to it. */
 static int snapshot_open(struct snapshot_source *s, struct loop *l, const struct block_layer *layers, unsigned nlayers,
 	struct source_since *since, struct err *e)
 {
-	struct block_open o = { .layers = layers, .nlayers = nlayers, .read_only = true,
-		.no_lock = true, .buffered = true, .snapshot = since->snapshot, .name = s->name };
+	struct block_open o = { .layers = layers, .nlayers = nlayers, .read_only = true, .no_lock = true, .buffered = true, .name = s->name };
 	struct block_info info;
-	int r = block_open(l, &o, &s->b, e);
+	int r = block_open(l, &o, &s->disk, e);
 
-	if (r == -ENOENT && e->cls == ERR_NOT_FOUND)
-		return err_set(e, r, ERR_NOT_FOUND, "%s has no snapshot '%.255s', which an export needs on each disk that the VM writes to; choose "
-			"another snapshot (cairn snapshot-list), or take a new one (cairn snapshot-create-as)", s->name, since->snapshot);
+	if (!r)
+		r = snapshots_open(s, layers[0].fd, since, e);
 	if (r < 0)
 		return r;
 	s->source.disk = s->b;
@@ -312,9 +320,6 @@ static int snapshot_open(struct snapshot_source *s, struct loop *l, const struct
 	s->disk_bytes = info.size_bytes;
 	if (s->disk_bytes / CLUSTER > UINT32_MAX)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s: the disk is too large", s->name);
-	r = since_open(s, layers[0].fd, since, e);
-	if (r < 0)
-		return r;
 	r = data_find(s);
 	return r < 0 ? err_set_errno(e, r, "%s: reading the snapshot's tables", s->name) : 0;
 }

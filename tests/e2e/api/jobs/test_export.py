@@ -288,6 +288,22 @@ def test_import_gives_no_folder_or_socket_of_the_host(daemon, tmp_path):
         daemon.cairn("undefine", "vm2")
 
 
+def test_export_takes_the_snapshot_of_that_name(daemon, tmp_path, monkeypatch):
+    """Another snapshot has the name as its id."""
+    monkeypatch.chdir(tmp_path)
+    run("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "1M")
+    daemon.define("vm1", disks=[{"path": "a.qcow2", "format": "qcow2"}])
+    for name in ("2", "1"):
+        run("qemu-io", "-f", "qcow2", "-c", f"write -q -P {name} 0 64k", "a.qcow2")
+        daemon.cairn("snapshot-create-as", "vm1", name)
+    run("qemu-io", "-f", "qcow2", "-c", "write -q -P 9 0 64k", "a.qcow2")
+    for name in ("1", "2"):
+        daemon.cairn("export", "vm1", f"{name}.tar", "--snapshotname", name)
+        daemon.cairn("import", f"{name}.tar", "--name", f"vm1-{name}", "--folder", str(tmp_path))
+        image = json.loads(daemon.cairn("dumpjson", f"vm1-{name}").stdout)["disks"][0]["path"]
+        assert "Pattern verification failed" not in run("qemu-io", "-f", "qcow2", "-c", f"read -P {name} 0 64k", image)
+
+
 def test_export_does_not_overwrite_a_file(daemon, chain, tmp_path):
     daemon.define("vm1", disks=chain[1:2])
     (tmp_path / "x.tar").write_text("mine")
