@@ -162,6 +162,15 @@ static void answer_wait_end(void *opaque)
 		answer_send(c);
 }
 
+static void answer_replace(struct call *c, const struct err *e)
+{
+	json_object_put(c->answer);
+	c->answer = js_error(err_class_name(e->cls), e->msg);
+	if (c->answer_fd >= 0)
+		close(c->answer_fd);
+	c->answer_fd = -1;
+}
+
 /* The call's audit line is lost. Where the audit is required, the client learns that, and gets no fd. */
 static void answer_unrecorded(struct call *c, int r)
 {
@@ -171,11 +180,7 @@ static void answer_unrecorded(struct call *c, int r)
 		return;
 	err_set(&e, r, err_class_of_errno(r), "%s was carried out, but the audit log could not record it (%s); see the "
 		"daemon's log", c->command->name, strerror(-r));
-	json_object_put(c->answer);
-	c->answer = js_error(err_class_name(e.cls), e.msg);
-	if (c->answer_fd >= 0)
-		close(c->answer_fd);
-	c->answer_fd = -1;
+	answer_replace(c, &e);
 }
 
 static void call_stored(void *opaque, int r)
@@ -195,7 +200,13 @@ struct state_wait {
 static void state_stored(struct store_work *work)
 {
 	struct state_wait *w = container_of(work, struct state_wait, work);
+	struct err e;
 
+	if (work->r < 0 && !js_get(w->call->answer, "error")) {
+		err_set(&e, work->r, work->e.cls, "%s was carried out, but could not be stored, so the next daemon will not know of it: %.300s",
+			w->call->command->name, work->e.msg);
+		answer_replace(w->call, &e);
+	}
 	answer_wait_end(w->call);
 	free(w);
 }
@@ -206,7 +217,10 @@ static void state_wait(struct call *c)
 
 	*w = (struct state_wait){ { .done = state_stored, .loop = c->host->loop }, c };
 	c->waits++;
-	store_after(c->host->store, &w->work);
+	if (c->vm)
+		vm_save_first(c->vm, &w->work);
+	else
+		store_after(c->host->store, &w->work);
 }
 
 /* Audit the call, and answer it when its line is on stable storage and the VM's offline process has released the

@@ -358,11 +358,18 @@ static void pending_put(struct store_writer *w, struct pending *p)
 
 	pthread_mutex_lock(&w->mutex);
 	for (at = &w->first; *at; at = &(*at)->next)
-		if (!p->work && !(*at)->work && (*at)->kind == kind && !strcmp((*at)->path, p->path))
+		if (!(*at)->work && (*at)->kind == kind && (!p->work || kind == PENDING_WRITE) && !strcmp((*at)->path, p->path))
 			same = at;
-		else if (same && stays_behind(*at, p))
+		else if (same && (stays_behind(*at, p) || (p->work && (*at)->work)))
 			same = NULL;
-	if (same) {
+	if (same && p->work) { /* p has a newer content, and nobody awaits the older one */
+		struct pending *older = *same;
+
+		if (at == &older->next)
+			at = same;
+		*same = older->next;
+		pending_free(older);
+	} else if (same) {
 		p->next = (*same)->next;
 		p->due_ns = (*same)->due_ns;
 		pending_free(*same);

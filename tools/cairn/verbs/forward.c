@@ -45,25 +45,31 @@ static int add_edit(struct cli *c, struct json_object *definition, void *opaque,
 	return 0;
 }
 
+/* The daemon chooses the port if none is given. */
+static int add_live(struct cli *c, void *opaque, struct err *e)
+{
+	CLEANUP_JS struct json_object *asked = NULL;
+	struct json_object *o = opaque;
+	int r;
+
+	if (json_object_deep_copy(o, &asked, NULL) < 0)
+		return err_set_errno(e, -ENOMEM, "forward");
+	js_put_str(asked, "interface", option_value(c, "interface"));
+	r = forward_publish(c, c->pos[0], asked, e);
+	js_put_int(o, "port", js_get_int(asked, "port", 0));
+	return r;
+}
+
 int verb_forward_add(struct cli *c)
 {
 	CLEANUP_JS struct json_object *o = forward_parse(c, "FORWARD", c->pos[1], true);
-	CLEANUP_JS struct json_object *asked = NULL;
-	struct place p;
 	struct err e;
 	int r;
 
 	if (!o)
 		return CLI_USAGE;
 	js_put_str(o, "guest", option_value(c, "guest"));
-	r = place_choose(c, &p, &e);
-	if (!r && p.live && json_object_deep_copy(o, &asked, NULL) == 0) {
-		js_put_str(asked, "interface", option_value(c, "interface"));
-		r = forward_publish(c, c->pos[0], asked, &e);
-		js_put_int(o, "port", js_get_int(asked, "port", 0));
-	}
-	if (!r && p.config)
-		r = change_make_config(c, c->pos[0], add_edit, o, &e);
+	r = change_plug(c, add_live, add_edit, o, &e);
 	if (r > 0)
 		return r;
 	if (r < 0)
@@ -112,26 +118,25 @@ static int remove_edit(struct cli *c, struct json_object *definition, void *opaq
 		"--inactive %s", c->pos[0], c->pos[0]);
 }
 
+static int remove_live(struct cli *c, void *opaque, struct err *e)
+{
+	struct json_object *args = cli_vm_args(c->pos[0]), *o = opaque;
+
+	json_object_object_foreach(o, key, value)
+		js_put(args, key, json_object_get(value));
+	return cli_execute(c, "forward-remove", args, NULL, NULL, e);
+}
+
 int verb_forward_remove(struct cli *c)
 {
 	CLEANUP_JS struct json_object *o = port_parse(c, c->pos[1]);
-	struct json_object *args;
-	struct place p;
 	struct err e;
 	int r;
 
 	if (!o)
 		return CLI_USAGE;
 	json_object_object_del(o, "to");
-	r = place_choose(c, &p, &e);
-	if (!r && p.live) {
-		args = cli_vm_args(c->pos[0]);
-		json_object_object_foreach(o, key, value)
-			js_put(args, key, json_object_get(value));
-		r = cli_execute(c, "forward-remove", args, NULL, NULL, &e);
-	}
-	if (!r && p.config)
-		r = change_make_config(c, c->pos[0], remove_edit, o, &e);
+	r = change_plug(c, remove_live, remove_edit, o, &e);
 	return r > 0 ? r : change_print(r, &e, "remove forward", "Forward removed");
 }
 

@@ -291,7 +291,7 @@ static int network_is_active(struct cli *c, bool *ret, struct err *e)
 
 int verb_net_update(struct cli *c)
 {
-	bool live = option_flag(c, "live"), config = option_flag(c, "config"), active = false;
+	bool live = option_flag(c, "live"), config = option_flag(c, "config"), active = false, half = false;
 	struct change x = { .entry = NULL };
 	struct err e;
 	int r = act_parse(c, &x.act);
@@ -310,11 +310,13 @@ int verb_net_update(struct cli *c)
 	}
 	if (!r && live)
 		r = change_send(c, &x, false, &e);
-	if (!r && config)
+	if (!r && config) {
 		r = change_send(c, &x, true, &e);
+		half = live && r < 0;
+	}
 	json_object_put(x.entry);
 	if (r < 0)
-		return cli_fail(&e, "Failed to update network %s", c->pos[0]);
+		return cli_fail(&e, "Failed to update network %s%s", c->pos[0], half ? "; its live state is changed, but not its persistent config" : "");
 	say("Updated network %s %s\n", c->pos[0], live && config ? "persistent config and live state" : live ? "live state" : "persistent config");
 	return CLI_OK;
 }

@@ -54,6 +54,18 @@ def test_running_definition_is_stored_before_one_that_was_begun_while_the_vm_was
     assert disks(slow) == ([["top", "middle", "base"]], 0) and disks(slow, "--inactive") == ([["other"]], 0)
 
 
+def test_change_that_cannot_be_stored_afterwards_says_so(slow):
+    full = slow.tmp / "full"
+    begin(slow, SLOW_SYNC_OF="state.json", SLOW_SYNC_FAIL=str(errno.ENOSPC), SLOW_SYNC_FAIL_IF=str(full))
+    slow.cairn("start", "vm1")
+    full.touch()
+    r = slow.cairn("blkdeviotune", "vm1", "vda", "--live", "--total-iops-sec", "100", ok=False)
+    assert "vm-set-disk was carried out, but could not be stored, so the next daemon will not know of it: " in r.stderr
+    assert "No space left on device" in r.stderr and json.loads(slow.cairn("dumpjson", "vm1").stdout)["disks"][0]["iops"] == 100
+    full.unlink()
+    slow.cairn("blkdeviotune", "vm1", "vda", "--live", "--total-iops-sec", "100")
+
+
 @pytest.mark.parametrize("request_", ["blockpull vm1 vda", "blockcommit vm1 vda --top middle --base base", "attach-interface vm1 user --live",
                                       "attach-disk vm1 other vdb --subdriver qcow2 --live"], ids=lambda r: r.split()[0])
 def test_change_that_cannot_be_stored_is_not_made(slow, request_):
