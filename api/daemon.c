@@ -494,6 +494,7 @@ static void state_load(struct daemon *d)
 	rename_resume_pending(h);
 	store_load(h->store, vm_found, h);
 	batch_leave_newer(h);
+	batch_mark(h);
 	networks_load(h);
 	autostart_load(h);
 	jobs_found(h);

@@ -434,7 +434,7 @@ void batch_end(struct batch *b, struct job *j, void (*result_put)(void *opaque, 
 static void half_found(struct batch *b, struct vm *vm)
 {
 	log_warn("batch", "VM '%s' is an unfinished clone; removing it", vm->def->name);
-	vm_set(vm, VM_FACT_INCOMPLETE, true);
+	vm_set(vm, VM_FACT_INCOMPLETE | VM_FACT_UNDONE, true);
 	b->made[b->n] = VM_DISKS_MAX;
 	/* Files that are older than the definition were not made for the VM. */
 	b->born_after_ns[b->n] = store_file_time(b->host->store, vm->def->name, "definition.json");
@@ -465,7 +465,7 @@ static void planned_find(struct batch *b)
 	for (size_t i = 0; i < json_object_array_length(b->planned); i++) {
 		struct vm *vm = planned_vm(b->host, json_object_array_get_idx(b->planned, i));
 
-		if (vm && !vm_has(vm, VM_FACT_INCOMPLETE))
+		if (vm && !vm_has(vm, VM_FACT_UNDONE)) /* two files may name it: see file_removal_failed() */
 			half_found(b, vm);
 	}
 }
@@ -524,6 +524,29 @@ static bool is_marked(struct vm_host *host, const struct vm *vm)
 {
 	return store_has_file(host->store, vm->def->name, "clone.pending") ||
 		store_has_file(host->store, vm->def->name, "fork.pending");
+}
+
+static void half_marked(void *opaque, const char *file_name)
+{
+	struct vm_host *host = opaque;
+	CLEANUP_JS struct json_object *o = NULL;
+	struct json_object *planned;
+	char file[NAME_MAX + sizeof(STORE_BATCHES) + 1];
+
+	snprintf(file, sizeof(file), STORE_BATCHES "/%s", file_name);
+	o = store_load_file(host->store, NULL, file);
+	planned = js_get_array(o, KEY);
+	for (size_t i = 0; planned && i < json_object_array_length(planned); i++) {
+		struct vm *vm = planned_vm(host, json_object_array_get_idx(planned, i));
+
+		if (vm)
+			vm_set(vm, VM_FACT_INCOMPLETE, true);
+	}
+}
+
+void batch_mark(struct vm_host *host)
+{
+	store_each_file(host->store, STORE_BATCHES, half_marked, host);
 }
 
 void batch_clear_up(struct vm_host *host)

@@ -57,6 +57,9 @@ void batch_free(struct batch *b);
 /* Remove from the registry, but not from disk, the VMs of batches that a newer Cairn began. Call it when all VMs are
  * loaded and none is adopted. */
 void batch_leave_newer(struct vm_host *host);
+/* Mark the VMs of unfinished batches of an earlier daemon as incomplete, so that nothing else begins to work on them.
+ * Call it before the running VMs are adopted. */
+void batch_mark(struct vm_host *host);
 /* Begin to remove the VMs of unfinished batches of an earlier daemon. Call it when the running VMs are adopted. */
 void batch_clear_up(struct vm_host *host);
 

@@ -51,21 +51,42 @@ static void networks_keep(struct group_job *g)
 	}
 }
 
+/* Return the ids of the disks with the images that the clone was made with, by their names (fork_definitions.c); a user
+ * may have attached others. The caller owns the list. */
+static struct json_object *own_disks(const struct vm *vm)
+{
+	struct json_object *list = json_object_new_array();
+	char stem[VM_NAME_MAX + 32];
+
+	for (uint32_t i = 0; i < vm->def->ndisks; i++) {
+		const struct definition_disk *d = &vm->def->disks[i];
+		const char *slash = d->nlayers && !d->read_only ? strrchr(d->layers[0].path, '/') : NULL;
+
+		snprintf(stem, sizeof(stem), "/%s-%s.", vm->def->name, d->id);
+		if (slash && !strncmp(slash, stem, strlen(stem)))
+			json_object_array_add(list, json_object_new_string(d->id));
+	}
+	return list;
+}
+
 /* Begin or continue to remove a clone: stop it, and then undefine it. Returns false if it is removed. */
 static bool clone_remove(struct group_member *m)
 {
-	static const struct undefine_opts opts = { .remove_all_storage = true, .managed_save = true, .snapshots_metadata = true, .nvram = true };
+	struct undefine_opts opts = { .managed_save = true, .snapshots_metadata = true, .nvram = true };
 	struct vm *vm = vm_find_uuid(m->group->host, m->uuid);
+	CLEANUP_JS struct json_object *disks = NULL;
 	struct err e;
 
 	if (!vm)
 		return false;
 	if (vm_has(vm, VM_FACT_INCOMPLETE))
 		return true; /* its batch removes it */
-	if (vm->proc || vm_is_starting(vm))
+	if (vm->proc || vm_is_starting(vm)) {
 		vm_destroy(vm, NULL);
-	else
-		undefine_begin(vm, &opts, NULL, &e); /* refused while something else works on the VM */
+		return true;
+	}
+	opts.storage = disks = own_disks(vm);
+	undefine_begin(vm, &opts, NULL, &e); /* refused while something else works on the VM */
 	return true;
 }
 

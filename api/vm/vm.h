@@ -123,6 +123,7 @@ enum vm_fact {
 	VM_FACT_TRANSIENT = 1 << 16, /* the VM is undefined when it has ended (api/policy/transient.h), */
 	VM_FACT_TRANSIENT_OVER = 1 << 17, /* and it has ended, or a daemon has found it off */
 	VM_FACT_EPHEMERAL = 1 << 18, /* with VM_FACT_TRANSIENT: its images are removed, too */
+	VM_FACT_UNDONE = 1 << 19, /* an earlier daemon did not complete the VM, and its removal has begun */
 	VM_FACT_MEMORY_SET = 1 << 20, /* saved: a user has set the balloon's target in this run (api/policy/balancer.h), */
 	VM_FACT_WEIGHT_SET = 1 << 21, /* saved: or another program the cpu.weight of its control group */
 	VM_FACT_CRASH_DUMPED = 1 << 9, /* the dump of a crashed VM has ended, and its process has been asked to exit */

@@ -36,6 +36,20 @@ def test_each_vm_has_a_clone(trio):  # noqa: F811
     assert "\n1 domain cloned as of one instant" in trio.cairn("group-clone", "a", "--name-pattern", "one-%s").stdout
 
 
+def test_disk_that_was_attached_stays_when_the_clones_are_removed(trio):  # noqa: F811
+    """The daemon was killed after one clone was complete, and a user has attached a disk to it."""
+    data = trio.tmp / "data.img"
+    data.write_bytes(bytes(1 << 20))
+    trio.cairn("group-clone", "a", "b")
+    uuids = [trio.info(f"{n}-clone")["uuid"] for n in "ab"]
+    trio.cairn("attach-disk", "a-clone", data, "vdz", "--subdriver", "raw", "--config")
+    trio.stop(signal.SIGKILL)
+    (trio.state / f"groups/clone-{0:016x}.json").write_text(json.dumps({"version": 1, "vms": uuids}))
+    trio.start()
+    until(lambda: nothing_is_left(trio))
+    assert data.exists() and not list(trio.tmp.glob("*-clone-*"))
+
+
 def test_clones_are_paused_or_ephemeral_if_asked(trio):  # noqa: F811
     trio.cairn("suspend", "b")
     trio.cairn("group-clone", "a", "b", "--paused", "--ephemeral")
