@@ -246,7 +246,6 @@ static int overlay_note(const struct target *t, struct err *e)
 static void disk_opened(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct target *t = opaque;
-
 	struct err own;
 
 	batch_made(t->all->batch, t->vm, r == -ETIMEDOUT ? VM_DISKS_MAX : t->nth + res->count);

@@ -333,7 +333,6 @@ void vm_live_keep(struct vm *vm)
 		return;
 	vm->live = vm->def;
 	vm->def = def;
-	vm_save(vm);
 }
 
 void vm_live_replace(struct vm *vm, struct definition *d)

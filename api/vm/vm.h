@@ -327,8 +327,9 @@ void vm_live_replace(struct vm *vm, struct definition *d);
 bool vm_sleeps(const struct vm *vm);
 /* Return whether the VM runs and its next start will use a different definition. */
 bool vm_is_pending(const struct vm *vm);
-/* Store the definition that the process has as the running one, before the next start gets another: if the daemon ends
- * between the two, the next one does not take the new definition for that of the process. */
+/* Let the definition that the process has be the running one, before the next start gets another. The caller then calls
+ * vm_save_first(): if the daemon ends between the two, the next one does not take the new definition for that of the
+ * process. */
 void vm_live_keep(struct vm *vm);
 /* The same, except for keys that a command can change in the running VM: links, limits and egress rules of
  * interfaces, and disks. */

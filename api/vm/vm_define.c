@@ -384,8 +384,6 @@ static void define_go(void *opaque)
 	authors_put(o, w->def);
 	w->work.loop = w->host->loop;
 	w->work.done = define_drafted;
-	if (old)
-		vm_live_keep(old);
 	store_write_draft(w->host->store, &w->work, o);
 }
 

@@ -54,6 +54,18 @@ def test_running_definition_is_stored_before_one_that_was_begun_while_the_vm_was
     assert disks(slow) == ([["top", "middle", "base"]], 0) and disks(slow, "--inactive") == ([["other"]], 0)
 
 
+def test_redefinition_of_a_running_vm_needs_its_running_definition_stored(slow):
+    full = slow.tmp / "full"
+    begin(slow, SLOW_SYNC_OF="state.json", SLOW_SYNC_FAIL=str(errno.ENOSPC), SLOW_SYNC_FAIL_IF=str(full))
+    slow.cairn("start", "vm1")
+    full.touch()
+    new = slow.write("vm1", disks=[{"path": str(slow.tmp / "other"), "format": "qcow2"}])
+    assert "No space left on device" in slow.cairn("define", new, ok=False).stderr
+    slow.stop(signal.SIGKILL)
+    slow.start()
+    assert disks(slow) == disks(slow, "--inactive") == ([["top", "middle", "base"]], 0)
+
+
 def test_change_that_cannot_be_stored_afterwards_says_so(slow):
     full = slow.tmp / "full"
     begin(slow, SLOW_SYNC_OF="state.json", SLOW_SYNC_FAIL=str(errno.ENOSPC), SLOW_SYNC_FAIL_IF=str(full))
