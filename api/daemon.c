@@ -451,8 +451,10 @@ static void policies_go(struct vm_host *h)
 		forwards_on_state_change(vm);
 	}
 	for (size_t i = 0; (n = network_at(h, i)); i++)
-		if (n->state == NETWORK_ACTIVE)
+		if (n->state == NETWORK_ACTIVE) {
 			network_ports_notify(n);
+			network_ports_sweep(n);
+		}
 	autostart_go(h);
 }
 

@@ -271,10 +271,10 @@ static void states_stored(struct store_work *w)
 }
 
 /* Whether the next daemon needs the clones' state.json from the end of the job on: for the ports of published forwards,
- * which the answer names, and for the clones' use of quotas. */
+ * which the answer names, for the addresses on networks, and for the clones' use of quotas. */
 static bool states_matter(const struct fork *f)
 {
-	return !batch_has_failed(f->batch) && (f->publishes || quota_limits(f->host, f->clones[0].vm->def, QUOTA_DISK));
+	return !batch_has_failed(f->batch) && (f->publishes || network_ports_has_rules(f->clones[0].vm) || quota_limits(f->host, f->clones[0].vm->def, QUOTA_DISK));
 }
 
 static void fork_end(struct fork *f)

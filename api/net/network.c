@@ -118,6 +118,7 @@ static void network_free(struct network *n)
 	network_waits_free(n->waits);
 	network_queries_end(n, NULL);
 	json_object_put(n->blocked);
+	json_object_put(n->links);
 	network_definition_free(n->def);
 	network_definition_free(n->live);
 	free(n);

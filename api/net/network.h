@@ -45,6 +45,7 @@ struct network {
 	struct json_object *blocked; /* owned: an array of sentences (api/net/network_blocked.h); NULL: no obstacle is
 				      * known */
 	struct network_waits *waits;	     /* api/net/network_wait.h; NULL: no command has waited yet */
+	struct json_object *links; /* owned: the names of its macvtap links when they were last listed; NULL: they were not */
 };
 
 /* Read the networks of an earlier daemon. */

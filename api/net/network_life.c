@@ -105,6 +105,10 @@ static void program_done(void *opaque, int r, struct json_object *answer, const 
 	n->ports_lost = !r && !js_get_bool(answer, "ports", true);
 	if (n->ports_lost && js_get_bool(answer, "complete", true)) /* else after the repair */
 		network_ports_notify(n);
+	if (!r && js_get_array(answer, "links")) {
+		json_object_put(n->links);
+		n->links = json_object_get(js_get_array(answer, "links"));
+	}
 	op.ended(n, &op, r, answer, e); /* may free the network */
 	vm_starts_resume(host);
 }

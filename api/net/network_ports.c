@@ -5,6 +5,7 @@
 #include "api/net/network_process.h"
 #include "api/net/port_calls.h"
 #include "api/net/tap.h"
+#include "api/store/store.h"
 #include "api/definition/vm_config.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
@@ -37,6 +38,12 @@ struct port {
 	bool direct; /* a macvtap link, which cairn-net makes before the guest runs */
 };
 
+/* The ports are being stored, so that the next daemon knows of them. */
+struct ports_store {
+	struct store_work work;
+	struct vm *vm; /* whose start waits for it; NULL: none does any more */
+};
+
 struct network_ports {
 	uint8_t guest_macs[DEFINITION_INTERFACES_MAX][DEFINITION_MAC_BYTES]; /* saved; all zero: the definition's */
 	uint8_t sources[DEFINITION_INTERFACES_MAX][DEFINITION_MAC_BYTES]; /* own ones of a source that is a clone, until the first start */
@@ -45,6 +52,7 @@ struct network_ports {
 	struct port list[DEFINITION_INTERFACES_MAX];
 	unsigned n, done;
 	struct port_call *call; /* installs the rules of list[done]; NULL: none */
+	struct ports_store *store; /* NULL: none under way */
 	void (*ready)(struct vm *vm, int r, const struct err *e);
 };
 
@@ -72,10 +80,19 @@ static struct network_ports *ports_of(struct vm *vm)
 	return vm->ports;
 }
 
+/* Let the start wait no longer until the ports are stored. */
+static void store_forget(struct network_ports *p)
+{
+	if (p->store)
+		STEAL_PTR(p->store)->vm = NULL;
+}
+
 static void ports_free(struct vm *vm)
 {
-	if (vm->ports)
+	if (vm->ports) {
 		port_call_free(vm->ports->call);
+		store_forget(vm->ports);
+	}
 	for (unsigned i = 0; vm->ports && i < DEFINITION_INTERFACES_MAX; i++)
 		json_object_put(vm->ports->peers[i]);
 	free(STEAL_PTR(vm->ports));
@@ -226,6 +243,20 @@ static void port_lead(struct vm *vm, const struct port *port)
 
 /* ---- before the guest runs ---- */
 
+static bool has_rules(const struct port *p)
+{
+	return !p->plain || p->address[0];
+}
+
+bool network_ports_has_rules(const struct vm *vm)
+{
+	unsigned i = 0;
+
+	while (vm->ports && i < vm->ports->n && !has_rules(&vm->ports->list[i]))
+		i++;
+	return vm->ports && i < vm->ports->n;
+}
+
 static int port_begin(struct vm *vm, struct err *e);
 
 /* Note the addresses of a live clone from cairn-net's answer. */
@@ -266,9 +297,10 @@ static void port_done(void *opaque, int r, struct json_object *answer, const str
 	} else {
 		p->done++;
 		r = port_begin(vm, &own);
-		if (r > 0)
+		if (r > 0 || (!r && p->store))
 			return;
 	}
+	store_forget(p);
 	p->ready(vm, r, &own);
 }
 
@@ -334,6 +366,33 @@ static int port_add(struct vm *vm, unsigned i, const char *tap, struct err *e)
 	return r;
 }
 
+static void ports_stored(struct store_work *w)
+{
+	struct ports_store *s = container_of(w, struct ports_store, work);
+	struct vm *vm = s->vm;
+
+	free(s);
+	if (!vm)
+		return;
+	vm->ports->store = NULL;
+	if (!vm->ports->call)
+		vm->ports->ready(vm, 0, NULL);
+}
+
+/* Store the ports before the guest runs. If the daemon is killed soon, the next one then knows which rules, or which
+ * link, to remove after the VM's end. The clones of a fork are stored before its job ends. If the state cannot be
+ * stored, the VM starts nevertheless. */
+static void ports_store(struct vm *vm)
+{
+	struct network_ports *p = vm->ports;
+
+	if (vm->start.opts.forked || !network_ports_has_rules(vm))
+		return;
+	p->store = must_alloc(malloc(sizeof(*p->store)));
+	*p->store = (struct ports_store){ { .done = ports_stored, .loop = vm->host->loop }, vm };
+	vm_save_first(vm, &p->store->work);
+}
+
 static int ports_begin(struct vm *vm, const struct config *c, void (*ready)(struct vm *vm, int r, const struct err *e), struct err *e)
 {
 	struct network_ports *p = vm->ports || vm_live(vm)->ninterfaces ? ports_of(vm) : NULL;
@@ -345,15 +404,16 @@ static int ports_begin(struct vm *vm, const struct config *c, void (*ready)(stru
 	p->ready = ready;
 	for (unsigned i = 0; i < vm_live(vm)->ninterfaces && !r; i++)
 		r = port_add(vm, i, c->vm.interfaces[i].target, e);
-	return r ? r : port_begin(vm, e);
+	if (r < 0)
+		return r;
+	ports_store(vm);
+	r = port_begin(vm, e);
+	if (r < 0)
+		store_forget(p);
+	return r || !p->store ? r : 1;
 }
 
 /* ---- after the VM's end ---- */
-
-static bool has_rules(const struct port *p)
-{
-	return !p->plain || p->address[0];
-}
 
 bool network_ports_has_tap(const struct vm_host *host, const char *network, const char *tap)
 {
@@ -612,6 +672,32 @@ static void ports_restore(struct vm *vm, const char *network)
 			port_restore(vm, &vm->ports->list[i], n);
 }
 
+/* The daemon that started the VM may have ended before it stored an address, which cairn-net chooses again. */
+static void ports_adopted(struct vm *vm, const struct vm_info *info)
+{
+	(void)info;
+	for (unsigned i = 0; vm->ports && i < vm->ports->n; i++) {
+		const struct port *port = &vm->ports->list[i];
+		const struct network *n = network_find_name(vm->host, port->network);
+
+		if (n && n->live && !network_is_direct(n->live) && !port->address[0] && port->at < vm_live(vm)->ninterfaces &&
+			(needs_address(vm, port->at, n->live) || is_fork(vm, port->at, n->live)))
+			port_restore(vm, port, n);
+	}
+}
+
+void network_ports_sweep(const struct network *n)
+{
+	for (size_t i = 0; n->live && n->links && i < json_object_array_length(n->links); i++) {
+		struct port port = { 0 };
+
+		snprintf(port.network, sizeof(port.network), "%s", n->live->name);
+		snprintf(port.tap, sizeof(port.tap), "%s", json_object_get_string(json_object_array_get_idx(n->links, i)));
+		if (!network_ports_has_tap(n->host, port.network, port.tap))
+			port_end(n->host, &port);
+	}
+}
+
 /* ---- figures for clients ---- */
 
 /* Find the port of an interface that has an address as a live clone; NULL: none. */
@@ -806,4 +892,4 @@ static void ports_load(struct vm *vm, struct json_object *state)
 
 const struct vm_observer network_ports_observer = { .removed = ports_free, .state_put = ports_put, .state_load = ports_load,
 	.start_waits = network_start_waits, .start_prepare = ports_begin, .start_failed = ports_on_start_failed, .interface_gone = port_on_interface_gone,
-	.ports_lost = ports_restore, .process_gone = ports_end };
+	.ports_lost = ports_restore, .process_gone = ports_end, .adopted = ports_adopted };

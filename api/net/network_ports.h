@@ -14,6 +14,7 @@ struct definition_forward;
 struct definition_interface;
 struct err;
 struct json_object;
+struct network;
 struct vm;
 struct vm_host;
 struct vm_observer;
@@ -47,8 +48,12 @@ int network_ports_check(struct vm_host *host, const struct definition_interface 
 	const struct definition_forward *list, unsigned n, struct err *e);
 /* Return whether the guest of the VM's interface has the addresses of the source that the VM was cloned from. */
 bool network_ports_is_clone(const struct vm *vm, unsigned at);
+/* Return whether cairn-net has rules, or a link, for an interface of the VM, which starts or runs. */
+bool network_ports_has_rules(const struct vm *vm);
 /* Return whether a VM that starts or runs has rules, or a reserved address, for a tap of that name on the network. */
 bool network_ports_has_tap(const struct vm_host *host, const char *network, const char *tap);
+/* Remove those of the network's macvtap links that no VM has any more: an earlier daemon was killed before it did. */
+void network_ports_sweep(const struct network *n);
 /* Reserve an address for a running VM's interface of type network, unless it has one, and send it to the interface's
  * cairn-publish.
  * done: called once, before the call returns or from the loop. The VM may be gone by then. */

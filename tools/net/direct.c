@@ -112,12 +112,19 @@ int direct_down(struct operation *o, struct err *e)
 	return links_delete_alias(o->links, o->req->net.alias, operation_note, o, e);
 }
 
+static void link_add(void *list, const char *name)
+{
+	json_object_array_add(list, json_object_new_string(name));
+}
+
 int direct_check(struct operation *o, struct err *e)
 {
 	const struct network *n = &o->req->net;
+	struct json_object *links = json_object_new_array();
 	struct link dev;
 	size_t there = 0;
 
+	js_put(o->answer, "links", links);
 	for (size_t i = 0; i < n->ndevs; i++) {
 		int r = link_find(o->links, n->devs[i], &dev, e);
 
@@ -129,7 +136,7 @@ int direct_check(struct operation *o, struct err *e)
 		operation_note(o, "dev");
 	js_put_bool(o->answer, "active", there > 0);
 	js_put_bool(o->answer, "complete", there == n->ndevs);
-	return 0;
+	return links_list_alias(o->links, n->alias, link_add, links, e);
 }
 
 /* ---- ports ---- */

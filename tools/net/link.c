@@ -247,6 +247,8 @@ struct aliased {
 	size_t n;
 	int dev;      /* the link below the devices that are counted */
 	unsigned *count; /* NULL: none are counted */
+	void (*found)(void *opaque, const char *name); /* instead of the list; NULL: the list gets them */
+	void *opaque;
 };
 
 static int aliased_read(const struct nlmsghdr *n, void *arg)
@@ -268,6 +270,11 @@ static int aliased_read(const struct nlmsghdr *n, void *arg)
 	}
 	if (all->count) {
 		*all->count += dev == (uint32_t)all->dev && !strcmp(alias, all->alias);
+		return MNL_CB_OK;
+	}
+	if (all->found) {
+		if (!strcmp(alias, all->alias))
+			all->found(all->opaque, name);
 		return MNL_CB_OK;
 	}
 	if (all->n < ALIASED_MAX && !strcmp(alias, all->alias)) {
@@ -294,6 +301,14 @@ int links_delete_alias(struct links *l, const char *alias, void (*deleted)(void 
 		}
 	} while (all.n == ALIASED_MAX && r >= 0);
 	return MIN(r, 0);
+}
+
+int links_list_alias(struct links *l, const char *alias, void (*found)(void *opaque, const char *name), void *opaque, struct err *e)
+{
+	struct aliased all = { .alias = alias, .found = found, .opaque = opaque };
+	int r = request_run(l, link_request(l, RTM_GETLINK, NLM_F_DUMP, 0), aliased_read, &all);
+
+	return r < 0 ? err_set_errno(e, r, "cannot list the links") : 0;
 }
 
 int links_count_alias(struct links *l, const char *alias, int dev, unsigned *ret, struct err *e)

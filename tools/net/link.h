@@ -66,6 +66,8 @@ struct macvtap_config {
 int link_make_macvtap(struct links *l, const struct macvtap_config *c);
 /* Delete all macvtap links with this alias, and call deleted() with the name of each. Returns 0; -errno. */
 int links_delete_alias(struct links *l, const char *alias, void (*deleted)(void *opaque, const char *name), void *opaque, struct err *e);
+/* Call found() with the name of each macvtap link with this alias. Returns 0; -errno. */
+int links_list_alias(struct links *l, const char *alias, void (*found)(void *opaque, const char *name), void *opaque, struct err *e);
 /* Count the macvtap links on link `dev` with this alias. Returns 0; -errno. */
 int links_count_alias(struct links *l, const char *alias, int dev, unsigned *ret, struct err *e);
 /* Find a link whose alias has the first `len` bytes of this one, but is not the same. ret: its name; "" if there is

@@ -93,12 +93,19 @@ def test_guests_meet_each_other_and_the_link(direct, lan):  # noqa: F811
     assert "is in use by the running VMs a and b" in direct.cairn("net-destroy", "lan", ok=False).stderr
     direct.cairn("destroy", "a")
     until(lambda: len(direct.links()) == 1)
-    # A VM that ends while no daemon runs.
-    pid = direct.info("b")["pid"]
-    direct.stop(signal.SIGKILL)
-    os.kill(pid, signal.SIGKILL)
-    direct.start()
-    until(lambda: direct.links() == [])
+    # A VM that ends while no daemon runs, of whose port the next one knows, or not.
+    for known in True, False:
+        direct.cairn("start", "b", ok=None)
+        pid = direct.info("b")["pid"]
+        direct.stop(signal.SIGKILL)
+        os.kill(pid, signal.SIGKILL)
+        state = direct.state / "vms/b/state.json"
+        stored = json.loads(state.read_text())
+        assert len(stored["ports"]) == 1 and len(direct.links()) == 1
+        if not known:
+            state.write_text(json.dumps({**stored, "ports": []}))
+        direct.start()
+        until(lambda: direct.links() == [])
     direct.cairn("net-destroy", "lan")
 
 

@@ -11,7 +11,7 @@ import subprocess
 import pytest
 
 import guestlib
-from conftest import Console, until
+from conftest import BUILD, Console, library, until
 from hostnetlib import PROGRAM, netns, processes
 from test_network import MAC, RealNetDaemon, asks, host, lan  # noqa: F401
 
@@ -511,6 +511,71 @@ def test_daemon_that_ends_meanwhile_starts_nothing(host, lan):  # noqa: F811
     host.start()
     host.cairn("start", "vm1")
     assert len(lan.taps()) == 1
+
+
+def stored_ports(d):
+    return json.loads((d.state / "vms/vm1/state.json").read_text()).get("ports")
+
+
+def test_guest_runs_when_the_next_daemon_would_know_its_port(host, lan):  # noqa: F811
+    go = host.tmp / "go"
+    if "asan" in BUILD:
+        pytest.skip("slow_sync.so has to come behind a sanitizer")
+    host.stop()
+    host.env |= {"LD_PRELOAD": library("slow_sync"), "SLOW_SYNC_OF": "vm1/state.json", "SLOW_SYNC_UNTIL": str(go)}
+    go.touch()
+    host.start()
+    host.define_net()
+    host.cairn("net-start", "lan")
+    define(host, "lan")
+    go.unlink()
+    q = host.qmp()
+    q.send(json.dumps({"execute": "vm-start", "arguments": {"vm": "vm1"}}).encode())
+    until(lambda: ports(host))
+    host.cairn("list")
+    assert host.info("vm1")["state"] == "shutoff" and not stored_ports(host)
+    go.touch()
+    assert "return" in q.answer()
+    assert [p["tap"] for p in stored_ports(host)] == [p["tap"] for _, p in ports(host)]
+    host.stop(signal.SIGKILL)
+    host.start()
+    host.cairn("destroy", "vm1")
+    until(lambda: [v for v, _ in ports(host)] == ["port-up", "port-down"])
+
+
+def test_address_that_an_earlier_daemon_has_not_stored(host):  # noqa: F811
+    host.define_net()
+    host.cairn("net-start", "lan")
+    define(host, "lan")
+    host.cairn("start", "vm1")
+    host.tell("port-reserve", "json", {"return": {"address": "10.77.0.9"}})
+    host.cairn("forward-add", "vm1", "auto:22")
+    host.stop(signal.SIGKILL)
+    state = host.state / "vms/vm1/state.json"
+    old = json.loads(state.read_text())
+    assert old["ports"][0].pop("address") == "10.77.0.9"
+    state.write_text(json.dumps(old))
+    host.tell("port-up", "json", {"return": {"address": "10.77.0.10"}})
+    host.start()
+    until(lambda: len(ports(host)) == 3)
+    up, first = ports(host)[2][1], ports(host)[0][1]
+    assert up["reserve"] and up["tap"] == first["tap"]
+    until(lambda: stored_ports(host)[0].get("address") == "10.77.0.10")
+
+
+def test_macvtap_links_that_no_vm_has_are_removed(host):  # noqa: F811
+    host.define_net()
+    host.cairn("net-start", "lan")
+    define(host, "lan")
+    host.cairn("start", "vm1")
+    own = ports(host)[0][1]["tap"]
+    host.stop(signal.SIGKILL)
+    host.tell("check", "json", {"return": {"active": True, "complete": True, "missing": [], "pid": 1, "links": ["vnet00000001", own]}})
+    host.start()
+    until(lambda: len(ports(host)) == 2)
+    host.cairn("destroy", "vm1")
+    until(lambda: len(ports(host)) == 3)
+    assert [p for _, p in ports(host)[1:]] == [{"tap": "vnet00000001"}, {"tap": own}]
 
 
 @pytest.mark.parametrize("keys", [{"mode": "open"}, {"mode": "bridge", "bridge": "br0", "ipv4": None}, {"filter": "none"}], ids=json.dumps)
