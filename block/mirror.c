@@ -113,16 +113,24 @@ static void waiting_submit(struct block_mirror *m)
 	block_mirror_submit(r, m->b);
 }
 
+void block_mirror_part_end(struct block_mirror *m, bool copied)
+{
+	if (!m->part_len)
+		return;
+	if (!copied)
+		range_mark(m, m->part_off, m->part_len);
+	m->part_len = 0;
+	m->ready = NULL;
+	if (!m->holds)
+		waiting_submit(m);
+}
+
 bool block_mirror_next(struct block_mirror *m, uint64_t max, uint64_t *ret_off, uint64_t *ret_len, void (*ready)(void *opaque),
 	void *opaque)
 {
 	uint64_t size = m->b->info.size_bytes, n = DIV_ROUND_UP(size, GRAIN_BYTES), first, end;
 
-	if (m->part_len) {
-		m->part_len = 0;
-		if (!m->holds)
-			waiting_submit(m);
-	}
+	block_mirror_part_end(m, true);
 	if (!m->ndue)
 		return false;
 	for (first = m->at < n ? m->at : 0; !bitmap_test(&m->due, first); first = first + 1 < n ? first + 1 : 0)

@@ -29,6 +29,8 @@ int block_mirror_new(struct block *b, struct block *to, struct block_mirror **re
  * Returns false if none is due, and does not call ready(). */
 bool block_mirror_next(struct block_mirror *m, uint64_t max, uint64_t *ret_off, uint64_t *ret_len, void (*ready)(void *opaque),
 	void *opaque);
+/* End the part that is in work, so that changes of it wait no longer. copied: false: it is due again. */
+void block_mirror_part_end(struct block_mirror *m, bool copied);
 /* Returns the number of bytes that are due. */
 uint64_t block_mirror_due(const struct block_mirror *m);
 /* Let each new change go to both disks. A change that fails on the other disk is due again, and the guest does not

@@ -90,7 +90,8 @@ static int range_copy(struct copy_job *p, uint64_t off, uint64_t len, struct err
 		if (!r)
 			r = chunk_write(p, off, len, e);
 		k->copied += len;
-		copy_rate_wait(p, k->copied);
+		if (!p->through)
+			copy_rate_wait(p, k->copied);
 	}
 	return r;
 }

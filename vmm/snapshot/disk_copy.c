@@ -29,7 +29,7 @@ struct copy_call {
 	struct block_req req;
 	struct iovec iov;
 	uint64_t off, len, due;
-	bool on_copy, any, complete, sealed;
+	bool on_copy, any, complete, sealed, copied;
 };
 
 static void request_done(struct block_req *r, int res)
@@ -99,12 +99,19 @@ static void seal_run(struct disk_call *c, struct block *b)
 	disk_call_return(c, 0, NULL);
 }
 
-/* The guest's changes of the part wait no longer. */
 static void part_end_run(struct disk_call *c, struct block *b)
 {
 	(void)b;
-	block_mirror_release(c->disk->mirror);
+	block_mirror_part_end(c->disk->mirror, container_of(c, struct copy_call, c)->copied);
 	disk_call_return(c, 0, NULL);
+}
+
+/* Let the guest's changes of the part in work wait no longer: a pause of the VM waits for them, too. */
+static int part_end(struct copy_job *p, bool copied, struct err *e)
+{
+	struct copy_call x = { .c.run = part_end_run, .copied = copied };
+
+	return disk_call(p->disk, &x.c, e);
 }
 
 /* ---- the job ---- */
@@ -160,7 +167,6 @@ static int write_through(struct copy_job *p, struct err *e)
 static int parts_copy(struct copy_job *p, struct err *e)
 {
 	uint64_t last = NO_PART, done = 0;
-	bool through = false;
 	int r = 0;
 
 	p->round_due = p->size_bytes;
@@ -178,20 +184,24 @@ static int parts_copy(struct copy_job *p, struct err *e)
 		if (x.any) {
 			r = p->part ? p->part(p, x.off, x.len, e) : part_copy(p, x.off, x.len, e);
 			done += x.len;
-		} else if (through) {
+			/* Without a limit, the next part follows at once, and its beginning ends this one. */
+			if (!r && p->through && p->rate_bytes_per_s)
+				r = part_end(p, true, e);
+		} else if (p->through) {
 			poll(NULL, 0, 1); /* changes are in flight that began before */
 		}
-		if (!r && !through && p->new_from >= p->size_bytes && !(x.any && rounds_help(p, &x, last))) {
+		if (!r && !p->through && p->new_from >= p->size_bytes && !(x.any && rounds_help(p, &x, last))) {
 			if (x.due > REST_BYTES) {
 				log_info(p->disk->id, "%s: the guest writes faster than that, so its writes go to both images from now on",
 					p->rate_bytes_per_s ? "the copy's bandwidth is limited" : "the copy is slow");
 				vm_work_outpaced(p->j.vm);
 			}
 			r = write_through(p, e);
-			through = true;
+			p->through = true;
 		}
 		last = x.any ? x.off : last;
-		copy_rate_wait(p, done);
+		if (!r)
+			copy_rate_wait(p, done);
 	}
 	return r;
 }
@@ -199,7 +209,7 @@ static int parts_copy(struct copy_job *p, struct err *e)
 /* The copy is durable before the mirror is sealed, so that the next flush makes both images equal. */
 int copy_until_equal(struct copy_job *p, struct err *e)
 {
-	struct copy_call seal = { .c.run = seal_run }, end = { .c.run = part_end_run };
+	struct copy_call seal = { .c.run = seal_run };
 	int r;
 
 	do {
@@ -212,7 +222,7 @@ int copy_until_equal(struct copy_job *p, struct err *e)
 			r = err_set(e, -EIO, ERR_IO, "a flush of the copy of disk %s failed", p->disk->id);
 	} while (!r && !seal.sealed);
 	if (r < 0)
-		disk_call(p->disk, &end.c, NULL);
+		part_end(p, false, NULL);
 	return r;
 }
 

@@ -15,6 +15,7 @@ struct copy_job {
 	int (*part)(struct copy_job *p, uint64_t off, uint64_t len, struct err *e);
 	uint64_t part_bytes;
 	uint64_t rate_bytes_per_s, size_bytes;
+	bool through; /* changes go to both images, and those of the part in work wait until it ends */
 	uint64_t begun_ns;
 	uint64_t new_from; /* from here on, the copy has nothing yet and reads as zeros */
 	uint64_t round_due; /* bytes that were dirty when the last round ended */

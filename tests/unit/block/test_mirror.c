@@ -268,6 +268,44 @@ static void test_copy_that_lacks_a_write_is_not_equal(void **state)
 	fixture_end(&f);
 }
 
+/* A write waits for the part in work, until that ends: copied, or not, when it is due again. */
+static void test_write_waits_for_the_end_of_the_part(void **state)
+{
+	struct fixture f = { 0 };
+	struct block_mirror *m;
+	struct block *from, *to;
+	uint8_t *buf = calloc(1, PIECE);
+	struct copier c = { .iov = { buf, 4096 } };
+	uint64_t off, len, all;
+
+	(void)state;
+	for (unsigned copied = 0; copied < 2; copied++) {
+		fixture_begin(&f, 8);
+		from = disk_new(&f, "from", true);
+		to = disk_new(&f, "to", true);
+		assert_int_equal(block_mirror_new(from, to, &m, &f.err), 0);
+		all = block_mirror_due(m);
+		block_mirror_write_through(m);
+		block_mirror_part_end(m, copied); /* no part is in work */
+		assert_true(block_mirror_next(m, PIECE, &off, &len, part_ignore, NULL));
+		c.both = false;
+		c.req = (struct block_req){ .op = BLOCK_WRITE, .offset = off, .len = 4096, .iov = &c.iov, .niov = 1, .done = write_done };
+		block_submit(from, &c.req);
+		for (unsigned i = 0; i < 10; i++)
+			loop_run_once(f.loop, 1000000);
+		assert_false(c.both);
+		block_mirror_part_end(m, copied);
+		while (!c.both)
+			loop_run_once(f.loop, UINT64_MAX);
+		assert_int_equal(block_mirror_due(m), copied ? all - len : all);
+		assert_null(block_mirror_end(m));
+		block_close(from);
+		block_close(to);
+		fixture_end(&f);
+	}
+	free(buf);
+}
+
 /* A guest that changes its buffer while the write is in flight. */
 static void test_buffer_is_read_once(void **state)
 {
@@ -485,6 +523,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = { cmocka_unit_test(test_copy_equals_disk_after_random_requests),
 		cmocka_unit_test(test_small_parts), cmocka_unit_test(test_held_request_goes_to_the_new_disk),
+		cmocka_unit_test(test_write_waits_for_the_end_of_the_part),
 		cmocka_unit_test(test_copy_that_lacks_a_write_is_not_equal), cmocka_unit_test(test_buffer_is_read_once),
 		cmocka_unit_test(test_copy_ends_beside_a_guest_that_writes_without_end),
 		cmocka_unit_test(test_copy_whose_flush_failed_is_not_equal),
