@@ -215,6 +215,12 @@ int vm_stop(struct vm *vm, enum vm_reason reason, struct err *e)
 	return 0;
 }
 
+void vm_vcpus_resume(struct vm *vm)
+{
+	if (!vm->reset_delayed && !vm->reset_pending)
+		machine_resume(vm->m);
+}
+
 /* Press the power button, for a user (asked) or for the watchdog. */
 static int button_press(struct vm *vm, bool asked, struct err *e)
 {

@@ -43,6 +43,8 @@ struct machine *vm_machine(struct vm *vm);
  * VM. */
 int vm_cont(struct vm *vm, enum vm_reason reason, struct err *e);
 int vm_stop(struct vm *vm, enum vm_reason reason, struct err *e);
+/* Let the vCPUs go on after a stop in which the phase did not change, unless the guest waits for its reset. */
+void vm_vcpus_resume(struct vm *vm);
 int vm_powerdown(struct vm *vm, struct err *e);
 /* Record that the guest's agent got a request to shut down or to reboot. */
 void vm_shutdown_begun(struct vm *vm);

@@ -167,7 +167,7 @@ void vmsnap_job_resume_vm(struct vmsnap_job *j)
 		return;
 	j->stopped = false;
 	if (vm_phase(j->vm) == VM_PHASE_RUNNING)
-		machine_resume(j->m);
+		vm_vcpus_resume(j->vm);
 	j->result.pause_ns = loop_now_ns() - j->stopped_ns;
 	short_slice_set(false);
 }

@@ -422,7 +422,7 @@ static int revert_run(struct revert_job *x)
 	}
 	if (unchanged) {
 		if (ran)
-			machine_resume(j->m);
+			vm_vcpus_resume(j->vm);
 		return r;
 	}
 	vm_revert_begin(j->vm);

@@ -180,6 +180,7 @@ def test_guest_that_resets_in_a_loop_is_slowed_down(daemon, guest, kvm):
     assert "try again after that reset" in q.run("query-jobs", id=job)[0]["error"]
     q.run("vm-suspend", vm="vm1")
     q.run("vm-resume", vm="vm1")  # still stopped
+    daemon.cairn("dump", "vm1", str(daemon.tmp / "core"))
     late = q.event("RESET", vm="vm1", guest=True)
     waited = [t["timestamp"]["seconds"] + t["timestamp"]["microseconds"] / 1e6 for t in (e, late)]
     assert 3.9 < waited[1] - waited[0]
