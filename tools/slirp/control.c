@@ -171,8 +171,9 @@ unsigned control_poll_add(const struct control *c, struct pollfd *fds)
 }
 
 /* Receive a message of the daemon and the fd that came with it; the kernel closes further ones. *ret_fd: owned, or -1.
+ * *ret_lost: this process had no number free for the fd.
  * Returns the length of the text, which ends with 0; 0: end of file; -errno. */
-static ssize_t message_receive(int sock, char text[MESSAGE_MAX], int *ret_fd)
+static ssize_t message_receive(int sock, char text[MESSAGE_MAX], int *ret_fd, bool *ret_lost)
 {
 	union {
 		struct cmsghdr head;
@@ -185,10 +186,12 @@ static ssize_t message_receive(int sock, char text[MESSAGE_MAX], int *ret_fd)
 	struct cmsghdr *with = got < 0 ? NULL : CMSG_FIRSTHDR(&m);
 
 	*ret_fd = -1;
+	*ret_lost = false;
 	if (got < 0)
 		return -errno;
 	if (with && with->cmsg_level == SOL_SOCKET && with->cmsg_type == SCM_RIGHTS)
 		memcpy(ret_fd, CMSG_DATA(with), sizeof(*ret_fd));
+	*ret_lost = m.msg_flags & MSG_CTRUNC && *ret_fd < 0;
 	text[got] = 0;
 	return got;
 }
@@ -262,11 +265,14 @@ static bool order_note(struct control *c, const char *text, int fd)
 static void daemon_receive(struct control *c)
 {
 	char text[MESSAGE_MAX];
+	bool lost;
 	int fd;
-	ssize_t got = message_receive(c->fd, text, &fd);
+	ssize_t got = message_receive(c->fd, text, &fd, &lost);
 
 	if (got == 0 || (got < 0 && got != -EAGAIN && got != -EINTR)) {
 		daemon_drop(c);
+	} else if (lost) {
+		control_answer(c, false);
 	} else if (got > 0 && !order_note(c, text, fd)) {
 		c->holds = c->owes = !strcmp(text, HOLD);
 		if (fd >= 0)
@@ -297,8 +303,9 @@ static bool socket_is(int fd, const char *text)
 static void take_end(struct control *c)
 {
 	char text[MESSAGE_MAX];
+	bool lost;
 	int fd;
-	ssize_t got = message_receive(c->take.fd, text, &fd);
+	ssize_t got = message_receive(c->take.fd, text, &fd, &lost);
 
 	if (got == -EAGAIN || got == -EINTR)
 		return;

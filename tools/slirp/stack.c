@@ -24,8 +24,10 @@
 /* MTU of TCP segments with headers, in both directions. libslirp announces that its window of 64 KiB has opened only if
  * two more segments fit; two segments of the maximum size would never fit, and the guest would have to probe. */
 #define SEGMENT_MTU 9000
-/* Limit for the guest's connections; the rest of FDS_MAX is for other files. */
+/* Limit for all connections and datagram sockets; the rest of FDS_MAX is for other files. */
 #define SOCKETS_MAX (FDS_MAX - 160)
+/* Limit for those that the guest opens, so that the forwards' clients have some left. */
+#define GUEST_SOCKETS_MAX (SOCKETS_MAX - 164)
 /* After this time without connections, libslirp's own timers have expired, so its timeout is ignored: for its listening
  * sockets, libslirp would ask to be called twice a second. */
 #define QUIET_NS (180 * 1000000000ULL)
@@ -46,8 +48,10 @@ struct stack {
 	struct closing closing;
 	uint64_t active_ns; /* time of the last activity */
 	unsigned nsockets;
+	unsigned nguest; /* those of nsockets that the guest has opened */
 	struct {
 		bool open; /* this fd is a connection or a datagram socket */
+		bool accepted; /* a forward's client, also if the forward was removed since */
 		bool listens;
 		uint8_t forward; /* index of the forward plus 1; 0: none */
 	} fds[FDS_MAX];
@@ -116,6 +120,18 @@ __attribute__((visibility("default"))) int shutdown(int fd, int how)
 	return (int)syscall(SYS_shutdown, fd, how);
 }
 
+/* The dynamic linker gives libslirp this function, too. libslirp itself has no limit. */
+static const struct stack *asking; /* its slirp_input() handles a frame of the guest; NULL: none does */
+
+__attribute__((visibility("default"))) int socket(int domain, int type, int protocol)
+{
+	if (asking && (asking->nguest >= GUEST_SOCKETS_MAX || asking->nsockets >= SOCKETS_MAX)) {
+		errno = EMFILE;
+		return -1;
+	}
+	return (int)syscall(SYS_socket, domain, type, protocol);
+}
+
 /* Find the forward of an accepted connection, which has the local address of the listening socket. Returns the
  * forward's index plus 1; 0: none. */
 static uint8_t forward_of(const struct stack *s, int fd)
@@ -136,22 +152,6 @@ static uint8_t forward_of(const struct stack *s, int fd)
 	return 0;
 }
 
-static void on_register(int fd, void *opaque)
-{
-	struct stack *s = opaque;
-	int on = 1;
-
-	if (fd < 0 || fd >= FDS_MAX)
-		return;
-	s->nsockets += !s->fds[fd].open;
-	s->fds[fd].open = true;
-	ended[fd] = 0;
-	s->fds[fd].forward = forward_of(s, fd);
-	/* End a client whose host has vanished after the kernel's two hours, as sshd does: a laptop may sleep. */
-	if (s->fds[fd].forward)
-		setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
-}
-
 static void on_unregister(int fd, void *opaque)
 {
 	struct stack *s = opaque;
@@ -159,8 +159,28 @@ static void on_unregister(int fd, void *opaque)
 	if (fd < 0 || fd >= FDS_MAX)
 		return;
 	s->nsockets -= s->fds[fd].open;
+	s->nguest -= s->fds[fd].open && !s->fds[fd].accepted;
 	s->fds[fd].open = false;
 	s->fds[fd].forward = 0;
+}
+
+static void on_register(int fd, void *opaque)
+{
+	struct stack *s = opaque;
+	int on = 1;
+
+	if (fd < 0 || fd >= FDS_MAX)
+		return;
+	on_unregister(fd, s);
+	s->nsockets++;
+	s->fds[fd].open = true;
+	ended[fd] = 0;
+	s->fds[fd].forward = forward_of(s, fd);
+	s->fds[fd].accepted = s->fds[fd].forward;
+	s->nguest += !s->fds[fd].accepted;
+	/* End a client whose host has vanished after the kernel's two hours, as sshd does: a laptop may sleep. */
+	if (s->fds[fd].accepted)
+		setsockopt(fd, SOL_SOCKET, SO_KEEPALIVE, &on, sizeof(on));
 }
 
 static void on_notify(void *opaque)
@@ -308,7 +328,7 @@ void stack_end_connections(struct stack *s, bool (*may_go_on)(void *opaque, cons
 	uint16_t port;
 
 	for (int fd = 0; fd < FDS_MAX; fd++) {
-		int protocol = s->fds[fd].open && !s->fds[fd].listens && !s->fds[fd].forward ? option_get(fd, SO_PROTOCOL) : -1;
+		int protocol = s->fds[fd].open && !s->fds[fd].listens && !s->fds[fd].accepted ? option_get(fd, SO_PROTOCOL) : -1;
 
 		if (protocol == IPPROTO_UDP) {
 			datagrams_end(fd);
@@ -372,7 +392,9 @@ void stack_input(struct stack *s, const uint8_t *frame, size_t len)
 	s->active_ns = loop_now_ns();
 	closing_received(&s->closing, frame, len);
 	both_ended = false;
+	asking = s;
 	slirp_input(s->slirp, frame, (int)len);
+	asking = NULL;
 	reset = closing_reset(&s->closing, &bytes);
 	if (reset && both_ended)
 		slirp_input(s->slirp, reset, (int)bytes);

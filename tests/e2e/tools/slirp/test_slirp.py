@@ -331,6 +331,34 @@ def test_connections_beyond_socket_limit_wait():
             c.close()
 
 
+def test_guest_with_many_sockets_leaves_some():
+    """For the forwards' clients and for the daemon's orders."""
+    with listener() as s, listener() as second, Guest(("tcp", s, "-", 80), control=True) as g:
+        for port in range(10000, 11100):
+            g.udp(port, "10.0.2.2", 9, b"x")
+        g.silent()
+        files = len(os.listdir(f"/proc/{g.process.pid}/fd"))
+        assert ordered(g, {"add": "tcp:-:81"}, second) and files < 730
+        with open(os.memfd_create("egress"), "rb") as rules:
+            assert ordered(g, {"egress": True}, rules)
+        for at in (s, second):
+            with socket.create_connection(at.getsockname()):
+                g.accepted()
+            g.daemon()
+
+
+def test_order_whose_file_finds_no_number_is_refused():
+    with listener() as s, listener() as second, \
+            Guest(("tcp", s, "-", 80), control=True, before=["prlimit", "--nofile=24:24"]) as g:
+        clients = [socket.create_connection(s.getsockname()) for _ in range(16)]
+        until(lambda: len(os.listdir(f"/proc/{g.process.pid}/fd")) == 24)
+        assert not ordered(g, {"add": "tcp:-:81"}, second)
+        with open(os.memfd_create("egress"), "rb") as rules:
+            assert ordered(g, {"remove": 0}) and ordered(g, {"egress": True}, rules)
+        for c in clients:
+            c.close()
+
+
 def ticks(pid):
     with open(f"/proc/{pid}/stat") as f:
         return sum(map(int, f.read().rpartition(")")[2].split()[11:13]))
