@@ -241,16 +241,22 @@ static bool is_for_network(const struct egress_filter *f, const struct guest_pac
 	}
 }
 
-/* Does the segment come from a port of the guest to which a forward leads? */
+static bool comes_from_one_of(const struct forward *forwards, unsigned n, const struct guest_packet *p)
+{
+	for (const struct forward *f = forwards; f < forwards + n; f++)
+		if (!f->udp && f->port == p->from_port && address_is(p->from, f->guest))
+			return true;
+	return false;
+}
+
+/* Does the segment come from a port of the guest to which a forward leads, or has led? Connections of a removed forward
+ * continue. */
 static bool comes_from_forward(const struct egress_filter *f, const struct guest_packet *p)
 {
-	for (unsigned i = 0; p->protocol == IPPROTO_TCP && i < f->options->nforwards; i++) {
-		const struct forward *forward = &f->options->forwards[i];
+	const struct options *o = f->options;
 
-		if (!forward->udp && forward->port == p->from_port && address_is(p->from, forward->guest))
-			return true;
-	}
-	return false;
+	return p->protocol == IPPROTO_TCP && (comes_from_one_of(o->forwards, o->nforwards, p) ||
+		comes_from_one_of(o->removed, MIN(o->nremoved, FORWARDS_MAX), p));
 }
 
 static bool is_multicast(const uint8_t *address)

@@ -187,8 +187,18 @@ int options_add_forward(struct options *o, char *text, int fd, struct err *e)
 	return r;
 }
 
+static void removed_note(struct options *o, const struct forward *f)
+{
+	for (unsigned i = 0; i < o->nremoved && i < FORWARDS_MAX; i++)
+		if (o->removed[i].port == f->port && o->removed[i].guest.s_addr == f->guest.s_addr)
+			return;
+	o->removed[o->nremoved++ % FORWARDS_MAX] = *f;
+}
+
 void options_remove_forward(struct options *o, unsigned at)
 {
+	if (!o->forwards[at].udp)
+		removed_note(o, &o->forwards[at]);
 	o->nforwards--;
 	memmove(&o->forwards[at], &o->forwards[at + 1], (o->nforwards - at) * sizeof(o->forwards[0]));
 }

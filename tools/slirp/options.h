@@ -36,6 +36,9 @@ struct options {
 	struct egress egress;
 	unsigned nforwards;
 	struct forward forwards[FORWARDS_MAX];
+	/* Guest addresses and ports of TCP forwards that were removed last: connections of these may be open. */
+	struct forward removed[FORWARDS_MAX];
+	unsigned nremoved; /* ever; the place of the next one is this modulo FORWARDS_MAX */
 };
 
 /* Parse the command line. The caller keeps the fds. Returns 0; -EINVAL with a sentence. */
@@ -43,7 +46,7 @@ int options_parse(int argc, char **argv, struct options *ret_o, struct err *e);
 /* Add a forward. text: "tcp|udp:FD:ADDRESS|-:PORT", or without "FD:" if fd is not -1; split in place. fd: the bound
  * socket, which the forward keeps on success. Returns 0; -EINVAL with a sentence. */
 int options_add_forward(struct options *o, char *text, int fd, struct err *e);
-/* Remove the forward `at`; those behind it move up. Does not close its fd. */
+/* Remove the forward `at`, and note it as removed; those behind it move up. Does not close its fd. */
 void options_remove_forward(struct options *o, unsigned at);
 
 #endif

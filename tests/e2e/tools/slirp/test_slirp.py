@@ -604,7 +604,7 @@ def ordered(g, what, s=None):
     fds = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", [s.fileno()]))] if s else []
     g.control.sendmsg([json.dumps(what).encode()], fds)
     while "done" not in (message := g.told()):
-        assert "forward" in message
+        assert "forward" in message or "denied" in message
     return message["done"]
 
 
@@ -638,6 +638,30 @@ def test_forwards_change_while_connections_are_open():
         assert ordered(g, {"add": "udp:10.0.2.99:54"}, d)  # in the slot of another forward
         g.arp(1, slirplib.ALL, "10.0.2.2")
         assert ordered(g, {"remove": 1}) and ordered(g, {"remove": 0})
+
+
+@pytest.mark.parametrize("how", ["remove", "give"])
+def test_connections_of_a_forward_continue_without_it(how):
+    """Egress rules deny all to the guest. It opens no connections from the forward's port afterwards, either."""
+    with listener() as s, Guest(("tcp", s, "-", 22), args=["--egress", "deny"], control=True) as g, \
+            socket.create_connection(s.getsockname()) as client:
+        c = g.accepted()
+        if how == "remove":
+            assert ordered(g, {"remove": 0})
+        else:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+            with ours, theirs:
+                assert ordered(g, {"give": "tcp:%s:%d" % s.getsockname()}, theirs)
+        for rules in ("", "deny", "deny;allow tcp 443 any"):
+            with open(os.memfd_create("egress"), "w+", encoding="ascii") as f:
+                f.write(rules)
+                f.seek(0)
+                assert ordered(g, {"egress": True}, f)
+            client.sendall(b"hello")
+            assert c.read(5) == b"hello"
+            c.send(b"again")
+            assert client.recv(5) == b"again"
+        assert g.connect("10.0.2.2", 80, sport=22).reset
 
 
 def test_forward_is_removed_by_its_socket_whatever_its_number():
