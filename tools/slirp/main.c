@@ -186,12 +186,12 @@ static bool connection_is_allowed(void *opaque, const uint8_t to[16], uint16_t p
 static ssize_t rules_read(int fd, char text[RULES_MAX])
 {
 	size_t len = 0;
-	ssize_t got;
+	ssize_t got = 0;
 
 	while (len < RULES_MAX - 1 && (got = read(fd, text + len, RULES_MAX - 1 - len)) > 0)
 		len += (size_t)got;
 	text[len] = 0;
-	return len == RULES_MAX - 1 ? -EINVAL : (ssize_t)len;
+	return got < 0 || len == RULES_MAX - 1 ? -EINVAL : (ssize_t)len;
 }
 
 static void filter_free(struct network *n)

@@ -253,6 +253,13 @@ def test_other_rules_end_what_they_deny(world, before):
         assert change(g, "") and not g.connect("192.0.2.1", 443, sport=40013).reset
 
 
+def test_rules_that_cannot_be_read_change_nothing(tmp_path):
+    with Guest(args=["--egress", "deny"], control=True) as g, open(tmp_path / "rules", "wb") as f:
+        socket.send_fds(g.control, [b'{"egress": true}'], [f.fileno()])
+        assert g.told() == {"done": False}
+        assert g.connect("10.0.2.2", 80).reset and g.told() == {"denied": [1, 0]}
+
+
 def test_dns_works_with_default_allow(world):
     with Guest(args=["--egress", "allow;deny any - *.evil.net;deny tcp 25 any"], before=world.before) as g:
         assert ask(g, "www.example.org")[0] == 0 and ask(g, "a.evil.net")[0] == 5
