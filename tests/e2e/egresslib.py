@@ -47,7 +47,7 @@ def record(name, kind, data, ttl=60):
 
 
 class Resolver(threading.Thread):
-    """A name server with a table of records: {name: [record, ...]}."""
+    """A name server with a table of records: {name: [record, ...]}. A name with None gets no answer."""
 
     def __init__(self, s, names):
         super().__init__(daemon=True)
@@ -73,6 +73,8 @@ class Resolver(threading.Thread):
             name = name[:-1]
             self.asked.append(name)
             records = self.names.get(name, [])
+            if records is None:
+                continue
             self.socket.sendto(data[:2] + b"\x81\x80\0\1" + struct.pack("!H", len(records)) + bytes(4) +
                                data[12:end + 5] + b"".join(records), who)
 

@@ -22,6 +22,7 @@
 #define RESOLV_CONF "/etc/resolv.conf"
 #define RESOLV_CONF_BYTES 4096
 #define NAMESERVER "nameserver"
+#define QUERY_NS (10 * 1000000000ULL) /* a query without an answer ends */
 #define LOOPBACK_MTU 65535 /* as the kernel reports that of its loopback link, which no other link reaches */
 
 union host_address {
@@ -287,6 +288,25 @@ void dns_proxy_ask(struct dns_proxy *d, const struct guest_packet *p, uint64_t n
 	egress_filter_counts(d->filter)->questions++;
 	log_guest("egress", "refused the name %s", q.name[0] ? q.name : ".");
 	code_send(d, p, &q, DNS_REFUSED);
+}
+
+uint64_t dns_proxy_expire(struct dns_proxy *d, uint64_t now_ns)
+{
+	uint64_t next_ns = UINT64_MAX;
+
+	for (unsigned i = 0; d && i < DNS_QUERIES_MAX; i++) {
+		struct query *q = &d->queries[i];
+
+		if (q->fd < 0)
+			continue;
+		if (now_ns - q->asked_ns < QUERY_NS) {
+			next_ns = MIN(next_ns, q->asked_ns + QUERY_NS);
+			continue;
+		}
+		code_send(d, &q->from, &q->question, DNS_FAILED);
+		query_end(q);
+	}
+	return next_ns;
 }
 
 unsigned dns_proxy_poll_add(const struct dns_proxy *d, struct pollfd *fds)

@@ -256,6 +256,7 @@ static int round_run(struct network *n)
 {
 	struct poll_set *set = &n->set;
 	uint64_t now_ns = loop_now_ns(), control_ns = control_run(&n->control, now_ns);
+	uint64_t dns_ns = dns_proxy_expire(n->dns, now_ns), due_ns = MIN(control_ns, dns_ns);
 	unsigned ncontrol, datagrams, questions, nquestions;
 	int timeout, r;
 
@@ -270,8 +271,8 @@ static int round_run(struct network *n)
 	questions = set->n;
 	set->n += nquestions = dns_proxy_poll_add(n->dns, set->fds + set->n);
 	timeout = stack_poll_add(n->stack, set, now_ns);
-	if (control_ns != UINT64_MAX) {
-		int due = (int)((control_ns - now_ns) / NS_PER_MS + 1);
+	if (due_ns != UINT64_MAX) {
+		int due = (int)((due_ns - now_ns) / NS_PER_MS + 1);
 
 		timeout = timeout < 0 ? due : MIN(timeout, due);
 	}

@@ -260,6 +260,13 @@ def test_rules_that_cannot_be_read_change_nothing(tmp_path):
         assert g.connect("10.0.2.2", 80).reset and g.told() == {"denied": [1, 0]}
 
 
+def test_unanswered_question_ends(world):
+    world.resolver.names["silent.example.org"] = None
+    with Guest(args=["--egress", RULES], before=world.before) as g:
+        assert ask(g, "silent.example.org")[0] == 2
+        assert ask(g, "www.example.org")[0] == 0
+
+
 def test_dns_works_with_default_allow(world):
     with Guest(args=["--egress", "allow;deny any - *.evil.net;deny tcp 25 any"], before=world.before) as g:
         assert ask(g, "www.example.org")[0] == 0 and ask(g, "a.evil.net")[0] == 5
