@@ -238,7 +238,7 @@ static void query_begin(struct resolver *r, const struct query *asked, uint64_t 
 	struct query *q = query_place(r, &asked->from);
 	uint8_t message[DNS_QUERY_MAX];
 
-	query_end(q);
+	query_finish(r, q); /* its answer may be here and wait for the host's */
 	*q = *asked;
 	q->used = true;
 	r->generation += 1u << QUERY_SLOTS;

@@ -366,6 +366,39 @@ def test_name_server_is_confined_and_comes_back(world):
     assert world.do("update", n)["restarted"] and g.ask("sender.other")[0] == 0 and g.ask("sender.vms")[0] == 5
 
 
+def waits_in(pid, port, column):
+    """Return the bytes in the queues of datagram sockets with this port of their own (column 1) or of their peer (2)."""
+    with open(f"/proc/{pid}/net/udp") as f:
+        rows = [line.split() for line in f][1:]
+    return sum(int(row[4].partition(":")[2], 16) for row in rows if row[column].endswith(f":{port:04X}"))
+
+
+def test_question_beyond_the_limit_ends_no_answer_that_has_come(world):
+    """An answer waits until the host has opened its address. A further question of the guest sends it at once."""
+    world.sysctl("ipv4.icmp_echo_ignore_all", 1)
+    world.do("up", lan())
+    g = Sender(world, 1)
+    names_pid, = world.names()
+    dnsmasq, = world.dnsmasq()
+    silent = [f"s{i}.example.org" for i in range(64)]
+    world.records.update(dict.fromkeys(silent))
+    with g.guest.open(kind=socket.SOCK_DGRAM) as s, g.guest.open(kind=socket.SOCK_DGRAM) as others:
+        for c in s, others:
+            c.connect((SERVICE, 53))
+        for name in silent[1:]:
+            others.send(question(name))
+            until(lambda: name in world.resolver.asked)
+        os.kill(dnsmasq, signal.SIGSTOP)
+        s.send(question("www.example.org"))
+        until(lambda: waits_in(dnsmasq, 5300, 1))
+        os.kill(names_pid, signal.SIGSTOP)
+        os.kill(dnsmasq, signal.SIGCONT)
+        until(lambda: waits_in(names_pid, 5300, 2))
+        others.send(question(silent[0]))
+        os.kill(names_pid, signal.SIGCONT)
+        assert slirplib.ip(PUBLIC) in s.recv(4096)
+
+
 def test_host_that_answers_no_ping_gets_the_answer_later(world):
     world.sysctl("ipv4.icmp_echo_ignore_all", 1)
     world.do("up", lan())
