@@ -47,6 +47,7 @@
 /* Time for a cairn-slirp to change a forward. One of an earlier release does not know the message and never answers. */
 #define ORDER_NS (5 * SECOND_NS)
 #define MESSAGES_PER_ROUND 16
+#define TAKE "{\"take\""
 
 /* A listening socket that the daemon holds for a forward. */
 struct held {
@@ -81,6 +82,7 @@ struct usernet {
 	int control;
 	uint64_t denied[2]; /* packets and questions that the egress rules have denied */
 	bool asked;    /* forwards_hold() asked the process, and it has not answered */
+	bool holds;    /* forwards_hold() asked it, and forwards_release() has not yet */
 	struct loop_watch *gone, *watch;
 	struct loop_timer *end_timer; /* armed at the end of the VM's process; NULL: not armed yet, or pidfd is -1 */
 	bool killed;
@@ -90,6 +92,7 @@ struct usernet {
 		void (*done)(void *opaque, int r);
 		void *opaque;
 		struct loop_timer *timer; /* NULL: the timeout has passed, and done() has reported it */
+		bool waits_for_other; /* another process sends the socket, so an answer may come after any other message */
 	} order;
 };
 
@@ -379,13 +382,30 @@ static void order_end(struct usernet *u, int r)
 		done(u->order.opaque, r);
 }
 
+static bool control_write(const struct usernet *u, const char *text)
+{
+	return u->watch && send(u->control, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
+}
+
+/* Ask for an answer that comes after that of the overdue order: so that order_overdue_end() knows that none will come. */
 static void order_expired(void *opaque)
 {
 	struct usernet *u = opaque;
 
 	loop_timer_free(u->order.timer);
 	u->order.timer = NULL;
+	if (!u->order.waits_for_other)
+		control_write(u, "{\"hold\": true}");
 	u->order.done(u->order.opaque, -ETIMEDOUT);
+}
+
+/* The process has answered a {"hold": true}. */
+static void order_overdue_end(struct usernet *u)
+{
+	if (!u->order.done || u->order.timer || u->order.waits_for_other)
+		return;
+	log_warn("usernet", "a cairn-slirp has left a change of interface %s unanswered", u->id);
+	order_end(u, -EREMOTEIO);
 }
 
 static void usernet_free(struct usernet *u)
@@ -463,6 +483,9 @@ static void sockets_held(struct usernet *u)
 	bool asked = u->asked;
 
 	u->asked = false;
+	if (!u->holds)
+		control_write(u, "{\"hold\": false}");
+	order_overdue_end(u);
 	if (asked && u->vm && hold_answered(u->vm))
 		vm_notify(u->vm, forwards_held);
 }
@@ -656,6 +679,7 @@ int forwards_order(struct vm *vm, unsigned at, const char *text, int fd, void (*
 	loop_timer_arm(u->order.timer, loop_now_ns() + ORDER_NS);
 	u->order.done = done;
 	u->order.opaque = opaque;
+	u->order.waits_for_other = !strncmp(text, TAKE, strlen(TAKE));
 	return 0;
 }
 
@@ -672,18 +696,13 @@ void forwards_unhold(struct vm *vm, const struct definition_forward *what)
 
 /* ---- clients of a VM that is saved; the observer's hooks ---- */
 
-static bool control_write(const struct usernet *u, const char *text)
-{
-	return u->watch && send(u->control, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
-}
-
 bool forwards_hold(struct vm *vm)
 {
 	if (!forwards_are_held(vm))
 		return false;
 	for (struct usernet *u = vm->host->usernets; u; u = u->next)
 		if (u->vm == vm)
-			u->asked = control_write(u, "{\"hold\": true}");
+			u->holds = u->asked = control_write(u, "{\"hold\": true}");
 	return !hold_answered(vm);
 }
 
@@ -692,7 +711,7 @@ void forwards_release(struct vm *vm)
 	for (struct usernet *u = vm->host->usernets; u; u = u->next) {
 		if (u->vm != vm)
 			continue;
-		u->asked = false;
+		u->holds = u->asked = false;
 		control_write(u, "{\"hold\": false}");
 	}
 }

@@ -66,7 +66,8 @@ void forwards_lead(struct vm *vm, unsigned at, const char *address, const char *
  * socket that goes with it, borrowed; -1: none.
  * done: called once from the loop unless an error is returned. r: 0; -EREMOTEIO: the process refused; -EPIPE: the
  * process has ended, or the VM has started again with another one. The VM may be gone by then. If the process does not
- * answer in time, done() is first called with -ETIMEDOUT; it may still make the change.
+ * answer in time, done() is first called with -ETIMEDOUT; it may still make the change. The second call has
+ * -EREMOTEIO if the process has answered a later message, so that none comes for this one.
  * Returns 0; -ENOENT: no such process runs; -EBUSY: another change is under way; -ETIMEDOUT: the process has not
  * answered an earlier one; -errno. */
 int forwards_order(struct vm *vm, unsigned at, const char *text, int fd, void (*done)(void *opaque, int r), void *opaque);

@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """Replaces cairn-slirp for a bare-metal guest without TCP: data from a forward goes to the guest as one broadcast
-frame, and the guest's frames go to every connected client. The same command line."""
+frame, and the guest's frames go to every connected client. The same command line. It never answers the order to add a
+forward to the guest's port 999."""
 
 import argparse
 import contextlib
@@ -59,6 +60,9 @@ while True:
                 text = b""
             daemon = daemon if text else None
             order = json.loads(text) if text else {"hold": False}
+            if order.get("add", "").endswith(":999"):
+                os.close(fds[0])  # it loses the order
+                continue
             if "add" in order:
                 print("slirp: add", order["add"], file=sys.stderr, flush=True)
                 forwards.append(socket.socket(fileno=fds[0]))
