@@ -387,7 +387,7 @@ static bool control_write(const struct usernet *u, const char *text)
 	return u->watch && send(u->control, text, strlen(text), MSG_DONTWAIT | MSG_NOSIGNAL) >= 0;
 }
 
-/* Ask for an answer that comes after that of the overdue order: so that order_overdue_end() knows that none will come. */
+/* Ask for an answer that comes after that of the overdue order. If it comes first, the process has lost the order. */
 static void order_expired(void *opaque)
 {
 	struct usernet *u = opaque;

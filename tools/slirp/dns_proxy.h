@@ -21,7 +21,8 @@ void dns_proxy_free(struct dns_proxy *d);
 
 /* Handle a datagram of the guest to its resolver. */
 void dns_proxy_ask(struct dns_proxy *d, const struct guest_packet *p, uint64_t now_ns);
-/* Answer questions that have waited 10 seconds with an error. Returns the time of the next call; UINT64_MAX: not needed. */
+/* Answer questions that have waited 10 seconds with an error. Returns the time of the next call; UINT64_MAX: not
+ * needed. */
 uint64_t dns_proxy_expire(struct dns_proxy *d, uint64_t now_ns);
 /* Add up to DNS_QUERIES_MAX entries for poll(). Returns their number. */
 unsigned dns_proxy_poll_add(const struct dns_proxy *d, struct pollfd *fds);

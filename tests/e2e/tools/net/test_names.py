@@ -367,7 +367,7 @@ def test_name_server_is_confined_and_comes_back(world):
 
 
 def waits_in(pid, port, column):
-    """Return the bytes in the queues of datagram sockets with this port of their own (column 1) or of their peer (2)."""
+    """Return the bytes that wait in datagram sockets with this port of their own (column 1) or of their peer (2)."""
     with open(f"/proc/{pid}/net/udp") as f:
         rows = [line.split() for line in f][1:]
     return sum(int(row[4].partition(":")[2], 16) for row in rows if row[column].endswith(f":{port:04X}"))
