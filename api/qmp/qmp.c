@@ -142,8 +142,17 @@ static struct json_object *event_reword(enum event_id id, const char *key, struc
 	return json_object_get(v);
 }
 
+/* Put the name that query-block shows. */
+static void node_name_put(struct json_object *o, const struct vm *vm, const char *device)
+{
+	int at = definition_disk_find(vm_live(vm), device);
+
+	if (at >= 0)
+		js_put_str(o, "node-name", qmp_node_name(vm, &vm_live(vm)->disks[at]));
+}
+
 /* Reduce the daemon's event data to the members of QEMU's event. NULL: QEMU has no such event. */
-static struct json_object *event_data(enum event_id id, struct json_object *data)
+static struct json_object *event_data(const struct vm *vm, enum event_id id, struct json_object *data)
 {
 	const struct event_spec *ev = schema_event(DIALECT_QEMU, id);
 	const char *qmp_id = js_get_str(data, "qmp-id");
@@ -158,6 +167,8 @@ static struct json_object *event_data(enum event_id id, struct json_object *data
 			js_put(out, f->name, event_reword(id, f->name, v));
 	if (id == EVENT_JOB_STATUS_CHANGE)
 		js_put_str(out, "id", qmp_id);
+	if (id == EVENT_BLOCK_IO_ERROR)
+		node_name_put(out, vm, js_get_str_or(data, "device", ""));
 	if (id == EVENT_DEVICE_DELETED || id == EVENT_DEVICE_UNPLUG_GUEST_ERROR) {
 		snprintf(path, sizeof(path), "/machine/peripheral/%.40s", js_get_str_or(data, "device", ""));
 		js_put_str(out, "path", path);
@@ -208,7 +219,7 @@ void qmp_emit(struct vm_host *host, enum event_id id, const char *name, const ui
 	const struct vm *vm = vm_find(host, name);
 	struct json_object *data, *time = js_get(o, "timestamp");
 
-	data = vm && vm->qmp && !memcmp(vm->def->uuid, uuid, sizeof(vm->def->uuid)) ? event_data(id, js_get(o, "data")) : NULL;
+	data = vm && vm->qmp && !memcmp(vm->def->uuid, uuid, sizeof(vm->def->uuid)) ? event_data(vm, id, js_get(o, "data")) : NULL;
 	if (!data)
 		return;
 	event_send(vm, id, time, data);

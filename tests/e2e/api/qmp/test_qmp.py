@@ -272,9 +272,11 @@ def test_socket_sends_own_vms_events_in_qemu_format(fake):
 def test_io_error_sends_event_and_stops_vm(fake):
     vm = Vm(fake, boot={"kernel": "kernel", "cmdline": f"io-error-after=1 when={fake.tmp}/go"})
     q = vm.qmp()
+    q.run("blockdev-add", driver="qcow2", node_name="f1", backing=None, file={"driver": "file", "filename": f"{fake.tmp}/vm1.img"})
+    assert q.run("query-block")[0]["inserted"]["node-name"] == "f1"
     (fake.tmp / "go").touch()
     data = q.event("BLOCK_IO_ERROR")["data"]
-    assert data == {"device": "vda", "node-name": "vda", "operation": "write", "action": "stop",
+    assert data == {"device": "vda", "node-name": "f1", "operation": "write", "action": "stop",
                     "nospace": True, "reason": "No space left on device"}
     q.event("STOP")
     assert q.run("query-status") == {"status": "io-error", "running": False, "singlestep": False}
