@@ -621,19 +621,24 @@ void job_fail(struct job *j, const struct err *e)
 	job_end(j);
 }
 
-int job_cancel(struct job *j, struct err *e)
+int job_cancel_named(struct job *j, const char *name, struct err *e)
 {
 	if (j->status == JOB_CONCLUDED)
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
-			"Job '%s' in state 'concluded' cannot accept command verb 'cancel'", j->id);
+			"Job '%s' in state 'concluded' cannot accept command verb 'cancel'", name);
 	if (!j->cancel)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"job %s (%s) cannot be cancelled; it ends by itself", j->id, j->type);
+			"job %s (%s) cannot be cancelled; it ends by itself", name, j->type);
 	if (!j->cancelling) {
 		j->cancelling = true;
 		j->cancel(j);
 	}
 	return 0;
+}
+
+int job_cancel(struct job *j, struct err *e)
+{
+	return job_cancel_named(j, j->id, e);
 }
 
 int job_deny(struct job *j, const char *why, struct err *e)
@@ -644,17 +649,22 @@ int job_deny(struct job *j, const char *why, struct err *e)
 	return job_cancel(j, e);
 }
 
-int job_dismiss(struct job *j, struct err *e)
+int job_dismiss_named(struct job *j, const char *name, struct err *e)
 {
 	struct vm_host *host = j->host;
 
 	if (j->status != JOB_CONCLUDED)
 		return err_set(e, -EBUSY, ERR_WRONG_STATE,
-			"Job '%s' in state '%s' cannot accept command verb 'dismiss'", j->id,
+			"Job '%s' in state '%s' cannot accept command verb 'dismiss'", name,
 			job_status_names[j->status]);
 	job_remove(j);
 	jobs_store(host);
 	return 0;
+}
+
+int job_dismiss(struct job *j, struct err *e)
+{
+	return job_dismiss_named(j, j->id, e);
 }
 
 /* ---- messages of VM processes ---- */

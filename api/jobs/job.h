@@ -145,6 +145,8 @@ void call_return_job(struct call *c, struct job *j);
 struct job *job_find(struct vm_host *host, const char *id);
 /* Ask a job to stop; it concludes later. Returns 0; -EPERM: it is concluded; -ENOTSUP: it cannot be cancelled. */
 int job_cancel(struct job *j, struct err *e);
+/* Do as job_cancel(), with the client's name of the job in the error: its id or its qmp_id. */
+int job_cancel_named(struct job *j, const char *name, struct err *e);
 /* Cancel a job because its user lost the role for it; `why` becomes part of its error. Returns as job_cancel(). The job
  * may be freed. */
 int job_deny(struct job *j, const char *why, struct err *e);
@@ -152,6 +154,7 @@ int job_deny(struct job *j, const char *why, struct err *e);
 bool job_makes_vms(const struct job *j);
 /* Remove a concluded job from the list, and free it. Returns 0; -EBUSY: the job is not concluded. */
 int job_dismiss(struct job *j, struct err *e);
+int job_dismiss_named(struct job *j, const char *name, struct err *e);
 /* Drop concluded jobs that are too old. If there are too many, drop the oldest job of the user with the most jobs. */
 void jobs_trim(struct vm_host *host);
 /* Free all jobs at the daemon's end. Work that the processes of running VMs do for them continues, except forks and

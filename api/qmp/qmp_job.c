@@ -293,19 +293,19 @@ void qmp_query_block_jobs(struct call *c)
 	call_return(c, list);
 }
 
-static void job_act(struct call *c, int (*act)(struct job *j, struct err *e))
+static void job_act(struct call *c, int (*act)(struct job *j, const char *name, struct err *e))
 {
 	struct job *j = job_find_qmp(c->vm, js_get_str(c->args, "id"));
 	struct err e;
 
 	if (!j)
 		err_set(&e, -ENOENT, ERR_NOT_FOUND, "Job not found");
-	call_done(c, j ? act(j, &e) : -ENOENT, &e);
+	call_done(c, j ? act(j, js_get_str(c->args, "id"), &e) : -ENOENT, &e);
 }
 
 void qmp_job_cancel(struct call *c)
 {
-	job_act(c, job_cancel);
+	job_act(c, job_cancel_named);
 }
 
 void qmp_job_complete(struct call *c)
@@ -353,10 +353,10 @@ void qmp_block_job_cancel(struct call *c)
 	if (j->status == JOB_READY && !js_get_bool(c->args, "force", false))
 		commit_ready_leave(c, j);
 	else
-		call_done(c, job_cancel(j, &e), &e);
+		call_done(c, job_cancel_named(j, j->qmp_id, &e), &e);
 }
 
 void qmp_job_dismiss(struct call *c)
 {
-	job_act(c, job_dismiss);
+	job_act(c, job_dismiss_named);
 }

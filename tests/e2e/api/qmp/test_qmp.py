@@ -428,7 +428,7 @@ def test_snapshot_save_and_load_run_as_jobs(fake, takes):
         job, = q.run("query-jobs")
         assert set(job) == {"id", "type", "status", "current-progress", "total-progress"}
         assert (job["id"], job["type"], job["status"]) == ("job.0", type, "concluded")
-        with pytest.raises(QmpError, match="cannot accept command verb 'cancel'"):
+        with pytest.raises(QmpError, match="Job 'job.0' in state 'concluded' cannot accept command verb 'cancel'"):
             q.run("job-cancel", id="job.0")
         assert q.run("job-dismiss", id="job.0") == {}
         assert q.event("JOB_STATUS_CHANGE")["data"] == {"id": "job.0", "status": "null"}
@@ -577,7 +577,7 @@ def test_job_can_be_cancelled(fake):
     assert q.run("query-jobs")[0]["status"] == "running"
     with pytest.raises(QmpError, match="is under way"):
         q.run("snapshot-save", job_id="second", **SAVED)
-    with pytest.raises(QmpError, match="cannot accept command verb 'dismiss'"):
+    with pytest.raises(QmpError, match="Job 'long' in state 'running' cannot accept command verb 'dismiss'"):
         q.run("job-dismiss", id="long")
     assert q.run("job-cancel", id="long") == {}
     assert statuses(q, "long")[-2:] == ["aborting", "concluded"]
