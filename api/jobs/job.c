@@ -432,6 +432,27 @@ static void id_make(struct vm_host *host, const struct vm *vm, char id[JOB_ID_MA
 	while (is_taken(host, vm, id));
 }
 
+/* In QEMU, a block job is gone once it is concluded, unless its client wants to dismiss it. */
+static bool qmp_id_is_free(const struct vm *vm, const char *qmp_id)
+{
+	const struct job *j = job_find_qmp(vm, qmp_id);
+
+	return !j || (j->status == JOB_CONCLUDED && job_qmp_is_block(j) && !j->keeps_qmp_id);
+}
+
+static void qmp_id_take(struct job *j, const struct vm *vm, const struct job_name *name)
+{
+	const char *id = name->qmp_id ? name->qmp_id : j->id;
+	struct job *old = *id ? job_find_qmp(vm, id) : NULL;
+
+	if (old) {
+		old->qmp_id[0] = 0;
+		free(STEAL_PTR(old->text));
+	}
+	snprintf(j->qmp_id, sizeof(j->qmp_id), "%s", id);
+	j->keeps_qmp_id = name->keeps_qmp_id;
+}
+
 static int name_check(struct vm_host *host, const struct vm *vm, const struct job_name *name, struct err *e)
 {
 	int r = 0;
@@ -439,7 +460,7 @@ static int name_check(struct vm_host *host, const struct vm *vm, const struct jo
 	if (name->id)
 		r = job_id_check(name->id, is_taken(host, vm, name->id), e);
 	if (!r && name->qmp_id && name->qmp_id[0])
-		r = job_id_check(name->qmp_id, job_find_qmp(vm, name->qmp_id) != NULL, e);
+		r = job_id_check(name->qmp_id, !qmp_id_is_free(vm, name->qmp_id), e);
 	return r;
 }
 
@@ -450,7 +471,7 @@ static void name_set(struct job *j, const struct vm *vm, const struct job_name *
 	else
 		id_make(j->host, vm, j->id);
 	if (vm && vm->qmp && qmp_type(j->type))
-		snprintf(j->qmp_id, sizeof(j->qmp_id), "%s", name->qmp_id ? name->qmp_id : j->id);
+		qmp_id_take(j, vm, name);
 }
 
 void job_own(struct job *j, struct vm *vm, enum vm_operation_kind kind)
@@ -468,7 +489,7 @@ int job_new(struct vm *vm, const char *type, const char *id, struct job **ret_j,
 /* Create a job that is in no list and owns no VM yet. vm: NULL: a job of no VM. */
 static int job_make(struct vm_host *host, struct vm *vm, const char *type, const struct job_name *name, struct job **ret_j, struct err *e)
 {
-	static const struct job_name any = { NULL, NULL };
+	static const struct job_name any;
 	struct job *j;
 	int r = name_check(host, vm, name ? name : &any, e);
 

@@ -43,6 +43,7 @@ enum job_status {
 struct job_name {
 	const char *id;	    /* NULL: generated */
 	const char *qmp_id; /* unique on the VM's QMP socket; NULL: same as id; "": hidden there */
+	bool keeps_qmp_id;  /* a concluded block job has its qmp_id until it is dismissed, not only until another takes it */
 };
 
 struct job {
@@ -51,6 +52,7 @@ struct job {
 	struct vm *vm; /* NULL once concluded, while `lost`, and for a job of no VM */
 	char id[JOB_ID_MAX + 1];
 	char qmp_id[JOB_ID_MAX + 1]; /* name on the VM's QMP socket; "": hidden there */
+	bool keeps_qmp_id;	     /* as in struct job_name */
 	char vm_name[VM_NAME_MAX + 1]; /* when the job began; may belong to another VM now; "": a job of no VM */
 	uint8_t vm_uuid[16]; /* all zero: an older daemon stored the job, or a job of no VM */
 	uid_t uid; /* of the user who began the job; 0: also the daemon's policies */

@@ -152,41 +152,46 @@ void qmp_snapshot_delete(struct call *c)
 	job_begun(c, r, j, &e);
 }
 
-/* Handler of block-stream. Without a job-id, QEMU names the job after the device. */
+/* Check what block-stream and block-commit have in common. Without a job-id, QEMU names the job after the device. */
+static int block_job_args(const struct call *c, struct job_name *ret_name, uint64_t *ret_speed, struct err *e)
+{
+	const char *id = js_get_str(c->args, "job-id");
+	int64_t speed = js_get_int(c->args, "speed", 0);
+
+	if (id && !*id)
+		return err_set(e, -EINVAL, ERR_INVALID, "job-id: must not be empty");
+	if (speed < 0)
+		return err_set(e, -EINVAL, ERR_INVALID, "speed: must not be negative");
+	if (!js_get_bool(c->args, "auto-finalize", true))
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "auto-finalize: only true, since there is no job-finalize");
+	*ret_speed = (uint64_t)speed;
+	ret_name->qmp_id = id ? id : js_get_str(c->args, "device");
+	ret_name->keeps_qmp_id = !js_get_bool(c->args, "auto-dismiss", true);
+	return vm_is_stopping(c->vm) ? vm_check_claim(c->vm, VM_CLAIM_CONTROL, "try again", e) : 0;
+}
+
 void qmp_block_stream(struct call *c)
 {
-	const char *device = js_get_str(c->args, "device"), *id = js_get_str(c->args, "job-id");
-	struct job_name name = { .qmp_id = id ? id : device };
-	int64_t speed = js_get_int(c->args, "speed", 0);
+	struct job_name name = { 0 };
 	struct job *j = NULL;
+	uint64_t speed;
 	struct err e;
-	int r = id && !*id ? err_set(&e, -EINVAL, ERR_INVALID, "job-id: must not be empty") : 0;
+	int r = block_job_args(c, &name, &speed, &e);
 
-	if (!r && speed < 0)
-		r = err_set(&e, -EINVAL, ERR_INVALID, "speed: must not be negative");
-	if (!r && vm_is_stopping(c->vm))
-		r = vm_check_claim(c->vm, VM_CLAIM_CONTROL, "try again", &e);
 	if (!r)
-		r = disk_pull(c->vm, device, (uint64_t)speed, &name, &j, &e);
+		r = disk_pull(c->vm, js_get_str(c->args, "device"), speed, &name, &j, &e);
 	job_begun(c, r, j, &e);
 }
 
 /* Handler of block-commit. As in QEMU, the job of a commit of the active layer becomes ready, for job-complete. */
 void qmp_block_commit(struct call *c)
 {
-	const char *device = js_get_str(c->args, "device"), *id = js_get_str(c->args, "job-id");
-	struct commit_opts o = { .disk = device, .top = js_get_str(c->args, "top"), .base = js_get_str(c->args, "base"),
-		.name.qmp_id = id ? id : device, .active = true, .ready = true };
-	int64_t speed = js_get_int(c->args, "speed", 0);
+	struct commit_opts o = { .disk = js_get_str(c->args, "device"), .top = js_get_str(c->args, "top"),
+		.base = js_get_str(c->args, "base"), .active = true, .ready = true };
 	struct job *j = NULL;
 	struct err e;
-	int r = id && !*id ? err_set(&e, -EINVAL, ERR_INVALID, "job-id: must not be empty") : 0;
+	int r = block_job_args(c, &o.name, &o.rate, &e);
 
-	o.rate = (uint64_t)speed;
-	if (!r && speed < 0)
-		r = err_set(&e, -EINVAL, ERR_INVALID, "speed: must not be negative");
-	if (!r && vm_is_stopping(c->vm))
-		r = vm_check_claim(c->vm, VM_CLAIM_CONTROL, "try again", &e);
 	if (!r)
 		r = disk_commit(c->vm, &o, &j, &e);
 	job_begun(c, r, j, &e);
@@ -286,7 +291,7 @@ void qmp_query_block_jobs(struct call *c)
 		js_put_bool(o, "paused", false);
 		js_put_str(o, "io-status", "ok");
 		js_put_bool(o, "auto-finalize", true);
-		js_put_bool(o, "auto-dismiss", false);
+		js_put_bool(o, "auto-dismiss", !j->keeps_qmp_id);
 		js_put_str(o, "error", j->failed ? j->e.msg : NULL);
 	}
 	list_shorten(list);

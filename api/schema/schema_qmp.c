@@ -214,16 +214,19 @@ static const struct field link_args[] = {
 #define FIELD_DEVICES { "devices", LIST_OF(FIELD_STRING), REQUIRED, "disks: all writable disks of the VM" }
 static const struct field save_args[] = { FIELD_JOB, FIELD_TAG, FIELD_VMSTATE, FIELD_DEVICES, END };
 static const struct field delete_args[] = { FIELD_JOB, FIELD_TAG, FIELD_DEVICES, END };
+#define FIELDS_AUTO \
+	{ "auto-finalize", FIELD_BOOL, OPTIONAL, "only true: there is no job-finalize [true]" }, \
+	{ "auto-dismiss", FIELD_BOOL, OPTIONAL, "false: no other job gets the job's id before job-dismiss [true]" }
 static const struct field stream_args[] = {
 	{ "job-id", FIELD_STRING, OPTIONAL, "id of the job [the device]" },
 	{ "device", FIELD_STRING, REQUIRED, "id or path of the disk" },
-	{ "speed", FIELD_INT, OPTIONAL, "maximum rate in bytes/s [no limit]" }, END };
+	{ "speed", FIELD_INT, OPTIONAL, "maximum rate in bytes/s [no limit]" }, FIELDS_AUTO, END };
 static const struct field commit_args[] = {
 	{ "job-id", FIELD_STRING, OPTIONAL, "id of the job [the device]" },
 	{ "device", FIELD_STRING, REQUIRED, "id or path of the disk" },
 	{ "top", FIELD_STRING, OPTIONAL, "path of the uppermost layer [the image that the guest writes to]" },
 	{ "base", FIELD_STRING, OPTIONAL, "path of the layer that gets all [the lowest]" },
-	{ "speed", FIELD_INT, OPTIONAL, "maximum rate in bytes/s [no limit]" }, END };
+	{ "speed", FIELD_INT, OPTIONAL, "maximum rate in bytes/s [no limit]" }, FIELDS_AUTO, END };
 static const struct field overlay_args[] = {
 	{ "device", FIELD_STRING, OPTIONAL, "id or path of the disk; must be given" },
 	{ "snapshot-file", FIELD_STRING, REQUIRED, "path of the overlay, which the definition names already" },
@@ -258,7 +261,7 @@ static const struct field block_jobs_returns[] = {
 	{ "paused", FIELD_BOOL, REQUIRED, "always false" },
 	{ "io-status", FIELD_STRING, REQUIRED, "always ok" },
 	{ "auto-finalize", FIELD_BOOL, REQUIRED, "always true" },
-	{ "auto-dismiss", FIELD_BOOL, REQUIRED, "always false" },
+	{ "auto-dismiss", FIELD_BOOL, REQUIRED, "as its client gave it" },
 	{ "error", FIELD_STRING, OPTIONAL, "reason of the failure" }, END };
 static const struct field human_args[] = {
 	{ "command-line", FIELD_STRING, REQUIRED, "command line of QEMU's monitor" },

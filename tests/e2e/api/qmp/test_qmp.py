@@ -583,6 +583,31 @@ def test_job_can_be_cancelled(fake):
     assert statuses(q, "long")[-2:] == ["aborting", "concluded"]
 
 
+def test_id_of_a_concluded_block_job_is_free(fake):
+    """Its job stays in the list until another takes the id; with auto-dismiss false, until job-dismiss."""
+    disks = [{"path": f"{i}.img", "format": "qcow2", "backing": [{"path": f"base{i}.img", "format": "raw"}]} for i in range(3)]
+    for layer in [d for disk in disks for d in (disk, disk["backing"][0])]:
+        (fake.tmp / layer["path"]).write_bytes(bytes(1 << 20))
+    fake.define("vm1", disks=disks)
+    fake.cairn("start", "vm1")
+    q = Qmp(fake.cairn("qmp-path", "vm1").stdout.rstrip("\n"))
+    fake.clients.append(q)
+    for device, more in (("vda", {}), ("vdb", {"auto-dismiss": False, "auto-finalize": True})):
+        q.events.clear()
+        q.run("block-stream", device=device, job_id="s", **more)
+        assert statuses(q, "s")[-1] == "concluded"
+        job, = q.run("query-jobs")
+        assert (job["id"], job["type"]) == ("s", "stream")
+    with pytest.raises(QmpError, match="there is a job 's'; dismiss it"):
+        q.run("block-stream", device="vdc", job_id="s")
+    with pytest.raises(QmpError, match="auto-finalize: only true"):
+        q.run("block-stream", device="vdc", **{"auto-finalize": False})
+    q.run("job-dismiss", id="s")
+    q.events.clear()
+    q.run("block-stream", device="vdc", job_id="s")
+    assert statuses(q, "s")[-1] == "concluded"
+
+
 # ---- the human monitor ----
 
 def test_human_monitor_commands_work(vm):
