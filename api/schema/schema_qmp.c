@@ -27,7 +27,7 @@ static const struct field status_returns[] = {
 		"running, paused, io-error, watchdog, save-vm, guest-panicked, internal-error" }, END };
 static const struct field cpus_returns[] = {
 	{ "cpu-index", FIELD_INT, REQUIRED, "index of the vCPU, from 0" },
-	{ "qom-path", FIELD_STRING, REQUIRED, "name of the vCPU; Cairn has no object model" },
+	{ "qom-path", FIELD_STRING, REQUIRED, "path of the vCPU, for qom-list" },
 	{ "thread-id", FIELD_INT, OPTIONAL, "id of the host thread; missing while the VM's process does not answer" },
 	{ "props", FIELD_CPU_PROPS, OPTIONAL, "its place" },
 	{ "target", FIELD_STRING, REQUIRED, "x86_64" }, END };
@@ -261,7 +261,7 @@ static const struct field block_jobs_returns[] = {
 	{ "paused", FIELD_BOOL, REQUIRED, "always false" },
 	{ "io-status", FIELD_STRING, REQUIRED, "always ok" },
 	{ "auto-finalize", FIELD_BOOL, REQUIRED, "always true" },
-	{ "auto-dismiss", FIELD_BOOL, REQUIRED, "as its client gave it" },
+	{ "auto-dismiss", FIELD_BOOL, REQUIRED, "false: its client wants to dismiss it" },
 	{ "error", FIELD_STRING, OPTIONAL, "reason of the failure" }, END };
 static const struct field human_args[] = {
 	{ "command-line", FIELD_STRING, REQUIRED, "command line of QEMU's monitor" },
@@ -395,14 +395,14 @@ static const struct field port_data[] = {
 	{ "open", FIELD_BOOL, REQUIRED, "true: a program in the guest has opened the port" }, END };
 static const struct field io_error_data[] = {
 	{ "device", FIELD_STRING, REQUIRED, "id of the disk" },
-	{ "node-name", FIELD_STRING, OPTIONAL, "the same" },
+	{ "node-name", FIELD_STRING, OPTIONAL, "name of its node, as in query-block" },
 	{ "operation", FIELD_STRING, REQUIRED, "read or write" },
 	{ "action", FIELD_STRING, REQUIRED, "report, stop or ignore" },
 	{ "nospace", FIELD_BOOL, OPTIONAL, "true: the host's file system is full, or a quota is reached" },
 	{ "reason", FIELD_STRING, REQUIRED, "error message" }, END };
 static const struct field device_data[] = {
 	{ "device", FIELD_STRING, OPTIONAL, "id of the device" },
-	{ "path", FIELD_STRING, REQUIRED, "name of the device; Cairn has no object model" }, END };
+	{ "path", FIELD_STRING, REQUIRED, "path of the device, as of qom-list" }, END };
 static const struct field job_data[] = {
 	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "status", FIELD_STRING, REQUIRED,
