@@ -23,7 +23,9 @@
 
 #define KEY_BYTES (2 * SHA256_DIGEST_SIZE + 1)
 
-static const char *const skopeo_transports[] = { "docker://", "docker-archive:", "docker-daemon:", "containers-storage:", "dir:", "ostree:" };
+#define REGISTRY "docker://"
+
+static const char *const skopeo_transports[] = { REGISTRY, "docker-archive:", "docker-daemon:", "containers-storage:", "dir:", "ostree:" };
 
 /* The source of an image: layers, or a folder. */
 struct source {
@@ -221,19 +223,24 @@ static int fetch_make(struct cache *c, const char *reference, const struct sourc
 	uint8_t digest[SHA256_DIGEST_SIZE];
 	char name[KEY_BYTES], work[PATH_MAX];
 	struct sha256_ctx sha;
+	/* A local image may be another one since: only its digest tells. */
+	bool is_known = !o->pull && !strncmp(reference, REGISTRY, strlen(REGISTRY));
 	int r = 0;
 
 	sha256_init(&sha);
 	sha256_update(&sha, strlen(reference), (const uint8_t *)reference);
 	sha256_digest(&sha, sizeof(digest), digest);
 	hex_print(digest, sizeof(digest), name);
-	if (!o->pull)
+	if (is_known)
 		r = fetched_find(c, name, ret, e);
 	if (r < 0 || *ret)
 		return r;
 	r = cache_lock(c, name, e);
-	if (!r)
-		r = cache_begin(c, name, work, e);
+	if (!r && is_known)
+		r = fetched_find(c, name, ret, e); /* another process has fetched it meanwhile */
+	if (r < 0 || *ret)
+		return r;
+	r = cache_begin(c, name, work, e);
 	if (r < 0)
 		return r;
 	r = skopeo_run(reference, work, o->insecure, e);
@@ -250,7 +257,7 @@ static int name_make(struct cache *c, const char *name, const struct source_opti
 
 	if (name[0] == '/' || name[0] == '.')
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "%s does not exist", name);
-	snprintf(reference, sizeof(reference), "docker://%s", name);
+	snprintf(reference, sizeof(reference), REGISTRY "%s", name);
 	return fetch_make(c, reference, o, ret, e);
 }
 

@@ -350,6 +350,7 @@ class Registry(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         self.server.asked.append(self.path)
+        self.server.open.wait(100)
         word = self.path.split("/")
         kind, what = word[-2:] if len(word) > 4 else (None, None)
         if kind == "manifests" and not what.startswith("sha256:"):
@@ -373,6 +374,8 @@ class Registry(http.server.BaseHTTPRequestHandler):
 def registry(tmp_path):
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Registry)
     server.asked, server.tags, server.most, server.layout = [], {}, None, Layout(tmp_path / "registry")
+    server.open = threading.Event()
+    server.open.set()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     yield server
     server.shutdown()
@@ -394,6 +397,27 @@ def test_image_of_a_registry_is_fetched_once(tmp_path, registry, user):
     assert len(left(cache)) == 2
 
 
+def docker_archive(tmp_path, path, text):
+    """Write an archive of docker save, whose image has the text as a file's name."""
+    layout = Layout(tmp_path / f"layout-{text}")
+    layout.add(layout.manifest(tar(entry(text))), "tag")
+    path.unlink(missing_ok=True)
+    subprocess.run(["skopeo", "copy", "--quiet", f"oci:{layout.path}:tag", f"docker-archive:{path}"], check=True, timeout=50)
+
+
+def test_local_image_that_was_built_again_is_another_one(tmp_path):
+    docker_archive(tmp_path, tmp_path / "app.tar", "first")
+    first = make("docker-archive:app.tar", tmp_path / "cache", cwd=tmp_path)
+    assert make("docker-archive:app.tar", tmp_path / "cache", cwd=tmp_path) == first and "/first" in listing(first["image"])
+    docker_archive(tmp_path, tmp_path / "app.tar", "second")
+    second = make("docker-archive:app.tar", tmp_path / "cache", cwd=tmp_path)
+    assert second["digest"] != first["digest"] and "/second" in listing(second["image"])
+    (tmp_path / "other").mkdir()
+    docker_archive(tmp_path, tmp_path / "other" / "app.tar", "third")
+    assert "/third" in listing(make("docker-archive:app.tar", tmp_path / "cache", cwd=tmp_path / "other")["image"])
+    assert len(left(tmp_path / "cache")) == 3
+
+
 def test_registry_that_sends_a_part_leaves_nothing(tmp_path, registry):
     registry.tags["1"] = registry.layout.manifest(tar(entry("a", os.urandom(100000))))["digest"]
     registry.most = 50000
@@ -405,8 +429,8 @@ def test_registry_that_sends_a_part_leaves_nothing(tmp_path, registry):
 
 # ---- several makers, and killed ones ----
 
-def start(source, cache, **env):
-    return subprocess.Popen([os.path.join(BUILD, "cairn-root"), source], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+def start(source, cache, *options, **env):
+    return subprocess.Popen([os.path.join(BUILD, "cairn-root"), *options, source], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                             env={**os.environ, "XDG_CACHE_HOME": str(cache), **env})
 
 
@@ -425,6 +449,23 @@ def test_two_makers_make_one_image(tmp_path):
     answers = [m.communicate(timeout=50) for m in makers]
     assert len({a[0] for a in answers}) == 1 and not any(a[1] for a in answers), answers
     assert len(left(tmp_path / "cache")) == 1
+
+
+def waits_for_a_lock(pid):
+    with open(f"/proc/{pid}/syscall") as f:
+        return f.read().startswith("72 ")  # fcntl()
+
+
+def test_three_makers_fetch_an_image_once(tmp_path, registry):
+    registry.tags["1"] = registry.layout.manifest(*layers())["digest"]
+    registry.open.clear()
+    makers = [start(f"127.0.0.1:{registry.server_port}/a/image:1", tmp_path / "cache", "--insecure-registry") for _ in range(3)]
+    until(lambda: registry.asked and sum(waits_for_a_lock(m.pid) for m in makers) == 2)
+    registry.open.set()
+    answers = [m.communicate(timeout=50) for m in makers]
+    assert len({a[0] for a in answers}) == 1 and not any(a[1] for a in answers), answers
+    blobs = [p for p in registry.asked if "/blobs/" in p]
+    assert len(blobs) == len(set(blobs)) >= 3, blobs
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL])
