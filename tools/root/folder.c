@@ -2,6 +2,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "tools/root/cancel.h"
 #include "tools/root/size_counts.h"
 
 #include <errno.h>
@@ -45,12 +46,16 @@ static void file_add(struct walk *w, const FTSENT *f)
 static int walk_run(struct walk *w, FTS *fts, uint32_t files_max, struct err *e)
 {
 	FTSENT *f;
+	int r;
 
 	while (errno = 0, (f = fts_read(fts))) {
 		if (f->fts_info == FTS_DP)
 			continue;
 		if (f->fts_info == FTS_DNR || f->fts_info == FTS_ERR || f->fts_info == FTS_NS)
 			return err_set_errno(e, -f->fts_errno, "%s", f->fts_path);
+		r = cancel_check(e);
+		if (r < 0)
+			return r;
 		if (++w->files > files_max)
 			return err_set(e, -E2BIG, ERR_UNSUPPORTED, "the folder has more than %u files; use a smaller one, or raise --files-max",
 				files_max);

@@ -1,6 +1,7 @@
 #include "tools/root/layer.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "tools/root/cancel.h"
 
 #include <archive.h>
 #include <archive_entry.h>
@@ -76,15 +77,17 @@ static int reader_fail(struct layer_reader *r, struct err *e)
 int layer_digest(const struct layer *l, uint8_t ret[SHA256_DIGEST_SIZE], struct err *e)
 {
 	struct layer_reader *r = must_alloc(calloc(1, sizeof(*r)));
-	int error;
+	int error, cancelled = 0;
 
 	r->l = l;
 	sha256_init(&r->sha);
-	while (r->at < l->size && bytes_next(r) > 0)
+	while (r->at < l->size && !(cancelled = cancel_check(e)) && bytes_next(r) > 0)
 		;
 	sha256_digest(&r->sha, SHA256_DIGEST_SIZE, ret);
 	error = r->error ? r->error : r->at < l->size ? -EIO : 0;
 	free(r);
+	if (cancelled)
+		return cancelled;
 	return error ? err_set_errno(e, error, "%s", l->name) : 0;
 }
 

@@ -10,8 +10,8 @@
 #include "base/err.h"
 #include "base/hex.h"
 #include "base/program.h"
-#include "base/util.h"
 #include "tools/root/cache.h"
+#include "tools/root/cancel.h"
 #include "tools/root/hand_over.h"
 #include "tools/root/source.h"
 
@@ -59,14 +59,6 @@ static const struct option options[] = {
 	{ "help", no_argument, NULL, OPTION_HELP },
 	{ NULL, 0, NULL, 0 },
 };
-
-/* Ends a wait; the work folder is removed on the way out. The signal may come before the wait begins, so it comes again
- * each second. */
-static void on_signal(int sig)
-{
-	(void)sig;
-	alarm(1);
-}
 
 static int usage_fail(void)
 {
@@ -138,7 +130,6 @@ static int source_main(const struct source_options *o, const char *name, const c
 
 int main(int argc, char **argv)
 {
-	static const int cancels[] = { SIGINT, SIGTERM, SIGHUP, SIGALRM };
 	struct source_options o = { .files_max = FILES_MAX };
 	const char *gone = NULL;
 	bool lists = false;
@@ -178,7 +169,8 @@ int main(int argc, char **argv)
 	if (argc - optind != !(lists || gone) || (lists && gone) || (argc > optind && !*argv[optind]))
 		return usage_fail();
 	signal(SIGPIPE, SIG_IGN);
-	for (size_t i = 0; i < ARRAY_SIZE(cancels); i++)
-		sigaction(cancels[i], &(struct sigaction){ .sa_handler = on_signal }, NULL);
+	cancel_begin();
+	if (sock >= 0 && !cancel_with_parent(sock))
+		return 1;
 	return program_end("cairn-root", source_main(&o, argv[optind], gone, sock));
 }

@@ -1,6 +1,7 @@
 """cairn run --image and --root. In place of cairn-vm, a program serves a real cairn-agent on the host
 (test_run_command.py); test_linux_root.py has a real guest."""
 
+import contextlib
 import json
 import os
 import pty
@@ -9,7 +10,7 @@ import subprocess
 
 import pytest
 
-from conftest import BUILD, until
+from conftest import BUILD, children_of, has_ended, until
 from rootlib import Layout, entry, tar
 from terminallib import read_until
 from test_run_command import Runner
@@ -141,6 +142,37 @@ def test_ctrl_c_ends_a_run_whose_image_is_being_made(slow):
     os.write(fd, b"\x03")
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGINT
     until(lambda: not [name for name in os.listdir(vm.tmp / "cache/cairn/roots") if name != "lock"])
+
+
+def endless_program(vm, name):
+    """Put a program into the PATH that does not end once it has begun."""
+    (vm.tmp / "bin").mkdir()
+    (vm.tmp / "bin" / name).write_text(f"#!/bin/sh\ntouch {vm.tmp}/begun\nexec sleep 1000\n")
+    (vm.tmp / "bin" / name).chmod(0o755)
+    vm.env["PATH"] = f"{vm.tmp}/bin:{vm.env['PATH']}"
+    return (vm.tmp / "begun").exists
+
+
+@pytest.mark.parametrize("work", ["skopeo", "sqfstar", "digest"])
+def test_killed_run_ends_the_maker_of_its_image(vm, work):
+    root = vm.tmp / "root.tar"
+    root.write_bytes(tar(entry("etc/")))
+    has_begun = (lambda: True) if work == "digest" else endless_program(vm, work)
+    if work == "digest":
+        os.truncate(root, 1 << 41)
+    p = vm.spawn(*(("--image", "docker://a/b") if work == "skopeo" else ("--root", root)), ("true",))
+    until(lambda: children_of(p.pid) and has_begun())
+    maker, = children_of(p.pid)
+    fd = os.pidfd_open(maker)
+    try:
+        p.kill()
+        p.communicate()
+        until(lambda: has_ended(maker))
+        assert not [name for name in os.listdir(vm.tmp / "cache/cairn/roots") if name != "lock"]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(fd, signal.SIGKILL)
+        os.close(fd)
 
 
 def test_writable_folder_is_a_share(vm):
