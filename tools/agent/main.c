@@ -12,10 +12,14 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
 #define SESSIONS_MAX 32
+/* Limits of open files that systemd's first process sets, too. The kernel's hard one is 4096. */
+#define FILES_SOFT 1024
+#define FILES_HARD 524288
 #define REFUSED_MAX 4 /* further connections, which get the error "busy" */
 
 static struct session sessions[SESSIONS_MAX + REFUSED_MAX];
@@ -136,6 +140,8 @@ static void init_be(void)
 	const char *what;
 	int r = root_enter(&what);
 
+	setrlimit(RLIMIT_NOFILE, &(struct rlimit){ FILES_SOFT, FILES_HARD });
+	session_makes_folders = !strcmp(getenv("CAIRN_ROOT"), "1");
 	unsetenv("CAIRN_ROOT");
 	unsetenv("CAIRN_NET");
 	unsetenv("CAIRN_NAME");

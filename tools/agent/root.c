@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/input.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -135,19 +136,26 @@ int root_enter(const char **ret_what)
 	return r;
 }
 
-int root_share_mount(const char *tag, const char *folder)
+int root_folder_make(const char *folder)
 {
-	char path[AGENT_MOUNT_MAX];
+	char path[PATH_MAX];
 
+	if (strlen(folder) >= sizeof(path))
+		return -ENAMETOOLONG;
 	strcpy(path, folder);
 	for (char *p = strchr(path + 1, '/'); p; p = strchr(p + 1, '/')) {
 		*p = 0;
 		mkdir(path, 0755);
 		*p = '/';
 	}
-	if (mkdir(path, 0755) < 0 && errno != EEXIST)
-		return -errno;
-	return mount(tag, path, "virtiofs", 0, NULL) < 0 ? -errno : 0;
+	return mkdir(path, 0755) < 0 && errno != EEXIST ? -errno : 0;
+}
+
+int root_share_mount(const char *tag, const char *folder)
+{
+	int r = root_folder_make(folder);
+
+	return !r && mount(tag, folder, "virtiofs", 0, NULL) < 0 ? -errno : r;
 }
 
 /* ---- the first process ---- */

@@ -10,6 +10,8 @@ int root_enter(const char **ret_what);
 /* Fork, and return in the child, which is to be the agent. This process reaps orphans, and ends the VM when the child
  * ends. */
 void root_fork(void);
+/* Make a folder and those above it, each with the mode 0755, unless they exist. Returns 0 or -errno. */
+int root_folder_make(const char *folder);
 /* Mount a virtio-fs share. folder: absolute; it is made if it is missing. Returns 0 or -errno. */
 int root_share_mount(const char *tag, const char *folder);
 

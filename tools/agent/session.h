@@ -48,6 +48,9 @@ void session_fail(struct session *s, int error, enum agent_step step);
 /* Whether the agent changes to the root folder that is mounted above its own: init may have left the initramfs, whose
  * root stays the agent's. Set once, at the start. */
 extern bool session_root_follows;
+/* Whether the agent makes a working folder that does not exist: the root is an image below a writable layer. Set once,
+ * at the start. */
+extern bool session_makes_folders;
 /* Change to that folder, if session_root_follows is set. Returns 0 or -errno. */
 int session_root_follow(void);
 /* Give all signals their default actions, once at the agent's start: programs inherit the actions, and a call for each

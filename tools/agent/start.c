@@ -2,6 +2,7 @@
 #include "tools/agent/session.h"
 #include "base/bytes.h"
 #include "tools/agent/copy.h"
+#include "tools/agent/root.h"
 #include "tools/agent/user.h"
 
 #include <errno.h>
@@ -9,6 +10,7 @@
 #include <signal.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -17,7 +19,7 @@
 
 #define SIGNALS_MAX 64
 
-bool session_root_follows;
+bool session_root_follows, session_makes_folders;
 
 /* ".." of the root leads to the root that is mounted above it. */
 int session_root_follow(void)
@@ -143,12 +145,25 @@ static void process_prepare(const struct streams *t, bool terminal)
 	signals_prepare();
 }
 
+/* Give the pipes to the user: a program opens /dev/stdout and /dev/stderr anew, which only the owner may. */
+static void pipes_give(const struct user *u, const struct streams *t)
+{
+	const int fds[] = { t->in, t->out, t->err };
+	struct stat st;
+
+	for (unsigned i = 0; i < 3; i++)
+		if (fstat(fds[i], &st) == 0 && S_ISFIFO(st.st_mode) && fchown(fds[i], u->uid, (gid_t)-1) < 0)
+			return; /* the program still has the streams */
+}
+
 /* Call the kernel itself: the C library's functions act on all threads, of which the agent's memory has records.
  * Returns whether it worked. */
 static bool user_become(const struct user *u, const struct streams *t, bool terminal)
 {
 	if (terminal && fchown(t->in, u->uid, (gid_t)-1) < 0)
 		return false;
+	if (!terminal)
+		pipes_give(u, t);
 	if (syscall(SYS_setgroups, u->ngroups, u->groups) == 0 && syscall(SYS_setgid, u->gid) == 0 && syscall(SYS_setuid, u->uid) == 0)
 		return true;
 	return errno == ENOSYS && !u->uid && !u->gid; /* a kernel without CONFIG_MULTIUSER has root only */
@@ -238,6 +253,8 @@ static pid_t program_start(const struct agent_start *want, struct streams *t)
 		if (r < 0)
 			return r;
 	}
+	if (session_makes_folders && want->folder[0] && access(want->folder, F_OK) < 0 && errno == ENOENT)
+		root_folder_make(want->folder); /* chdir() fails if this has */
 	words_make(want, as, argv, env);
 	environ = env;
 	pid = vfork();

@@ -38,6 +38,8 @@ def run(tmp_path, *args, status=0):
 SCRIPT = r"""
 while read -r k a b c d; do case $k in Uid:|Gid:|Groups:) echo "$k $a $b";; esac; done </proc/self/status
 echo "$A $PWD $HOME $*"
+ulimit -Hn
+echo opened >/dev/stdout
 echo x 2>/dev/null >/etc/passwd || echo denied
 [ -u /bin/su ] && [ -c /dev/null ] && [ -d /sys/class ] && [ -L /dev/fd ] && echo special
 read -r x </etc/removed || echo removed
@@ -84,7 +86,7 @@ def test_image_runs_with_its_environment_and_folder(tmp_path):
     (tmp_path / "in" / "note").write_text("from the host\n")
     (tmp_path / "out").chmod(0o777)  # the guest's user is none of the host's
     out = run(tmp_path, tmp_path / "vm.json", "-v", f"{tmp_path}/in:/vol/in:ro", "-v", f"{tmp_path}/out:/vol/out", "--append", "console=ttyS0 panic=-1 quiet", "--image", f"oci:{layout.path}:tag", "--keep", "dev", status=7)
-    assert out.splitlines() == ["Uid: 1005 1005", "Gid: 1006 1006", "Groups: 77 1006", "b c /home/u /home/u a b", "denied", "special", "removed", "linked", "mine", "tmp",
+    assert out.splitlines() == ["Uid: 1005 1005", "Gid: 1006 1006", "Groups: 77 1006", "b c /home/u /home/u a b", "524288", "opened", "denied", "special", "removed", "linked", "mine", "tmp",
                                 "127.0.0.1 localhost", "10.0.2.15 web1", "nameserver 10.0.2.3 web1", "from the host", "read-only", "from outside"]
     assert (tmp_path / "out" / "new").read_text() == "to-host\n"
     layer = tmp_path / "data/cairn/layers/dev.img"
@@ -131,13 +133,13 @@ def test_layer_and_folder_are_continued(tmp_path):
 @elsewhere
 def test_terminal_of_an_image(tmp_path):
     layout = Layout(tmp_path / "layout")
-    layout.add(layout.manifest(*rootfs(), config={"Cmd": ["sh"], "Env": ["PATH=/bin", "PS1=$PWD> "]}), "tag")
+    layout.add(layout.manifest(*rootfs(), config={"Cmd": ["sh"], "Env": ["PATH=/bin", "PS1=$PWD> "], "WorkingDir": "/new/deep"}), "tag")
     args, env = command(tmp_path, "-t", "--image", f"oci:{layout.path}:tag")
     pid, fd = pty.fork()
     if pid == 0:
         os.execve(args[0], args, env)
-    read_until(fd, b"/> ", 500)
-    os.write(fd, b"[ -t 0 ] && cd dev/pts && echo *\n")
+    read_until(fd, b"/new/deep> ", 500)
+    os.write(fd, b"[ -t 0 ] && cd /dev/pts && echo *\n")
     read_until(fd, b"0 ptmx\r\n/dev/pts> ", 60)
     os.write(fd, b"exit 9\n")
     while True:

@@ -61,6 +61,13 @@ def test_user_that_does_not_exist_is_named(vm, user):
     assert user == "0:" or f"the root has no user or group {user}; choose another one with --user" in said
 
 
+def test_user_opens_the_streams_anew(vm):
+    """As servers do whose log files are links to /dev/stdout and /dev/stderr."""
+    r = vm.run("--image", vm.image("u"), "-u", "1000", ("/bin/sh", "-c", "echo a >/dev/stdout; echo b >/dev/stderr"))
+    assert r.stdout == "a\n" and "b" in r.stderr.splitlines(), r
+    assert vm.run("--image", vm.image("u"), "-u", "1000", "-i", ("/bin/sh", "-c", "read x </dev/stdin; echo $x"), input="c\n").stdout == "c\n"
+
+
 def test_program_is_searched_in_the_path_of_the_image(vm):
     folder = vm.tmp / "bin"
     folder.mkdir()
