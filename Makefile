@@ -163,7 +163,7 @@ $(BUILD)/cairn-log: $(call prog_objs,tools/log) $(call lib,base)
 $(BUILD)/cairn-metrics: $(call prog_objs,tools/metrics) $(call lib,api) $(call lib,base)
 	$(call say,LINK,$@)
 	$(call link,-pie,-lmicrohttpd -ljson-c -luring)
-$(BUILD)/cairn-web: $(call prog_objs,tools/web) $(BUILD)/tools/metrics/listen.o $(BUILD)/tools/delegate/link.o $(BUILD)/tools/login/message.o $(call lib,api) $(call lib,base)
+$(BUILD)/cairn-web: $(call prog_objs,tools/web) $(addprefix $(BUILD)/tools/metrics/,connections.o listen.o) $(BUILD)/tools/delegate/link.o $(BUILD)/tools/login/message.o $(call lib,api) $(call lib,base)
 	$(call say,LINK,$@)
 	$(call link,-pie,-lmicrohttpd -lgnutls -ljson-c -luring)
 # PAM is in this program alone, with root's rights and without a web server. A sanitizer's crypt() calls address 0 if
@@ -276,7 +276,7 @@ $(BUILD)/unit/api/vm/test_vm_log: | $(BUILD)/cairn-log
 $(BUILD)/unit/tools/test_openmetrics: $(BUILD)/tools/metrics/openmetrics.o
 $(BUILD)/unit/tools/test_agent_busy: $(addprefix $(BUILD)/tools/agent/,session.o start.o root.o user.o copy.o renew.o network.o)
 $(BUILD)/unit/tools/test_login: $(addprefix $(BUILD)/tools/login/,message.o limits.o)
-$(BUILD)/unit/tools/test_connections: $(BUILD)/tools/web/connections.o
+$(BUILD)/unit/tools/test_connections: $(BUILD)/tools/metrics/connections.o
 $(BUILD)/unit/tools/test_vnc_picture: $(addprefix $(BUILD)/tools/vnc/,keymap.o link.o picture.o)
 SHARE_OBJ := $(addprefix $(BUILD)/tools/share/,share.o share_names.o share_files.o nodes.o)
 $(BUILD)/unit/tools/test_share_fuzz: $(addprefix $(FUZZ_OBJ)share_,run.o seed.o) $(SHARE_OBJ)

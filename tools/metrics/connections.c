@@ -1,4 +1,4 @@
-#include "tools/web/connections.h"
+#include "tools/metrics/connections.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
 
@@ -6,8 +6,9 @@
 
 #define REQUEST_SECONDS 10
 
-void connections_init(struct connections *c)
+void connections_init(struct connections *c, int crowd)
 {
+	c->crowd = crowd;
 	pthread_mutex_init(&c->lock, NULL);
 	for (int i = 0; i < CONNECTIONS_MAX; i++)
 		c->rows[i] = (struct connection){ .fd = -1 };
@@ -35,7 +36,7 @@ int connections_add(struct connections *c, int fd)
 		else if (at->since_ns && !at->ended && (!oldest || at->since_ns < oldest->since_ns))
 			oldest = at;
 	}
-	if (used >= CONNECTIONS_CROWD && oldest)
+	if (used >= c->crowd && oldest)
 		connection_end(oldest);
 	if (row >= 0)
 		c->rows[row] = (struct connection){ .fd = fd, .since_ns = clock_monotonic_ns(), .session = -1 };

@@ -1,19 +1,19 @@
-/* connections: ends browser connections that keep the server waiting. A client that sends a request byte by byte has a
- * time limit for the whole of it, and makes room when there are many connections. Any thread. */
-#ifndef CAIRN_TOOLS_WEB_CONNECTIONS_H
-#define CAIRN_TOOLS_WEB_CONNECTIONS_H
+/* connections: ends connections that keep the web server of cairn-metrics or cairn-web waiting. A client that sends a
+ * request byte by byte has a time limit for the whole of it, and makes room when there are many connections. Any
+ * thread. */
+#ifndef CAIRN_TOOLS_METRICS_CONNECTIONS_H
+#define CAIRN_TOOLS_METRICS_CONNECTIONS_H
 
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 
-/* From this number on, each new connection ends a waiting one. */
-#define CONNECTIONS_CROWD 320
 /* With those that have been ended and are still there: on a busy host, their threads take a while to see the end. */
 #define CONNECTIONS_MAX 1024
 
 struct connections {
 	pthread_mutex_t lock;
+	int crowd; /* from this number on, each new connection ends a waiting one */
 	struct connection {
 		int fd; /* -1: the row is free */
 		uint64_t since_ns; /* waits for a request since then; 0: answers one */
@@ -22,7 +22,7 @@ struct connections {
 	} rows[CONNECTIONS_MAX];
 };
 
-void connections_init(struct connections *c);
+void connections_init(struct connections *c, int crowd);
 /* Note a new connection. fd: borrowed until connections_remove(). In a crowd, the connection that has waited longest
  * for a request ends. Returns the new one's row; -1: the table is full. */
 int connections_add(struct connections *c, int fd);

@@ -14,10 +14,12 @@
 
 /* A client has this long for its request, and for each part of the answer. */
 #define CLIENT_SECONDS 10
-#define CLIENTS_MAX 32
+#define CLIENTS_CROWD 32 /* from then on, a new client ends one whose request is incomplete */
+#define CLIENTS_MAX 64
 #define CLIENT_BYTES 16384
 #define MEMORY_BYTES (512 * MIB)
 #define FILES_MAX (CLIENTS_MAX + 32)
+#define LOOK_MS 1000
 
 /* No exec, no open file, no process. It makes Unix sockets for the daemon; sockets of networks are open already. */
 static const int allowed[] = {
@@ -138,10 +140,18 @@ static enum MHD_Result metrics_answer(struct MHD_Connection *c, const struct ser
 	return answer(c, MHD_HTTP_OK, OPENMETRICS_TYPE, text, size, MHD_RESPMEM_MUST_FREE);
 }
 
+/* Returns the connection's row in the table, or -1. */
+static int row_of(struct MHD_Connection *c)
+{
+	const union MHD_ConnectionInfo *info = MHD_get_connection_info(c, MHD_CONNECTION_INFO_SOCKET_CONTEXT);
+
+	return info ? (int)(intptr_t)info->socket_context - 1 : -1;
+}
+
 static enum MHD_Result request_handle(void *opaque, struct MHD_Connection *c, const char *url, const char *method, const char *version,
 	const char *body, size_t *body_bytes, void **request)
 {
-	const struct server *s = opaque;
+	struct server *s = opaque;
 	struct request *q = *request;
 
 	(void)version;
@@ -154,6 +164,7 @@ static enum MHD_Result request_handle(void *opaque, struct MHD_Connection *c, co
 	}
 	if (*body_bytes)
 		return MHD_NO;
+	connections_answer(&s->connections, row_of(c), -1);
 	if (s->token[0] && !token_fits(s, MHD_lookup_connection_value(c, MHD_HEADER_KIND, MHD_HTTP_HEADER_AUTHORIZATION)))
 		return refuse(c, MHD_HTTP_UNAUTHORIZED, "send the token: Authorization: Bearer TOKEN\n");
 	if (strcmp(url, "/metrics"))
@@ -163,20 +174,33 @@ static enum MHD_Result request_handle(void *opaque, struct MHD_Connection *c, co
 
 static void request_done(void *opaque, struct MHD_Connection *c, void **request, enum MHD_RequestTerminationCode why)
 {
+	struct server *s = opaque;
 	struct request *q = STEAL_PTR(*request);
 
-	(void)opaque;
-	(void)c;
 	(void)why;
+	connections_wait(&s->connections, row_of(c));
 	if (q)
 		json_object_put(q->vms);
 	free(q);
 }
 
+static void connection_notify(void *opaque, struct MHD_Connection *c, void **context, enum MHD_ConnectionNotificationCode what)
+{
+	struct server *s = opaque;
+
+	if (what == MHD_CONNECTION_NOTIFY_STARTED)
+		*context = (void *)(intptr_t)(1 + connections_add(&s->connections,
+			MHD_get_connection_info(c, MHD_CONNECTION_INFO_CONNECTION_FD)->connect_fd));
+	else
+		connections_remove(&s->connections, (int)(intptr_t)*context - 1);
+}
+
 int server_start(struct server *s, struct err *e)
 {
+	connections_init(&s->connections, CLIENTS_CROWD);
 	s->http = MHD_start_daemon(MHD_NO_FLAG, 0, NULL, NULL, request_handle, s,
-		MHD_OPTION_LISTEN_SOCKET, s->fd, MHD_OPTION_NOTIFY_COMPLETED, request_done, NULL, MHD_OPTION_CONNECTION_LIMIT, (unsigned)CLIENTS_MAX, MHD_OPTION_CONNECTION_TIMEOUT,
+		MHD_OPTION_LISTEN_SOCKET, s->fd, MHD_OPTION_NOTIFY_COMPLETED, request_done, s, MHD_OPTION_NOTIFY_CONNECTION, connection_notify, s,
+		MHD_OPTION_CONNECTION_LIMIT, (unsigned)CLIENTS_MAX, MHD_OPTION_CONNECTION_TIMEOUT,
 		(unsigned)CLIENT_SECONDS, MHD_OPTION_CONNECTION_MEMORY_LIMIT, (size_t)CLIENT_BYTES, MHD_OPTION_END);
 	if (!s->http)
 		return err_set(e, -EIO, ERR_HOST, "the web server does not start");
@@ -185,8 +209,8 @@ int server_start(struct server *s, struct err *e)
 
 int server_run(struct server *s)
 {
-	while (MHD_run_wait(s->http, -1) == MHD_YES)
-		;
+	while (MHD_run_wait(s->http, connections_count(&s->connections) ? LOOK_MS : -1) == MHD_YES)
+		connections_expire(&s->connections);
 	fprintf(stderr, "cairn-metrics: the web server has ended\n");
 	return 1;
 }

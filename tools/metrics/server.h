@@ -2,6 +2,7 @@
 #ifndef CAIRN_TOOLS_METRICS_SERVER_H
 #define CAIRN_TOOLS_METRICS_SERVER_H
 
+#include "tools/metrics/connections.h"
 #include "tools/metrics/listen.h"
 
 #include <limits.h>
@@ -14,6 +15,7 @@ struct server {
 	char socket[PATH_MAX]; /* the daemon's */
 	char token[TOKEN_MAX]; /* empty: no token is needed */
 	struct MHD_Daemon *http;
+	struct connections connections;
 };
 
 /* Start the web server, and confine the process. Returns 0; -errno with a sentence. */

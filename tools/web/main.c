@@ -121,7 +121,7 @@ static int server_begin(const struct options *o, struct server *s, struct err *e
 		s->guard.session_idle_ns = o->session_idle_s * CLOCK_NS_PER_S;
 	if (o->session_limit_s)
 		s->guard.session_limit_ns = o->session_limit_s * CLOCK_NS_PER_S;
-	connections_init(&s->connections);
+	connections_init(&s->connections, CONNECTIONS_CROWD);
 	consoles_init(&s->consoles);
 	return server_start(s, e);
 }

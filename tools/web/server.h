@@ -2,7 +2,7 @@
 #ifndef CAIRN_TOOLS_WEB_SERVER_H
 #define CAIRN_TOOLS_WEB_SERVER_H
 
-#include "tools/web/connections.h"
+#include "tools/metrics/connections.h"
 #include "tools/web/console.h"
 #include "tools/web/guard.h"
 #include "tools/web/login.h"
@@ -12,6 +12,9 @@
 
 struct err;
 struct MHD_Daemon;
+
+/* From this number of connections on, each new one ends one that waits for a request. */
+#define CONNECTIONS_CROWD 320
 
 struct server {
 	int fd; /* listens; the web server closes it */

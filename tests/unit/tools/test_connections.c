@@ -1,5 +1,5 @@
-/* Tests which connections cairn-web ends when there are too many. */
-#include "tools/web/connections.h"
+/* Tests which connections a web server ends when there are too many. */
+#include "tools/metrics/connections.h"
 
 #include <errno.h>
 #include <setjmp.h>
@@ -10,7 +10,8 @@
 
 #include <cmocka.h>
 
-#define MANY (CONNECTIONS_CROWD + 80)
+#define CROWD 320
+#define MANY (CROWD + 80)
 
 struct fixture {
 	struct connections c;
@@ -21,7 +22,7 @@ static int setup(void **state)
 {
 	static struct fixture f;
 
-	connections_init(&f.c);
+	connections_init(&f.c, CROWD);
 	*state = &f;
 	return 0;
 }
@@ -60,7 +61,7 @@ static void test_crowd_ends_the_oldest_though_none_has_gone(void **state)
 	for (int i = 0; i < MANY; i++)
 		open_one(f, i);
 	for (int i = 0; i < MANY; i++)
-		assert_int_equal(has_ended(f, i), i < MANY - CONNECTIONS_CROWD);
+		assert_int_equal(has_ended(f, i), i < MANY - CROWD);
 	for (int i = 0; i < MANY; i++)
 		close_one(f, i);
 	assert_int_equal(connections_count(&f->c), 0);

@@ -5,6 +5,7 @@ import http.client
 import os
 import socket
 import subprocess
+import threading
 
 import pytest
 
@@ -146,6 +147,43 @@ def test_slow_client_holds_nobody_up(shared, serve):
     assert value(parse(unix(shared)[1]), "cairn_up") == 1
     for s in slow:
         s.close()
+
+
+def drip(sock):
+    """Send one more byte of a header. Returns whether the server still wants it."""
+    try:
+        sock.sendall(b"a")
+        return True
+    except OSError:
+        return False
+
+
+def test_clients_that_never_end_their_request_keep_nobody_out(shared, serve, token):
+    """Each sends a byte often enough not to be idle."""
+    shared.cairn("grant", "viewer", "--user", "nobody")
+    port = free_port()
+    serve("--tcp", f"127.0.0.1:{port}", "--token-file", str(token)).ready()
+    with contextlib.ExitStack() as stack:
+        slow = [stack.enter_context(socket.create_connection(("127.0.0.1", port))) for _ in range(32)]
+        for s in slow:
+            s.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\nX-Long: ")
+        until(lambda: not waiting(port))
+        end = threading.Event()
+        t = threading.Thread(target=lambda: [drip(s) for _ in iter(lambda: end.wait(1), True) for s in slow])
+        t.start()
+        try:
+            r, text = ask(http.client.HTTPConnection("127.0.0.1", port, timeout=60), Authorization="Bearer " + TOKEN)
+            assert r.status == 200 and value(parse(text), "cairn_up") == 1
+            until(lambda: not any(drip(s) for s in slow))  # also without other clients
+        finally:
+            end.set()
+            t.join()
+
+
+def waiting(port):
+    """Return the number of connections that the server has not accepted."""
+    text = subprocess.run(["ss", "-Hltn", f"sport = :{port}"], capture_output=True, text=True, check=True, timeout=50).stdout
+    return int(text.split()[1])
 
 
 @pytest.fixture
