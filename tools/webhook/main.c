@@ -51,6 +51,7 @@ struct delivery {
 	char *authorities; /* owned; NULL: the system's */
 	size_t authorities_bytes;
 	char refused[INET6_ADDRSTRLEN]; /* an address that may not be reached; "": none */
+	bool tried; /* another address of the name */
 	size_t answer_bytes;
 };
 
@@ -170,6 +171,7 @@ static curl_socket_t socket_open(void *opaque, curlsocktype purpose, struct curl
 			sizeof(d->refused));
 		return CURL_SOCKET_BAD;
 	}
+	d->tried = true;
 	return socket(a->family, a->socktype | SOCK_CLOEXEC, a->protocol);
 }
 
@@ -258,7 +260,7 @@ static int deliver(struct delivery *d)
 	curl_easy_getinfo(c, CURLINFO_RESPONSE_CODE, &status);
 	if (status >= 200) /* even if reading the rest of the answer failed */
 		code = outcome_of_status(status);
-	else if (d->refused[0])
+	else if (d->refused[0] && !d->tried)
 		code = outcome(1, "%s is no public address; only an admin may name others: cairn web-hook --private", d->refused);
 	else if (r == CURLE_SSL_CACERT_BADFILE && d->authorities)
 		code = outcome(EX_TEMPFAIL, "SSL_CERT_FILE: the file has no certificates in PEM");

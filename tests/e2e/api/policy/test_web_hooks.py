@@ -183,6 +183,17 @@ def test_name_that_leads_inside_is_refused(tmp_path, receiver):
     assert deliver(f"http://both.example:{receiver.port}/", wrap=wrap)[0] == 0
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+def test_public_address_that_does_not_answer_is_tried_again(tmp_path):
+    """The name has a private address, too, which is refused."""
+    hosts = tmp_path / "hosts"
+    hosts.write_text("9.9.9.9 split.example\n192.168.7.7 split.example\n")
+    hosts.chmod(0o644)
+    wrap = ["unshare", "-mn", "sh", "-c", f'mount --bind {hosts} /etc/hosts && ip link set lo up && ip address add 9.9.9.9/32 dev lo && exec "$@"', "sh"]
+    code, line = deliver("http://split.example:81/", private=False, wrap=wrap)
+    assert code == 75 and "onnect" in line, line
+
+
 @pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://127.0.0.1/", "gopher://127.0.0.1/", "unix:///run/x", "http://", "http://a b/"])
 def test_other_urls_are_refused(url):
     assert deliver(url)[0] == 1
