@@ -20,6 +20,14 @@
 
 #define JSON_BYTES_MAX (1 * MIB)
 #define WORK ".tmp"
+#define KEY_DIGITS 64 /* of an image */
+
+static bool is_key(const char *text)
+{
+	uint8_t digest[KEY_DIGITS / 2];
+
+	return strlen(text) == KEY_DIGITS && hex_parse(text, digest, sizeof(digest));
+}
 
 int cache_open(struct cache *c, struct err *e)
 {
@@ -237,7 +245,6 @@ void cache_name_get(struct cache *c, const char *name, char ret[65])
 {
 	CLEANUP_JS struct json_object *o = NULL;
 	char path[PATH_MAX];
-	uint8_t digest[32];
 	const char *key;
 	struct err e;
 
@@ -246,7 +253,7 @@ void cache_name_get(struct cache *c, const char *name, char ret[65])
 	if (js_read(path, JSON_BYTES_MAX, &o, &e) < 0)
 		return;
 	key = js_get_str(o, "key");
-	if (key && strlen(key) == 64 && hex_parse(key, digest, sizeof(digest)))
+	if (key && is_key(key))
 		snprintf(ret, 65, "%s", key);
 }
 
@@ -308,28 +315,33 @@ static bool is_in_use(const char *path)
 	return fd >= 0 && file_lock(fd) == -EBUSY;
 }
 
+/* A damaged image takes space, too. */
 static void image_list(const struct cache *c, const char *key, struct json_object *list)
 {
 	CLEANUP_JS struct json_object *found = NULL;
 	struct json_object *o, *names;
 	struct stat image, description;
-	char folder[PATH_MAX], path[PATH_MAX + 32];
+	char folder[PATH_MAX], path[PATH_MAX + 32], digest[KEY_DIGITS + 8];
 
 	image_path(c, key, folder);
 	snprintf(path, sizeof(path), "%s/image.json", folder);
-	image_read(c, key, &found);
-	if (!found || stat(js_get_str(found, "image"), &image) < 0 || stat(path, &description) < 0)
+	if (!is_key(key) || (stat(path, &description) < 0 && stat(folder, &description) < 0))
 		return;
+	snprintf(path, sizeof(path), "%s/" CACHE_IMAGE, folder);
+	if (stat(path, &image) < 0)
+		image = (struct stat){ .st_mtim = description.st_mtim };
+	image_read(c, key, &found);
 	o = json_object_new_object();
-	js_put_str(o, "digest", js_get_str_or(found, "digest", ""));
+	snprintf(digest, sizeof(digest), "sha256:%s", key);
+	js_put_str(o, "digest", digest);
 	js_put(o, "names", names = json_object_new_array());
-	if (js_get_str(found, "source"))
+	if (found && js_get_str(found, "source"))
 		name_add(names, js_get_str(found, "source"));
 	js_put_int(o, "size", (int64_t)image.st_size);
 	js_put_int(o, "made", image.st_mtim.tv_sec);
 	js_put_int(o, "used", description.st_mtim.tv_sec);
-	js_put_bool(o, "in_use", is_in_use(js_get_str(found, "image")));
-	js_put_str(o, "image", js_get_str(found, "image"));
+	js_put_bool(o, "in_use", is_in_use(path));
+	js_put_str(o, "image", path);
 	json_object_array_add(list, o);
 }
 
@@ -347,9 +359,11 @@ static void reference_add(void *list, const char *key, const char *name, const c
 
 int cache_list(struct cache *c, struct json_object **ret, struct err *e)
 {
-	DIR *d = opendir(c->path);
 	struct dirent *entry;
+	DIR *d;
 
+	cache_sweep(c);
+	d = opendir(c->path);
 	if (!d)
 		return err_set_errno(e, -errno, "%s", c->path);
 	*ret = json_object_new_array();
@@ -374,13 +388,14 @@ int cache_remove(struct cache *c, const char *key, struct err *e)
 	struct flock l = lock_of(key);
 	CLEANUP_CLOSE int fd = -1;
 
+	cache_sweep(c);
 	image_path(c, key, folder);
 	work_path(c, key, work);
 	snprintf(path, sizeof(path), "%s/" CACHE_IMAGE, folder);
 	fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW | O_NONBLOCK);
-	if (fd < 0)
+	if (fd < 0 && (errno != ENOENT || access(folder, F_OK) < 0)) /* a damaged image may lack it */
 		return err_set_errno(e, -errno, "%s", path);
-	if (fcntl(c->lock, F_OFD_SETLK, &l) < 0 || file_lock(fd) == -EBUSY)
+	if (fcntl(c->lock, F_OFD_SETLK, &l) < 0 || (fd >= 0 && file_lock(fd) == -EBUSY))
 		return err_set(e, -EBUSY, ERR_BUSY, "a run uses the image; end it first");
 	tree_remove(work);
 	if (rename(folder, work) < 0)

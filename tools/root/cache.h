@@ -8,8 +8,8 @@
  * The time of change of image.json is that of the image's last use. A run holds a lock (flock) of root.squashfs, which
  * cairn-root takes while it holds the lock of the key: only who holds that removes an image.
  *
- * A key is a text of hexadecimal digits. Locks end with their process, and the next maker of any image removes work
- * that no process holds.
+ * A key is a text of hexadecimal digits. Locks end with their process, and the next process that makes, lists or
+ * removes images removes work that no process holds.
  *
  * Threading: one thread. */
 #ifndef CAIRN_TOOLS_ROOT_CACHE_H
@@ -54,7 +54,7 @@ void cache_abort(struct cache *c, const char *key);
 void cache_name_get(struct cache *c, const char *name, char ret[65]);
 int cache_name_put(struct cache *c, const char *name, const char *key, struct err *e);
 
-/* List the finished images: an array of digest, names, size, made and used (seconds since 1970), in_use, image. The
+/* List the images, also damaged ones, which have no source's name: an array of digest, names, size, made and used (seconds since 1970), in_use, image. The
  * caller owns *ret. Returns 0; -errno with a sentence. */
 int cache_list(struct cache *c, struct json_object **ret, struct err *e);
 /* Remove an image. Returns 0; -ENOENT; -EBUSY: a run uses it, or a process makes it anew; -errno with a sentence. */

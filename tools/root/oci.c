@@ -13,6 +13,7 @@
 #include <string.h>
 
 #define JSON_BYTES_MAX (4 * MIB)
+#define CONFIG_BYTES_MAX (512 * KIB) /* with it, image.json is smaller than what cache.c reads back */
 #define INDEX_DEPTH_MAX 4
 #define PLATFORM_OS "linux"
 #define PLATFORM_ARCHITECTURE "amd64"
@@ -259,6 +260,8 @@ static int config_copy(struct json_object *from, struct image *image, struct err
 		return err_set(e, -EINVAL, ERR_CORRUPT, "the image's configuration is malformed: Entrypoint, Cmd and Env are lists of texts");
 	js_put_str(image->config, "user", js_get_str_or(run, "User", ""));
 	js_put_str(image->config, "working_dir", js_get_str_or(run, "WorkingDir", ""));
+	if (strlen(json_object_to_json_string_ext(image->config, JSON_C_TO_STRING_PLAIN)) > CONFIG_BYTES_MAX)
+		return err_set(e, -EFBIG, ERR_UNSUPPORTED, "the image's command and environment are larger than 512 KiB");
 	return 0;
 }
 

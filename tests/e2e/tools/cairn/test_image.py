@@ -103,6 +103,24 @@ def test_remove_of_what_is_unused_and_of_all(vm):
         vm.cairn("image-remove", *args, status=2)
 
 
+def test_what_a_crash_left_is_removed(vm):
+    """Work of a process that was killed, and images whose files are cut off or missing."""
+    vm.make("a", "b", "c", "d")
+    roots = vm.tmp / "cache/cairn/roots"
+    cut, no_image, no_description, whole = [roots / o["digest"].replace(":", "-") for o in vm.list()]
+    os.truncate(cut / "root.squashfs", 4096)
+    (no_image / "root.squashfs").unlink()
+    (no_description / "image.json").unlink()
+    shown = {o["digest"].replace(":", "-"): o["size"] for o in vm.list()}
+    assert shown[cut.name] == 4096 and shown[no_image.name] == 0 and shown[no_description.name] > 0 and whole.name in shown
+    (roots / ("1" * 64 + ".tmp")).mkdir()
+    (roots / ("1" * 64 + ".tmp") / "root.squashfs").write_bytes(bytes(9000))
+    assert len(vm.list()) == 4 and len(vm.files()) == 4
+    (roots / ("2" * 64 + ".tmp")).mkdir()
+    vm.cairn("image-remove", "--all")
+    assert vm.files() == set()
+
+
 def test_image_that_a_run_uses_stays(vm):
     image = vm.image("used")
     p = vm.spawn("--image", image, ("/bin/sh", "-c", "echo begins; sleep 100"))

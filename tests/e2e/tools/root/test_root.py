@@ -259,6 +259,7 @@ def bad_manifests(layout):
     yield "array", layout.blob("manifest", b"[]"), "is no object"
     yield "large", layout.blob("manifest", b" " * (4 << 20) + b"{}"), "larger than 4 MiB"
     yield "config", layout.manifest(good, config={"Cmd": "ls"}), "Entrypoint, Cmd and Env are lists of texts"
+    yield "large config", layout.manifest(good, config={"Env": ["A=" + "x" * (1 << 20)]}), "command and environment are larger than 512 KiB"
     yield "environment", layout.manifest(good, config={"Env": ["A=\0"]}), "Entrypoint, Cmd and Env are lists of texts"
     nested = layout.manifest(good)
     for _ in range(6):
