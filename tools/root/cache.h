@@ -54,8 +54,8 @@ void cache_abort(struct cache *c, const char *key);
 void cache_name_get(struct cache *c, const char *name, char ret[65]);
 int cache_name_put(struct cache *c, const char *name, const char *key, struct err *e);
 
-/* List the images, also damaged ones, which have no source's name: an array of digest, names, size, made and used (seconds since 1970), in_use, image. The
- * caller owns *ret. Returns 0; -errno with a sentence. */
+/* List the images, also damaged ones, which have no source's name: an array of digest, names, size, made and used
+ * (seconds since 1970), in_use, image. The caller owns *ret. Returns 0; -errno with a sentence. */
 int cache_list(struct cache *c, struct json_object **ret, struct err *e);
 /* Remove an image. Returns 0; -ENOENT; -EBUSY: a run uses it, or a process makes it anew; -errno with a sentence. */
 int cache_remove(struct cache *c, const char *key, struct err *e);
