@@ -292,6 +292,9 @@ static int kind_make(struct cache *c, const char *name, const struct source_opti
 		return oci_make(c, false, name + 4, o, ret, e);
 	if (!strncmp(name, "oci-archive:", 12))
 		return oci_make(c, true, name + 12, o, ret, e);
+	if (stat(name, &st) == 0 && name[0] != '.' && !strchr(name, '/'))
+		return err_set(e, -EINVAL, ERR_INVALID, "%s is a file or folder here, and may be an image of a registry; name the former ./%s or the latter " REGISTRY "%s",
+			name, name, name);
 	if (stat(name, &st) == 0)
 		return path_make(c, name, S_ISDIR(st.st_mode), o, ret, e);
 	return name_make(c, name, o, ret, e);

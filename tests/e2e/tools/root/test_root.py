@@ -306,7 +306,17 @@ def test_missing_things_are_named(tmp_path):
     assert left(tmp_path / "cache") == []
 
 
-@pytest.mark.parametrize("program, package, source", [("sqfstar", "squashfs-tools", "root.tar"), ("skopeo", "skopeo", "docker://a")])
+def test_name_of_a_file_here_is_no_image_of_a_registry(tmp_path):
+    """Neither is it the file: a folder that is called python must not take the place of the image."""
+    for name in ("python", "python:3.12"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a").touch()
+        said = make(name, tmp_path / "cache", ok=False, cwd=tmp_path)
+        assert said == f"{name} is a file or folder here, and may be an image of a registry; name the former ./{name} or the latter docker://{name}"
+        assert "/a" in listing(make(f"./{name}", tmp_path / "cache", cwd=tmp_path)["image"])
+
+
+@pytest.mark.parametrize("program, package, source", [("sqfstar", "squashfs-tools", "./root.tar"), ("skopeo", "skopeo", "docker://a")])
 def test_missing_program_names_its_package(tmp_path, program, package, source, monkeypatch):
     (tmp_path / "root.tar").write_bytes(tar(entry("a")))
     monkeypatch.setenv("PATH", str(tmp_path))
