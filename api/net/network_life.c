@@ -33,7 +33,8 @@ struct network_operation {
 	/* Called when the process has ended, after the operation was freed. */
 	void (*ended)(struct network *n, struct network_operation *op, int r, struct json_object *answer, const struct err *e);
 	struct network_definition *next; /* owned: of an update */
-	struct err failed;		 /* of the start that is being undone */
+	struct err failed;		 /* of the start or update that is being undone */
+	bool rules;			 /* of an update: it changes the egress rules, too */
 	bool ended_check;		 /* the operation has ended a check of the daemon's own; repeat the check */
 	network_done *done;		 /* NULL: nobody waits */
 	void *opaque;
@@ -236,7 +237,11 @@ static void started(struct network *n, struct network_operation *op, int r, stru
 		return;
 	}
 	n->state = NETWORK_ACTIVE;
-	save_or_warn(n);
+	/* The next daemon would stop a network that is starting, under its running VMs. */
+	if (network_save(n, &failed) < 0) {
+		undo(n, op, &failed);
+		return;
+	}
 	network_state_emit(n, NULL);
 	notes_log(n, value);
 	answer(op, 0, value, NULL);
@@ -423,29 +428,89 @@ int network_stop(struct network *n, network_done *done, void *opaque, struct err
 
 /* ---- update, leases ---- */
 
-static void updated(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
+static void update_over(struct network *n, const struct network_operation *op, int r, struct json_object *value, const struct err *e)
 {
-	if (r < 0) {
-		network_definition_free(op->next);
-	} else {
-		network_definition_free(n->live);
-		n->live = op->next;
-		save_or_warn(n);
-		notes_log(n, value);
-		network_emit(n, EVENT_NETWORK_DEFINED, NULL);
-	}
 	if (op->ended_check)
 		network_check_parts(n);
 	answer(op, r, value, e);
 }
 
+static void update_undone(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
+{
+	(void)value;
+	if (r < 0)
+		log_error("network", "network '%s': parts of a failed update may be left, until it is stopped and started: %s", network_any(n)->name,
+			e->msg);
+	update_over(n, op, -EIO, NULL, &op->failed);
+}
+
+static void rules_undo(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
+{
+	struct network_operation up = *op;
+	struct err own;
+
+	up.verb = "up";
+	up.ended = update_undone;
+	if (r < 0)
+		update_undone(n, op, r, value, e);
+	else if ((r = program_run(n, &up, n->live, &own)) < 0)
+		update_undone(n, op, r, NULL, &own);
+}
+
+/* Return whether cairn-net refused the update, which it does before any change. */
+static bool is_refusal(const struct network_operation *op, int r, const struct err *e)
+{
+	return r < 0 && !strcmp(op->verb, "update") && (e->cls == ERR_WRONG_STATE || e->cls == ERR_EXISTS || e->cls == ERR_INVALID);
+}
+
+/* Update the network to what it was before. */
+static void update_undo(struct network *n, const struct network_operation *op, const struct err *failed)
+{
+	int r;
+	struct network_operation undo = { .verb = "update", .ended = op->rules ? rules_undo : update_undone, .ended_check = op->ended_check,
+		.done = op->done, .opaque = op->opaque, .failed = *failed };
+	struct err e;
+
+	r = program_run(n, &undo, n->live, &e);
+	if (r < 0)
+		update_undone(n, &undo, r, NULL, &e);
+}
+
+static void updated(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
+{
+	struct network_definition *before = n->live;
+	bool refused = is_refusal(op, r, e);
+	struct err failed;
+
+	if (!r) {
+		n->live = op->next;
+		r = network_save(n, &failed);
+		e = &failed;
+	}
+	if (r < 0) {
+		failed = *e;
+		n->live = before;
+		network_definition_free(op->next);
+		if (refused)
+			update_over(n, op, r, NULL, &failed);
+		else
+			update_undo(n, op, &failed);
+		return;
+	}
+	network_definition_free(before);
+	notes_log(n, value);
+	network_emit(n, EVENT_NETWORK_DEFINED, NULL);
+	update_over(n, op, 0, value, NULL);
+}
+
 /* Change the egress rules, after DHCP and DNS: "up" replaces all rules in one transaction. */
 static void rules_update(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
 {
-	const struct network_operation up = { .verb = "up", .ended = updated, .next = op->next, .ended_check = op->ended_check, .done = op->done,
-		.opaque = op->opaque };
+	struct network_operation up = *op;
 	struct err own;
 
+	up.verb = "up";
+	up.ended = updated;
 	if (r < 0) {
 		updated(n, op, r, value, e);
 		return;
@@ -469,6 +534,7 @@ int network_update(struct network *n, struct network_definition *d, network_done
 
 	if (n->live && !egress_is_same(n->live, d))
 		update.ended = rules_update;
+	update.rules = update.ended == rules_update;
 	if (!r && n->state != NETWORK_ACTIVE)
 		r = err_set(e, -EPERM, ERR_WRONG_STATE, "network '%s' is not active", network_any(n)->name);
 	if (r < 0) {
