@@ -7,6 +7,8 @@
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
+#include "base/boot_id.h"
+#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -30,13 +32,14 @@
 /* A jump of the clock that is larger than this means that somebody set the clock; smaller ones are corrections. */
 #define LEAP_S 600
 #define LEAP_HOLD_S 3600
+#define CLOCK_FILE "clock.json"
 
 struct scheduler {
 	struct vm_host *host;
 	int fd;
 	struct loop_watch *watch;
 	int64_t offset_s;     /* CLOCK_REALTIME minus CLOCK_BOOTTIME */
-	int64_t hold_until_s; /* CLOCK_BOOTTIME; delete nothing before this time */
+	int64_t hold_until_s; /* CLOCK_BOOTTIME; delete nothing before this time; 0: none; stored in CLOCK_FILE */
 };
 
 static int64_t clock_s(clockid_t id)
@@ -183,11 +186,48 @@ static bool run_is_valid(struct vm *vm)
 
 /* ---- the clock ---- */
 
+/* For the next daemon, to which the snapshots look as old. */
+static void hold_store(struct scheduler *s)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	char boot_id[BOOT_ID_TEXT];
+	struct err e;
+
+	boot_id_read(boot_id);
+	js_put_str(o, "boot_id", boot_id);
+	js_put_int(o, "hold_until_s", s->hold_until_s);
+	if (store_put(s->host->store, NULL, CLOCK_FILE, o, STORE_SOON, NULL, &e) < 0)
+		log_error("schedule", "%s", e.msg);
+}
+
 static void schedule_hold(struct scheduler *s)
 {
 	s->hold_until_s = clock_s(CLOCK_BOOTTIME) + LEAP_HOLD_S;
+	hold_store(s);
 	log_warn("schedule",
 		"the clock jumped forward; deleting no automatic snapshot for an hour");
+}
+
+/* After a boot of the host, the hour begins anew. */
+static void hold_load(struct scheduler *s)
+{
+	CLEANUP_JS struct json_object *o = store_load_file(s->host->store, NULL, CLOCK_FILE);
+	char boot_id[BOOT_ID_TEXT];
+
+	boot_id_read(boot_id);
+	if (o && strcmp(js_get_str_or(o, "boot_id", ""), boot_id) != 0)
+		schedule_hold(s);
+	else if (o)
+		s->hold_until_s = js_get_int(o, "hold_until_s", 0);
+}
+
+static void hold_end(struct scheduler *s)
+{
+	struct err e;
+
+	s->hold_until_s = 0;
+	if (store_remove_file(s->host->store, NULL, CLOCK_FILE, STORE_EVENTUALLY, NULL, &e) < 0)
+		log_error("schedule", "%s", e.msg);
 }
 
 /* Notice a clock that somebody has set, also before the timer reports it. Returns whether the clock is good enough for
@@ -201,7 +241,9 @@ static bool clock_is_steady(struct scheduler *s)
 	if (offset - s->offset_s > LEAP_S)
 		schedule_hold(s);
 	s->offset_s = offset;
-	return now >= s->hold_until_s;
+	if (s->hold_until_s && now >= s->hold_until_s)
+		hold_end(s);
+	return !s->hold_until_s;
 }
 
 /* ---- deleting snapshots that no rule keeps ---- */
@@ -613,6 +655,7 @@ int scheduler_new(struct vm_host *host, struct scheduler **ret_s, struct err *e)
 		scheduler_free(s);
 		return err_set_errno(e, r, "schedules");
 	}
+	hold_load(s);
 	for (size_t i = 0; i < host->nvms; i++)
 		plan_load(s, host->vms[i], now);
 	scheduler_soon(s);

@@ -69,6 +69,7 @@ static const struct kind {
 	{ "approvals.json", 1, false, { NULL } },
 	{ "jobs.json", 1, false, { NULL } },
 	{ "boot.json", 1, false, { NULL } },
+	{ "clock.json", 1, false, { NULL } },
 	{ "pins.json", 1, false, { NULL } },
 };
 

@@ -297,3 +297,21 @@ def test_leap_of_clock_deletes_nothing(vm):
     time.sleep(0.3)
     assert sorted(names(vm)) == sorted([*old, s["detail"]])
     assert "deleting no automatic snapshot for an hour" in vm.log.read_text()
+    # The hour lasts over a restart of the daemon, and begins anew with a boot of the host.
+    clock = vm.state / "clock.json"
+    for boot, until_s in (None, 1 << 40), ("00000000-0000-4000-8000-000000000000", 0):
+        stored = json.loads(clock.read_text())
+        vm.stop()
+        clock.write_text(json.dumps({**stored, "boot_id": boot or stored["boot_id"], "hold_until_s": until_s}))
+        vm.start()
+        miss(vm, LATE)
+        until_run(vm, "taken")
+        assert set(old) < set(names(vm))
+        assert json.loads(clock.read_text())["boot_id"] == stored["boot_id"]
+    # Then the old ones go.
+    vm.stop()
+    clock.write_text(json.dumps({**stored, "hold_until_s": 1}))
+    vm.start()
+    miss(vm, LATE)
+    until_run(vm, "taken")
+    until(lambda: not set(old) & set(names(vm)) and not clock.exists())
