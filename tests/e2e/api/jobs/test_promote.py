@@ -153,26 +153,52 @@ def test_devices_do_not_change_during_a_promotion(fake):
     fake.cairn("domif-setlink", "web", "net0", "down")
 
 
-def test_clone_that_ends_meanwhile_does_not_replace_its_source(tmp_path):
+@pytest.fixture
+def held(tmp_path):
+    """A daemon whose promotions wait for the file `go` in their beginning; then the file `held` is there."""
     if "asan" in BUILD:
         pytest.skip("slow_sync.so has to come behind a sanitizer")
-    go, held, port = tmp_path / "go", tmp_path / "held", free_port()
-    env = {"LD_PRELOAD": library("slow_sync"), "SLOW_SYNC_OF": "promote.json", "SLOW_SYNC_UNTIL": str(go), "SLOW_SYNC_COUNT": str(held)}
+    env = {"LD_PRELOAD": library("slow_sync"), "SLOW_SYNC_OF": "promote.json", "SLOW_SYNC_UNTIL": str(tmp_path / "go"),
+           "SLOW_SYNC_COUNT": str(tmp_path / "held")}
     with contextlib.closing(Daemon(tmp_path, FAKE_VM, env)) as d:
-        define(d, port)
-        d.cairn("start", "web")
-        pid = d.info("web")["pid"]
-        d.cairn("clone", "--live", "web", "try", "--ephemeral")
-        q = d.qmp()
-        q.send(b'{"execute": "vm-promote", "arguments": {"vm": "try"}}')
-        until(held.exists)
-        os.kill(d.info("try")["pid"], signal.SIGKILL)
-        until(lambda: d.info("try")["word"] == "crashed")
-        go.touch()
-        assert "VM 'try' has ended, so 'web' stays as it is" in q.answer()["error"]["desc"]
-        assert d.info("web")["pid"] == pid and d.info("web")["word"] == "running"
-        socket.create_connection(("127.0.0.1", port), 50).close()
-        until(lambda: names(d) == ["web"])
+        yield d
+
+
+def test_change_that_was_under_way_is_not_lost(held):
+    define(held, free_port())
+    held.cairn("start", "web")
+    held.cairn("clone", "--live", "web", "try")
+    pid, q, other = held.info("try")["pid"], held.qmp(), held.qmp()
+    os.kill(pid, signal.SIGSTOP)
+    other.send(b'{"execute": "vm-set-interface", "arguments": {"vm": "try", "interface": "net0", "link": "down"}}')
+    held.cairn("list")
+    q.send(b'{"execute": "vm-promote", "arguments": {"vm": "try"}}')
+    until((held.tmp / "held").exists)
+    os.kill(pid, signal.SIGCONT)
+    until(lambda: "down" in held.cairn("domif-getlink", "try", "net0").stdout)
+    (held.tmp / "go").touch()
+    assert "was changed by another request meanwhile" in q.answer()["error"]["desc"] and "return" in other.answer()
+    assert sorted(names(held)) == ["try", "web"] and held.info("web")["word"] == "running"
+    held.cairn("promote", "try")
+    assert "down" in held.cairn("domif-getlink", "web", "net0").stdout
+
+
+def test_clone_that_ends_meanwhile_does_not_replace_its_source(held):
+    d, port = held, free_port()
+    define(d, port)
+    d.cairn("start", "web")
+    pid = d.info("web")["pid"]
+    d.cairn("clone", "--live", "web", "try", "--ephemeral")
+    q = d.qmp()
+    q.send(b'{"execute": "vm-promote", "arguments": {"vm": "try"}}')
+    until((d.tmp / "held").exists)
+    os.kill(d.info("try")["pid"], signal.SIGKILL)
+    until(lambda: d.info("try")["word"] == "crashed")
+    (d.tmp / "go").touch()
+    assert "VM 'try' has ended, so 'web' stays as it is" in q.answer()["error"]["desc"]
+    assert d.info("web")["pid"] == pid and d.info("web")["word"] == "running"
+    socket.create_connection(("127.0.0.1", port), 50).close()
+    until(lambda: names(d) == ["web"])
 
 
 def test_source_with_a_job_is_refused(fake):
