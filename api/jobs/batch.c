@@ -431,13 +431,13 @@ void batch_end(struct batch *b, struct job *j, void (*result_put)(void *opaque, 
 
 /* ---- recovery by the next daemon ---- */
 
-static void half_found(struct batch *b, struct vm *vm)
+/* Files that are older than born_after_ns were not made for the VM. */
+static void half_found(struct batch *b, struct vm *vm, uint64_t born_after_ns)
 {
 	log_warn("batch", "VM '%s' is an unfinished clone; removing it", vm->def->name);
 	vm_set(vm, VM_FACT_INCOMPLETE | VM_FACT_UNDONE, true);
 	b->made[b->n] = VM_DISKS_MAX;
-	/* Files that are older than the definition were not made for the VM. */
-	b->born_after_ns[b->n] = store_file_time(b->host->store, vm->def->name, "definition.json");
+	b->born_after_ns[b->n] = born_after_ns;
 	b->vms[b->n++] = vm;
 }
 
@@ -460,13 +460,16 @@ static struct vm *planned_vm(struct vm_host *host, struct json_object *planned)
 	return vm && !strcmp(vm->def->name, name) ? vm : NULL;
 }
 
+/* The definition of a clone may be younger than its files: disks_adjust() (fork.c) stores it again. */
 static void planned_find(struct batch *b)
 {
+	uint64_t born_after_ns = store_file_time(b->host->store, NULL, b->file);
+
 	for (size_t i = 0; i < json_object_array_length(b->planned); i++) {
 		struct vm *vm = planned_vm(b->host, json_object_array_get_idx(b->planned, i));
 
 		if (vm && !vm_has(vm, VM_FACT_UNDONE)) /* two files may name it: see file_removal_failed() */
-			half_found(b, vm);
+			half_found(b, vm, born_after_ns);
 	}
 }
 
@@ -559,7 +562,7 @@ void batch_clear_up(struct vm_host *host)
 			continue;
 		b = batch_new(host);
 		room_make(b, 1);
-		half_found(b, host->vms[i]);
+		half_found(b, host->vms[i], store_file_time(host->store, host->vms[i]->def->name, "definition.json"));
 		batch_undo(b, cleared_up);
 	}
 }

@@ -58,6 +58,7 @@ static void fork_free(struct fork *f)
 	}
 	fork_as_free(f->sealing);
 	fork_images_free(f->files);
+	definition_free(f->disks);
 	batch_free(f->batch);
 	for (unsigned i = 0; i < VM_DISKS_MAX; i++)
 		free(f->images[i]);
@@ -153,8 +154,12 @@ static int source_check(const struct vm *vm, unsigned n, struct err *e)
  * them. source_check() has limited the number of files. */
 static int files_list(struct fork *f, struct err *e)
 {
-	const struct definition *source = f->source->def;
+	const struct definition *source;
+	int r = authors_definition_copy(f->source->def, &f->disks, e);
 
+	if (r < 0)
+		return r;
+	source = f->disks;
 	for (uint32_t i = 0; i < source->ndisks; i++) {
 		const struct definition_disk *d = &source->disks[i];
 

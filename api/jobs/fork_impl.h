@@ -39,6 +39,7 @@ struct fork {
 	uint8_t earlier[VM_DISKS_MAX][VM_PIN_ID_BYTES];
 	bool pins_changed; /* the list of pins, since it was stored */
 	struct fork_as *sealing; /* NULL: not begun, or ended */
+	struct definition *disks; /* owned: the source's definition, of which `files` has the authors and disks; it may be replaced meanwhile */
 	struct fork_images *files;    /* for each writable disk: its image, then one file for each clone */
 	char snapshot[VM_SNAPSHOT_NAME_MAX + 1]; /* empty: clone the VM's present state */
 	uint8_t spare[16]; /* UUID of the first clone, which a spare has (api/vm/vm_spare.h); all 0: none has */

@@ -737,11 +737,10 @@ int store_open_file(struct store *s, const char *name, const char *file, int fla
 
 uint64_t store_file_time(struct store *s, const char *name, const char *file)
 {
-	struct err e;
+	char path[PATH_MAX];
 	struct stat st;
-	CLEANUP_CLOSE int fd = store_open_file(s, name, file, O_RDONLY, &e);
 
-	if (fd < 0 || fstat(fd, &st) < 0)
+	if (file_path(s, name, file, path, NULL) < 0 || lstat(path, &st) < 0)
 		return 0;
 	return (uint64_t)st.st_mtim.tv_sec * 1000000000ULL + (uint64_t)st.st_mtim.tv_nsec;
 }

@@ -182,7 +182,8 @@ void store_each_file(struct store *s, const char *folder, void (*found)(void *op
 /* Open a file in the VM's folder. flags: for open(2); with O_CREAT, mode 0600. Returns an owned fd or -errno. */
 int store_open_file(struct store *s, const char *name, const char *file, int flags, struct err *e);
 
-/* Return when the file's content was written, in ns since 1970; 0: unknown. */
+/* Return when the file's content was written, in ns since 1970; 0: unknown. name: a VM's; NULL: the file lies beside
+ * the VMs' folder. */
 uint64_t store_file_time(struct store *s, const char *name, const char *file);
 
 /* Open a folder in the VM's folder, and create it if needed. path: gets its path. Returns an owned fd or -errno. */
