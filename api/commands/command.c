@@ -527,6 +527,8 @@ static struct peer peer_copy(struct peer who)
 }
 
 /* conn: NULL: the daemon calls as the user. */
+static void call_go_on(struct call *c);
+
 static struct call *call_new(const struct command_context *context, struct conn *conn, struct peer who, struct json_object *args)
 {
 	struct call *c = must_alloc(calloc(1, sizeof(*c)));
@@ -540,6 +542,7 @@ static struct call *call_new(const struct command_context *context, struct conn 
 	c->reply = call_reply;
 	c->check_role = check_role_again;
 	c->role_for = role_look_up;
+	c->go_on = call_go_on;
 	c->conn = conn;
 	c->dialect = conn ? conn_dialect(conn) : DIALECT_DAEMON;
 	c->vm = vm_of_socket(c);
@@ -590,6 +593,14 @@ static void vm_woken(void *opaque, int r, const struct err *e)
 	if (!r && (r = call_check_role(c, c->command->role, c->vm, &own)) < 0)
 		e = &own;
 	command_go(c, r, e);
+}
+
+static void call_go_on(struct call *c)
+{
+	if (c->vm && idle_has_to_wake(c->vm, c->command->trigger))
+		idle_wake(c->vm, vm_woken, c);
+	else
+		vm_woken(c, 0, NULL);
 }
 
 /* Let a call that needs the approval of another user wait for it.

@@ -39,7 +39,7 @@ struct change {
 	struct vm_host *host;
 	struct call *call;
 	unsigned id; /* of the request; 0: a rule */
-	bool asked;  /* the request is new */
+	bool of_vm;  /* the call names a VM */
 	enum approval_state to;
 };
 
@@ -256,15 +256,45 @@ static int request_add(struct approver *a, struct call *c, struct approval_reque
 	return 1;
 }
 
+static void again_stored(struct store_work *w)
+{
+	struct change *ch = container_of(w, struct change, work);
+	struct approver *a = ch->host->approver;
+	struct approval_request *r = a ? approvals_find(&a->table, ch->id) : NULL;
+	struct call *c = ch->call;
+	struct err e = w->e;
+
+	if (r && w->r < 0) {
+		approval_end(r, APPROVAL_APPROVED, NULL, 0);
+		approver_soon(a);
+	} else if (r) {
+		request_emit(ch->host, r);
+	}
+	if (w->r < 0)
+		err_prefix(&e, "the use of the approval could not be stored");
+	else if (ch->of_vm && !c->vm)
+		err_set(&e, -ENOENT, ERR_NOT_FOUND, "the VM is not there any more");
+	c->approved = true;
+	if (w->r < 0 || (ch->of_vm && !c->vm))
+		call_fail(c, &e);
+	else
+		c->go_on(c);
+	free(ch);
+}
+
 /* The user has asked for the same before. Returns as approver_ask(). */
 static int ask_again(struct approver *a, struct call *c, struct approval_request *same, struct err *e)
 {
+	struct change *ch;
+
 	if (same->state != APPROVAL_APPROVED)
 		return err_set(e, -EPERM, ERR_APPROVAL, "%s %s as request %u. Next: cairn requests %u", c->command->name,
 			same->state == APPROVAL_WAITING ? "waits for the approval of another user" : "runs already", same->id, same->id);
-	request_end(a, same, APPROVAL_DONE, "the asker has begun it");
-	c->approved = true;
-	return 0;
+	approval_end(same, APPROVAL_DONE, "the asker has begun it", now_ns());
+	ch = change_new(a, c, same->id, again_stored);
+	ch->of_vm = c->vm != NULL;
+	table_store(a, &ch->work);
+	return 1;
 }
 
 static int check_askable(const struct approver *a, const struct call *c, struct err *e)

@@ -28,9 +28,8 @@ void approver_free(struct approver *a);
 
 /* Return whether a checked call is an act that waits for approval. */
 bool approver_binds(const struct call *c);
-/* Make a request of such a call.
- * Returns 0: the call was approved before, and may continue now, once; 1: the call is taken, and answered later;
- * -errno: the call is refused. */
+/* Make a request of such a call. If the call was approved before, it continues, once, when that is on stable storage.
+ * Returns 1: the call is taken, and answered later; -errno: the call is refused. */
 int approver_ask(struct call *c, struct err *e);
 
 /* Ask for a role for the call's user. Takes the call.

@@ -34,6 +34,9 @@ struct call {
 	int (*check_role)(const struct call *c, enum role role, const struct vm *vm, struct err *e);
 	/* See call_role_for(). Set by commands/command.c. */
 	enum role (*role_for)(const struct call *c, const uint8_t *uuid);
+	/* Continue a call that was taken before its handler ran: check the role and the VM's state again, and run the
+	 * handler. Set by commands/command.c. */
+	void (*go_on)(struct call *c);
 	struct conn *conn; /* NULL: the client has disconnected, or the daemon makes the call as a user */
 	struct account_call account; /* the user's, also after the client has disconnected */
 	enum dialect dialect;

@@ -283,9 +283,18 @@ def test_command_with_a_file_is_repeated_after_approval(host):
     one, = requests(host)
     host.cairn("approve", str(one["id"]))
     assert request(host, one["id"])["state"] == "approved"
+    # Its use is stored first: else the next daemon would let it run again.
+    table, aside = host.state / "approvals.json", host.tmp / "aside"
+    table.rename(aside)
+    (table / "x").mkdir(parents=True)
+    assert "the use of the approval could not be stored" in export().stderr
+    (table / "x").rmdir()
+    table.rmdir()
+    aside.rename(table)
+    assert request(host, one["id"])["state"] == "approved"
     r = export()
     assert "approval" not in r.stderr
-    assert request(host, one["id"])["state"] == "done"
+    assert request(host, one["id"])["state"] == "done" and json.loads(table.read_text())["requests"][0]["state"] == "done"
     assert export().returncode == 8  # once
 
 
