@@ -135,9 +135,10 @@ static int result(struct machine_disk *d, struct err *e)
 	return disk_change_note(d, &a->op, a->res);
 }
 
-/* Wait for the end of the disk's earlier apply, which uses a. */
-static void earlier_wait(struct disk_apply *a)
+void disk_apply_wait(struct machine_disk *d)
 {
+	struct disk_apply *a = d->apply;
+
 	LOCK_GUARD(&a->lock);
 	while (a->stage == APPLY_STANDS)
 		pthread_cond_wait(&a->changed, &a->lock);
@@ -147,7 +148,7 @@ int disk_apply_begin(struct machine_disk *d, const char *id, const struct block_
 {
 	struct disk_apply *a = d->apply;
 
-	earlier_wait(a);
+	disk_apply_wait(d);
 	a->task.run = begin_run;
 	a->op = (struct block_snapshot_op){ .done = op_done, .ready = op_ready, .stands = op_stands };
 	a->block = d->block;

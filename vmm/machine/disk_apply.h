@@ -17,6 +17,8 @@ struct machine_disk;
 struct disk_apply *disk_apply_new(void);
 /* a: NULL is allowed. The disk is closed. */
 void disk_apply_free(struct disk_apply *a);
+/* Wait until the disk's earlier apply has freed its clusters, which disk_apply_begin() would wait for. */
+void disk_apply_wait(struct machine_disk *d);
 /* Write all but the image's header. After a success, disk_apply_end() has to be called exactly once: with go, it
  * changes the disk's content, which needs no space; else it undoes the first call. Both return 0 or -errno.
  * id: the snapshot's; info: NULL, or as for block_snapshot_apply_with(). Both are borrowed until disk_apply_end(). */

@@ -211,6 +211,10 @@ static void check_run(struct work *w)
 		j->r = -ENOENT;
 	else if (j->r < 0)
 		j->e = e;
+	/* An earlier revert may still free clusters. Wait for that here, and not while the guest stands still. */
+	for (unsigned i = 0; i < j->m->ndisks && !j->r; i++)
+		if (x->id[i][0])
+			disk_apply_wait(&j->m->disks[i]);
 }
 
 /* ---- loading the snapshot: on the main thread ---- */
