@@ -152,7 +152,8 @@ void command_daemon_stop(struct call *c)
 	/* In the order of the schema's words for FIELD_STOP_ACTION. */
 	static const enum definition_then actions[] = { DEFINITION_LEAVE, DEFINITION_SHUTDOWN, DEFINITION_SAVE };
 	int i = field_type_index(FIELD_STOP_ACTION, js_get_str(c->args, "action"));
-	int action = i < 0 ? -1 : (int)actions[i];
+	bool host_ends = js_get_bool(c->args, "host-ends", false);
+	int action = i >= 0 ? (int)actions[i] : host_ends ? HOST_SHUTDOWN_HOST_ENDS : HOST_SHUTDOWN_AS_DEFINED;
 	struct json_object *o;
 	struct err e;
 

@@ -24,6 +24,8 @@
 #define UNLIMITED_WAIT_S 3600
 /* The shortest wait for a VM whose turn comes late. */
 #define LATE_WAIT_S 5
+/* The shortest deadline of a VM that would be left running, when the host ends, and the VM with it. */
+#define HOST_ENDS_WAIT_S 300
 
 struct wait {
 	enum { WAITS_NOT, WAITS_FOR_END, WAITS_FOR_JOB } kind;
@@ -37,7 +39,7 @@ struct host_shutdown {
 	struct json_object *outcomes;
 	struct wait *waits; /* for each entry of the staged run */
 	struct loop_timer *timer;
-	int action;  /* -1: each VM's stop_action */
+	int action; /* as of host_shutdown_all() */
 	uint64_t begun_ns;
 	bool then_end;
 };
@@ -47,6 +49,8 @@ static const char *const actions[] = { [DEFINITION_LEAVE] = "leave", [DEFINITION
 
 static uint8_t action_of(const struct host_shutdown *s, const struct vm *vm)
 {
+	if (s->action == HOST_SHUTDOWN_HOST_ENDS && vm->def->stop_action == DEFINITION_LEAVE)
+		return DEFINITION_SHUTDOWN;
 	return s->action < 0 ? vm->def->stop_action : (uint8_t)s->action;
 }
 
@@ -145,6 +149,8 @@ static void plan_of(const struct host_shutdown *s, const struct vm *vm, struct s
 
 	shutdown_plan_default(vm, ret_p);
 	ret_p->deadline_s = bounds_deadline_s(vm);
+	if (s->action == HOST_SHUTDOWN_HOST_ENDS && ret_p->then == DEFINITION_LEAVE)
+		ret_p->deadline_s = MAX(ret_p->deadline_s, HOST_ENDS_WAIT_S);
 	if (limit_s)
 		ret_p->deadline_s = (uint32_t)MIN(ret_p->deadline_s, limit_s > past_s ? limit_s - past_s : 1);
 }

@@ -1,5 +1,6 @@
 /* host_shutdown: stops all VMs before the host's shutdown, in reverse start order: by each definition's stop_action, or
- * all by one action. VMs with the action `leave` keep running, as they do when a daemon is replaced.
+ * all by one action. VMs with the action `leave` keep running, as they do when a daemon is replaced, unless the host
+ * ends.
  *
  * Threading: the loop's thread. */
 #ifndef CAIRN_API_POLICY_HOST_SHUTDOWN_H
@@ -17,8 +18,11 @@ struct vm_observer;
 
 extern const struct vm_observer host_shutdown_observer;
 
+#define HOST_SHUTDOWN_AS_DEFINED (-1) /* each definition's stop_action */
+#define HOST_SHUTDOWN_HOST_ENDS (-2)  /* the same, but shutdown in place of leave: nothing leaves a VM running then */
+
 /* Stop all VMs.
- * action:    enum definition_then: leave, shutdown or save; -1: each definition's stop_action.
+ * action:    enum definition_then: leave, shutdown or save; or one of the above.
  * then_end:  end the daemon afterwards.
  * c:         taken on success; answered at the end.
  * Returns 0; -EBUSY: a shutdown is under way. */

@@ -149,6 +149,7 @@ static const struct field shutdown_args[] = { FIELD_VM, FIELD_MODE,
 static const struct field reboot_args[] = { FIELD_VM, FIELD_MODE, FIELDS_AT, END };
 static const struct field daemon_stop_args[] = {
 	{ "action", FIELD_STOP_ACTION, OPTIONAL, "apply this action to all VMs [stop_action of each definition]" },
+	{ "host-ends", FIELD_BOOL, OPTIONAL, "shut down the VMs whose stop_action is leave, too, because the host ends" },
 	{ "vms-only", FIELD_BOOL, OPTIONAL, "keep the daemon running" },
 	{ "dry-run", FIELD_BOOL, OPTIONAL, "show what would happen, in order, and change nothing" }, END };
 static const struct field daemon_stop_returns[] = {

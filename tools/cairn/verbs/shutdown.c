@@ -245,9 +245,24 @@ static void outcomes_print(struct json_object *vms)
 	table_finish(&t, stdout);
 }
 
+/* args: taken. A daemon that was not restarted after an upgrade may not know host-ends. At the host's shutdown, it has
+ * to stop at least the VMs whose definitions say so. */
+static int stop_ask(struct cli *c, struct json_object *args, struct json_object **ret, struct err *e)
+{
+	int r = cli_execute(c, "daemon-stop", json_object_get(args), ret, NULL, e);
+
+	if (r < 0 && js_get(args, "host-ends") && strstr(e->msg, "'host-ends'")) {
+		fprintf(stderr, "warning: the daemon is of an older version, so VMs whose stop_action is leave keep running\n");
+		json_object_object_del(args, "host-ends");
+		r = cli_execute(c, "daemon-stop", json_object_get(args), ret, NULL, e);
+	}
+	json_object_put(args);
+	return r;
+}
+
 int verb_daemon_stop(struct cli *c)
 {
-	static const char *const actions[] = { "leave", "shutdown", "save" }, *const flags[] = { "vms-only", "dry-run" };
+	static const char *const actions[] = { "leave", "shutdown", "save" }, *const flags[] = { "host-ends", "vms-only", "dry-run" };
 	CLEANUP_JS struct json_object *o = NULL;
 	struct json_object *args = json_object_new_object(), *vms;
 	unsigned given = 0;
@@ -258,14 +273,14 @@ int verb_daemon_stop(struct cli *c)
 			js_put_str(args, "action", actions[i]);
 			given++;
 		}
-	if (given > 1) {
+	if (given + option_flag(c, "host-ends") > 1) {
 		json_object_put(args);
-		return cli_usage(c, "--leave, --shutdown and --save exclude each other");
+		return cli_usage(c, "--leave, --shutdown, --save and --host-ends exclude each other");
 	}
 	for (size_t i = 0; i < ARRAY_SIZE(flags); i++)
 		if (option_flag(c, flags[i]))
 			js_put_bool(args, flags[i], true);
-	if (cli_execute(c, "daemon-stop", args, &o, NULL, &e) < 0)
+	if (stop_ask(c, args, &o, &e) < 0)
 		return cli_fail(&e, "Failed to stop the daemon");
 	vms = js_get_array(o, "vms");
 	if (c->format != CLI_TABLE)

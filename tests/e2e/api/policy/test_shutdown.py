@@ -291,6 +291,10 @@ def test_daemon_stop_shuts_vms_down_in_order(fake):
         " left   leave      would be left running",
         "", "The daemon would stop then"]
     assert "The daemon would keep running" in fake.cairn("daemon-stop", "--dry-run", "--vms-only", "--save").stdout
+    # The host's shutdown leaves none running.
+    ends = fake.cairn("daemon-stop", "--dry-run", "--host-ends").stdout
+    assert " left   shutdown   would be shut down; after 300 s, left running\n" in ends and " kept   save " in ends
+    assert "exclude each other" in fake.cairn("daemon-stop", "--leave", "--host-ends", ok=2).stderr
     assert len(fake.cairn("list", "--state-running", "--name").stdout.split()) == 5
     vms = [tuple(v.values()) for v in json.loads(fake.cairn("daemon-stop", "--format", "json").stdout)]
     assert fake.proc.wait(50) == 0
