@@ -119,7 +119,9 @@ static int change_hold(struct control *c, struct channel_msg *m, bool is_work, s
 	while (*last)
 		last = &(*last)->next;
 	*last = x;
-	loop_timer_arm(c->changes_timer, c->changes->end_ns);
+	/* With others before it, the timer is armed, and perhaps due: see control_disks_free(). */
+	if (c->changes == x)
+		loop_timer_arm(c->changes_timer, x->end_ns);
 	return LATER;
 }
 

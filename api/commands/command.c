@@ -526,9 +526,9 @@ static struct peer peer_copy(struct peer who)
 	return who;
 }
 
-/* conn: NULL: the daemon calls as the user. */
 static void call_go_on(struct call *c);
 
+/* conn: NULL: the daemon calls as the user. */
 static struct call *call_new(const struct command_context *context, struct conn *conn, struct peer who, struct json_object *args)
 {
 	struct call *c = must_alloc(calloc(1, sizeof(*c)));

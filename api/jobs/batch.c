@@ -28,6 +28,7 @@
 /* The key of the planned VMs in the batch's file, and its replacement when they are complete. */
 #define KEY "vms"
 #define KEY_OF_ENDED "end"
+#define KEY_REDEFINES "redefines"
 
 struct batch {
 	struct vm_host *host;
@@ -47,6 +48,7 @@ struct batch {
 	struct store_work work;
 	void (*done)(struct batch *b); /* called when all VMs of the batch are kept, or their removal is over */
 	bool failed;
+	bool redefines; /* see batch_redefines() */
 	bool awaits, over; /* see batch_await(); the job is to conclude */
 	struct err e;
 	struct job *job;
@@ -65,6 +67,11 @@ struct batch *batch_new(struct vm_host *host)
 	b->host = host;
 	b->planned = json_object_new_array();
 	return b;
+}
+
+void batch_redefines(struct batch *b)
+{
+	b->redefines = true;
 }
 
 void batch_free(struct batch *b)
@@ -121,6 +128,8 @@ static int file_put(struct batch *b, struct err *e)
 	int r;
 
 	js_put(o, KEY, json_object_get(b->planned));
+	if (b->redefines)
+		js_put_bool(o, KEY_REDEFINES, true);
 	if (getrandom(own, sizeof(own), 0) != (ssize_t)sizeof(own))
 		return err_set_errno(e, -errno, "cannot name a batch");
 	uuid_print(own, text);
@@ -460,16 +469,21 @@ static struct vm *planned_vm(struct vm_host *host, struct json_object *planned)
 	return vm && !strcmp(vm->def->name, name) ? vm : NULL;
 }
 
-/* The definition of a clone may be younger than its files: disks_adjust() (fork.c) stores it again. */
+/* Return the time before which no file was made for the VM. */
+static uint64_t born_after(const struct batch *b, const struct vm *vm)
+{
+	uint64_t defined_ns = store_file_time(b->host->store, vm->def->name, "definition.json");
+
+	return b->redefines ? MIN(defined_ns, store_file_time(b->host->store, NULL, b->file)) : defined_ns;
+}
+
 static void planned_find(struct batch *b)
 {
-	uint64_t born_after_ns = store_file_time(b->host->store, NULL, b->file);
-
 	for (size_t i = 0; i < json_object_array_length(b->planned); i++) {
 		struct vm *vm = planned_vm(b->host, json_object_array_get_idx(b->planned, i));
 
 		if (vm && !vm_has(vm, VM_FACT_UNDONE)) /* two files may name it: see file_removal_failed() */
-			half_found(b, vm, born_after_ns);
+			half_found(b, vm, born_after(b, vm));
 	}
 }
 
@@ -516,6 +530,7 @@ static void file_found(void *opaque, const char *name)
 	}
 	json_object_put(b->planned);
 	b->planned = json_object_get(js_get_array(o, KEY));
+	b->redefines = js_get_bool(o, KEY_REDEFINES, false);
 	room_make(b, json_object_array_length(b->planned));
 	planned_find(b);
 	batch_undo(b, cleared_up);
@@ -562,7 +577,7 @@ void batch_clear_up(struct vm_host *host)
 			continue;
 		b = batch_new(host);
 		room_make(b, 1);
-		half_found(b, host->vms[i], store_file_time(host->store, host->vms[i]->def->name, "definition.json"));
+		half_found(b, host->vms[i], born_after(b, host->vms[i]));
 		batch_undo(b, cleared_up);
 	}
 }

@@ -21,6 +21,8 @@ struct vm_host;
 
 /* Create an empty batch. Nothing is stored before batch_begin(). */
 struct batch *batch_new(struct vm_host *host);
+/* Note, before batch_begin(), that batch_redefine() may be called: a definition may be younger than the VM's files. */
+void batch_redefines(struct batch *b);
 /* Add a VM to the plan, before batch_begin(). def: complete, with its uuid; only read. All VMs of a batch have the same
  * rights. */
 void batch_plan(struct batch *b, const struct definition *def);

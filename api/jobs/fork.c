@@ -279,7 +279,11 @@ static void states_stored(struct store_work *w)
  * which the answer names, for the addresses on networks, and for the clones' use of quotas. */
 static bool states_matter(const struct fork *f)
 {
-	return !batch_has_failed(f->batch) && (f->publishes || network_ports_has_rules(f->clones[0].vm) || quota_limits(f->host, f->clones[0].vm->def, QUOTA_DISK));
+	bool rules = false;
+
+	for (unsigned i = 0; i < f->n && !batch_has_failed(f->batch); i++)
+		rules = rules || network_ports_has_rules(f->clones[i].vm);
+	return !batch_has_failed(f->batch) && (f->publishes || rules || quota_limits(f->host, f->clones[0].vm->def, QUOTA_DISK));
 }
 
 static void fork_end(struct fork *f)
@@ -728,6 +732,7 @@ static struct fork *fork_new(struct vm_host *host, unsigned n)
 		abort(); /* otherwise the client would never get an answer */
 	f->host = host;
 	f->batch = batch_new(host);
+	batch_redefines(f->batch);
 	f->files = fork_images_new(host->helpers);
 	f->state_fd = f->ready_fd = -1;
 	f->n = n;

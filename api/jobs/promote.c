@@ -54,7 +54,11 @@ struct promotion {
 	bool undo;
 	struct json_object *roles; /* owned; for the clone, as before its promotion; NULL: not known */
 	struct definition *definition, *live; /* the winner's new ones; live: NULL: it does not run, or the same; owned */
-	uint64_t changes; /* live_changes of both when these were made; a further change was under way already */
+	/* live_changes when these were made; a further change may have been under way. */
+	struct {
+		uint64_t n;
+		bool ran;
+	} winners_changes, losers_changes;
 	struct forward_move *ports;
 	unsigned nids; /* interfaces of the winner's process */
 	char ids[VM_INTERFACES_MAX][16], path[PATH_MAX];
@@ -270,7 +274,10 @@ static int definitions_make(struct promotion *p, struct err *e)
 	const struct vm *l = p->loser;
 	int r;
 
-	p->changes = p->winner->live_changes + l->live_changes;
+	p->winners_changes.n = p->winner->live_changes;
+	p->winners_changes.ran = p->winner->proc;
+	p->losers_changes.n = l->live_changes;
+	p->losers_changes.ran = l->proc;
 	r = definition_with(p, p->winner->def, l->def, &p->definition, e);
 
 	if (!r && p->winner->proc)
@@ -518,7 +525,9 @@ static int winner_check(struct promotion *p, struct err *e)
 {
 	if (p->call && !p->undo && !p->winner->proc)
 		return err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%.255s' has ended, so '%.255s' stays as it is", p->left.name, p->taken.name);
-	if (p->call && p->changes != p->winner->live_changes + p->loser->live_changes)
+	/* The end of a process counts as a change, too. */
+	if (p->call && ((p->winner->proc && p->winners_changes.ran && p->winners_changes.n != p->winner->live_changes) ||
+		(p->loser->proc && p->losers_changes.ran && p->losers_changes.n != p->loser->live_changes)))
 		return err_set(e, -EBUSY, ERR_BUSY, "VM '%.200s' or '%.200s' was changed by another request meanwhile, so both stay as they are; repeat "
 			"the promotion", p->left.name, p->taken.name);
 	return vm_has(p->winner, VM_FACT_TRANSIENT) ? vm_make_persistent(p->winner, e) : 0;

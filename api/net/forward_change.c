@@ -5,6 +5,7 @@
 #include "api/definition/definition.h"
 #include "api/definition/vm_config.h"
 #include "api/net/forwards.h"
+#include "api/net/forward_check.h"
 #include "api/net/network_ports.h"
 #include "api/net/publish_restart.h"
 #include "api/net/usernet.h"
@@ -342,7 +343,7 @@ static int forward_check(struct change *g, const struct vm *vm, struct definitio
 	if (!r)
 		g->what = (*ret)->interfaces[g->at].user.forwards[0];
 	if (!r)
-		r = network_ports_check(g->waiting.host, &vm_live(vm)->interfaces[g->at], g->at, network_ports_is_clone(vm, g->at), &g->what, 1, e);
+		r = forward_check_network(g->waiting.host, &vm_live(vm)->interfaces[g->at], g->at, network_ports_is_clone(vm, g->at), &g->what, 1, e);
 	return r || any_port ? r : forwards_check_others(vm, *ret, e);
 }
 

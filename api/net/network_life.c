@@ -239,6 +239,7 @@ static void started(struct network *n, struct network_operation *op, int r, stru
 	n->state = NETWORK_ACTIVE;
 	/* The next daemon would stop a network that is starting, under its running VMs. */
 	if (network_save(n, &failed) < 0) {
+		n->state = NETWORK_STARTING; /* so the starts that wait for it go on waiting */
 		undo(n, op, &failed);
 		return;
 	}

@@ -1,4 +1,5 @@
 #include "api/net/network_ports.h"
+#include "api/net/forward_check.h"
 #include "api/net/forwards.h"
 #include "api/net/network.h"
 #include "api/net/network_life.h"
@@ -190,51 +191,6 @@ bool network_ports_is_clone(const struct vm *vm, unsigned at)
 	return vm->ports && memcmp(vm->ports->guest_macs[at], no_mac, sizeof(no_mac));
 }
 
-/* Return whether the text is an address that a guest can have in the network. */
-static bool is_guests(const struct network_subnet *s, const char *text)
-{
-	struct in_addr a;
-	uint32_t own, mask = 0xffffffffu << (32 - s->prefix), host;
-
-	memcpy(&own, s->address.s6_addr + 12, sizeof(own));
-	if (inet_pton(AF_INET, text, &a) != 1)
-		return false;
-	host = ntohl(a.s_addr) & ~mask;
-	return !((ntohl(a.s_addr) ^ ntohl(own)) & mask) && host && host != ~mask && a.s_addr != own;
-}
-
-static int forward_check(const struct network_definition *d, unsigned at, unsigned k, const struct definition_forward *f, bool is_clone, struct err *e)
-{
-	if (is_clone && f->guest[0])
-		return err_set(e, -EINVAL, ERR_INVALID, "interfaces[%u].forwards[%u].guest: a live clone is reached at the address that "
-			"network '%s' gives it; remove guest", at, k, d->name);
-	if (f->guest[0] && !is_guests(&d->ipv4, f->guest))
-		return err_set(e, -EINVAL, ERR_INVALID, "interfaces[%u].forwards[%u].guest: %s is not an address that the guest can have in "
-			"network '%s'", at, k, f->guest, d->name);
-	if (!f->guest[0] && !is_clone && !d->ipv4.has_dhcp)
-		return err_set(e, -EINVAL, ERR_INVALID, "interfaces[%u].forwards[%u].guest: network '%s' has no DHCP, so Cairn does not know the "
-			"guest's address; give it as guest (--guest ADDRESS)", at, k, d->name);
-	return 0;
-}
-
-int network_ports_check(struct vm_host *host, const struct definition_interface *face, unsigned at, bool is_clone,
-	const struct definition_forward *list, unsigned n, struct err *e)
-{
-	const struct network *network = face->type == DEFINITION_NETWORK ? network_find_name(host, face->source) : NULL;
-	const struct network_definition *d = network ? network->live : NULL;
-	int r = 0;
-
-	if (!d || !n)
-		return 0;
-	if (d->mode != NETWORK_NAT || !d->ipv4.given)
-		return err_set(e, -EINVAL, ERR_INVALID, "interfaces[%u].forwards: network '%s' has mode %s%s, and ports lead to VMs on networks of mode "
-			"nat with IPv4 only; use such a network, or an interface of type user", at, d->name, network_mode_name(d->mode),
-			d->ipv4.given ? "" : " and no IPv4");
-	for (unsigned k = 0; k < n && !r; k++)
-		r = forward_check(d, at, k, &list[k], is_clone, e);
-	return r;
-}
-
 /* Tell the port's cairn-publish where its clients go. */
 static void port_lead(struct vm *vm, const struct port *port)
 {
@@ -349,7 +305,7 @@ static int port_add(struct vm *vm, unsigned i, const char *tap, struct err *e)
 
 	if (!n || !n->live)
 		return 0;
-	r = network_ports_check(vm->host, face, i, network_ports_is_clone(vm, i), forwards_of(vm, i)->forwards, forwards_of(vm, i)->nforwards, e);
+	r = forward_check_network(vm->host, face, i, network_ports_is_clone(vm, i), forwards_of(vm, i)->forwards, forwards_of(vm, i)->nforwards, e);
 	if (r < 0)
 		return r;
 	*port = (struct port){ .at = i, .plain = !needs_rules(vm, i, n->live), .direct = network_is_direct(n->live) };
@@ -686,9 +642,24 @@ static void ports_adopted(struct vm *vm, const struct vm_info *info)
 	}
 }
 
+/* Return whether a running VM may have a link of the network that its ports do not name, since they were not stored. */
+static bool may_have_others(const struct vm *vm, const struct network *n)
+{
+	for (unsigned i = 0; vm->proc && i < vm_live(vm)->ninterfaces; i++) {
+		const struct definition_interface *face = &vm_live(vm)->interfaces[i];
+
+		if (face->type == DEFINITION_NETWORK && !face->link && !strcmp(face->source, n->live->name) && !port_find(vm, i))
+			return true;
+	}
+	return false;
+}
+
 void network_ports_sweep(const struct network *n)
 {
-	for (size_t i = 0; n->live && n->links && i < json_object_array_length(n->links); i++) {
+	for (size_t i = 0; n->live && i < n->host->nvms; i++)
+		if (may_have_others(n->host->vms[i], n))
+			return;
+	for (size_t i = 0; n->live && !store_has_unread(n->host->store) && n->links && i < json_object_array_length(n->links); i++) {
 		struct port port = { 0 };
 
 		snprintf(port.network, sizeof(port.network), "%s", n->live->name);

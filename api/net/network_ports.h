@@ -10,8 +10,6 @@
 #include <stdint.h>
 
 struct config;
-struct definition_forward;
-struct definition_interface;
 struct err;
 struct json_object;
 struct network;
@@ -41,18 +39,14 @@ void network_ports_list(const struct vm *vm, const char *network, struct json_ob
 /* Likewise for each interface whose address is reserved because published ports lead to it: name, interface, network,
  * address. */
 void network_ports_list_reserved(const struct vm *vm, const char *network, struct json_object *list);
-/* Check that forwards can lead to the guest of an interface of type network. Does nothing if the network is not active,
- * since the VM cannot start then. at: index of the interface, for the sentence. is_clone: the VM is a live clone.
- * Returns 0; -EINVAL. */
-int network_ports_check(struct vm_host *host, const struct definition_interface *face, unsigned at, bool is_clone,
-	const struct definition_forward *list, unsigned n, struct err *e);
 /* Return whether the guest of the VM's interface has the addresses of the source that the VM was cloned from. */
 bool network_ports_is_clone(const struct vm *vm, unsigned at);
 /* Return whether cairn-net has rules, or a link, for an interface of the VM, which starts or runs. */
 bool network_ports_has_rules(const struct vm *vm);
 /* Return whether a VM that starts or runs has rules, or a reserved address, for a tap of that name on the network. */
 bool network_ports_has_tap(const struct vm_host *host, const char *network, const char *tap);
-/* Remove those of the network's macvtap links that no VM has any more: an earlier daemon was killed before it did. */
+/* Remove those of the network's macvtap links that no VM has any more: an earlier daemon was killed before it did. If
+ * there may be a VM whose links are not known, all stay. */
 void network_ports_sweep(const struct network *n);
 /* Reserve an address for a running VM's interface of type network, unless it has one, and send it to the interface's
  * cairn-publish.

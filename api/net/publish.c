@@ -4,6 +4,7 @@
 #include "api/definition/definition.h"
 #include "api/definition/vm_config.h"
 #include "api/net/forwards.h"
+#include "api/net/forward_check.h"
 #include "api/net/network_ports.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
@@ -56,7 +57,7 @@ static int guest_check(struct vm_host *host, const struct definition *d, unsigne
 	struct definition_forward f = { 0 };
 
 	snprintf(f.guest, sizeof(f.guest), "%.15s", js_get_str_or(forward, "guest", ""));
-	return network_ports_check(host, &d->interfaces[at], at, true, &f, 1, e);
+	return forward_check_network(host, &d->interfaces[at], at, true, &f, 1, e);
 }
 
 int publish_check_shared(struct json_object *forwards, struct err *e)

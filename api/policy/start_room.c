@@ -1,5 +1,6 @@
 #include "api/policy/start_room.h"
 #include "api/definition/vm_config.h"
+#include "api/net/forward_check.h"
 #include "api/net/forwards.h"
 #include "api/net/network.h"
 #include "api/net/network_ports.h"
@@ -51,7 +52,7 @@ static int networks_check(const struct vm *vm, struct err *e)
 		const struct definition_interface *face = &def->interfaces[i];
 
 		if (!face->link)
-			r = network_ports_check(vm->host, face, i, network_ports_is_clone(vm, i), face->user.forwards, face->user.nforwards, e);
+			r = forward_check_network(vm->host, face, i, network_ports_is_clone(vm, i), face->user.forwards, face->user.nforwards, e);
 	}
 	return r ? r : taps_check(def, &rules, e);
 }

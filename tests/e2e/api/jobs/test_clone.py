@@ -567,11 +567,12 @@ def test_next_daemon_removes_unfinished_clones_only(daemon, tmp_path):
     daemon.stop(signal.SIGKILL)
     uuids["n-4"], uuids["n-9"] = str(uuid.uuid4()), uuids["src"]  # a name, and a uuid that belongs to another VM by now
     planned = [{"name": n, "uuid": uuids[n]} for n in ("n-1", "n-3", "n-4", "n-9", "n-2")]
-    # A file that existed before the batch belongs to somebody else. A definition may have been stored again since.
-    for name, clones, seconds in ("x.json", planned[:-1], 1.5e9), ("w.json", planned[-1:], 4e9):
-        (daemon.state / "batches" / name).write_text(json.dumps({"version": 1, "vms": clones}))
-        os.utime(daemon.state / "batches" / name, (seconds, seconds))
-    os.utime(daemon.state / "vms/n-1/definition.json", (4e9, 4e9))
+    (daemon.state / "batches/x.json").write_text(json.dumps({"version": 1, "vms": planned[1:]}))
+    # A file that existed before the clone belongs to somebody else. A fork may have stored the definition again since.
+    (daemon.state / "batches/w.json").write_text(json.dumps({"version": 1, "vms": planned[:1], "redefines": True}))
+    os.utime(daemon.state / "batches/w.json", (1.5e9, 1.5e9))
+    for name in "n-1", "n-2":
+        os.utime(daemon.state / f"vms/{name}/definition.json", (4e9, 4e9))
     (daemon.state / "batches/y.json.tmp").write_text("{")
     (daemon.state / "batches/z.json").write_text(json.dumps({"version": 1, "end": [{"name": "n-5", "uuid": uuids["n-5"]}]}))
     daemon.start()

@@ -543,6 +543,19 @@ def test_guest_runs_when_the_next_daemon_would_know_its_port(host, lan):  # noqa
     until(lambda: [v for v, _ in ports(host)] == ["port-up", "port-down"])
 
 
+def test_leases_are_shown_where_no_agent_answers(host):  # noqa: F811
+    host.define_net()
+    host.cairn("net-start", "lan")
+    define(host, "lan")
+    host.cairn("start", "vm1")
+    assert "guest agent" in host.cairn("domifaddr", "vm1", ok=False).stderr
+    host.tell("leases", "json", {"return": {"leases": [{"expires": 1900000000, "mac": MAC, "address": "10.77.0.7", "prefix": 24, "family": "ipv4",
+                                                       "name": None, "client_id": None}]}})
+    rows = host.cairn("domifaddr", "vm1").stdout
+    assert rows.splitlines()[2].split() == ["net0", MAC, "ipv4", "10.77.0.7/24"] and rows == host.cairn("domifaddr", "vm1", "--source", "lease").stdout
+    assert "guest agent" in host.cairn("domifaddr", "vm1", "--source", "agent", ok=False).stderr
+
+
 def test_address_that_an_earlier_daemon_has_not_stored(host):  # noqa: F811
     host.define_net()
     host.cairn("net-start", "lan")
@@ -576,6 +589,13 @@ def test_macvtap_links_that_no_vm_has_are_removed(host):  # noqa: F811
     host.cairn("destroy", "vm1")
     until(lambda: len(ports(host)) == 3)
     assert [p for _, p in ports(host)[1:]] == [{"tap": "vnet00000001"}, {"tap": own}]
+    # None is removed if it may be that of a VM whose ports are lost.
+    host.cairn("start", "vm1")
+    host.stop(signal.SIGKILL)
+    (host.state / "vms/vm1/state.json").write_text("{")
+    host.start()
+    host.cairn("destroy", "vm1")
+    assert [v for v, _ in ports(host)] == ["port-up", "port-down", "port-down", "port-up"]
 
 
 @pytest.mark.parametrize("keys", [{"mode": "open"}, {"mode": "bridge", "bridge": "br0", "ipv4": None}, {"filter": "none"}], ids=json.dumps)

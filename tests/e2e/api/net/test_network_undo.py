@@ -42,16 +42,23 @@ def test_failed_update_is_undone(host):  # noqa: F811
     host.cairn("net-update", "lan", "add", *deny, "--live")
 
 
-def test_start_that_cannot_be_stored_is_undone(host):  # noqa: F811
+def test_start_that_cannot_be_stored_is_undone(host, lan):  # noqa: F811
     """The next daemon would take the network down under the VMs that run by then."""
     host.define_net()
+    host.write("vm1", interfaces=[{"type": "network", "source": "lan"}])
+    host.cairn("define", str(host.tmp / "vm1.json"))
     host.tell("up", "hold")
     q = host.qmp()
     q.send(json.dumps({"execute": "net-start", "arguments": {"network": "lan"}}).encode())
     until(lambda: "up" in host.verbs())
     full(host, True)
+    waits = host.qmp()
+    waits.send(json.dumps({"execute": "vm-start", "arguments": {"vm": "vm1"}}).encode())
+    host.cairn("list")
     host.untell("up", "hold")
     assert "directory" in q.answer()["error"]["desc"]
     full(host, False)
+    # A start that waited for the network gets no tap on a bridge that is being removed.
+    assert "network 'lan'" in waits.answer()["error"]["desc"] and not lan.taps()
     assert host.verbs() == ["up", "down"] and host.states() == {"lan": "inactive"}
     host.cairn("net-start", "lan")
