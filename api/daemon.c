@@ -93,6 +93,7 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/resource.h>
 #include <time.h>
@@ -184,6 +185,19 @@ static const struct vm_observer *const observers[] = { &command_observer, &quota
 
 /* ---- loading state, and adopting VMs ---- */
 
+/* Leave a definition with keys or words of a newer Cairn, as after the return to an earlier release, to that one. Put a
+ * damaged one aside. */
+static void unread_note(struct store *s, const char *name, const struct err *e)
+{
+	char file[sizeof("vms//definition.json") + VM_NAME_MAX];
+
+	snprintf(file, sizeof(file), "vms/%s/definition.json", name);
+	if (e->cls == ERR_UNSUPPORTED)
+		store_leave_vm(s, name, file, e->msg);
+	else
+		store_quarantine(s, name, e->msg);
+}
+
 static void vm_found(void *opaque, const char *name, struct json_object *definition,
 	struct json_object *state)
 {
@@ -198,7 +212,7 @@ static void vm_found(void *opaque, const char *name, struct json_object *definit
 	else if (!r && (!uuid_is_set(def->uuid) || vm_find_uuid(h, def->uuid)))
 		r = err_set(&e, -EINVAL, ERR_CORRUPT, "its uuid is missing or belongs to another VM");
 	if (r < 0) {
-		store_quarantine(h->store, name, e.msg);
+		unread_note(h->store, name, &e);
 		definition_free(def);
 		return;
 	}

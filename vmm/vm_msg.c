@@ -10,6 +10,10 @@
 #include <string.h>
 #include <unistd.h>
 
+/* An answer whose struct grows. An older process sends a shorter one, and the receiver zeroes the rest: see
+ * vm_msg_struct_bytes(). A newer process, as after the return to an older daemon, sends a longer one, and the receiver
+ * ignores the rest. */
+#define GROWS(type, since) { .body_min = offsetof(type, since), .body_max = CHANNEL_BODY_MAX, .known = true }
 #define ROW(type, fds) { .body_min = sizeof(type), .body_max = sizeof(type), .fds_max = (fds), .known = true }
 #define ROW_EMPTY { .known = true }
 
@@ -85,20 +89,26 @@ const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT] = {
 
 const struct channel_type vm_msg_from_vm[VM_MSG_TYPE_COUNT] = {
 	[VM_MSG_REPLY] = ROW(struct vm_reply, 0),
-	/* A process that an earlier daemon started sends a shorter struct, as with
-	 * VM_MSG_SNAPSHOT_DONE; the receiver zeroes the rest. */
-	[VM_MSG_INFO] = { .body_min = offsetof(struct vm_info, console_bytes), .body_max = sizeof(struct vm_info),
-		.known = true },
-	[VM_MSG_SPACES] = { .body_min = offsetof(struct vm_spaces, images), .body_max = sizeof(struct vm_spaces), .known = true },
+	[VM_MSG_INFO] = GROWS(struct vm_info, console_bytes),
+	[VM_MSG_SPACES] = GROWS(struct vm_spaces, images),
 	[VM_MSG_PCI_LIST] = ROW(struct vm_pci, 0),
 	[VM_MSG_ADDRESS_LIST] = ROW(struct vm_addresses, 0),
 	[VM_MSG_AGENT_ANSWER] = ROW(struct vm_agent_answer, 0),
 	[VM_MSG_EVENT] = ROW(struct vm_event, 0),
 	[VM_MSG_SNAPSHOTS] = { .body_min = offsetof(struct vm_snapshots, list),
 		.body_max = sizeof(struct vm_snapshots), .known = true },
-	[VM_MSG_SNAPSHOT_DONE] = { .body_min = offsetof(struct vm_snapshot_done, memory_tracking),
-		.body_max = sizeof(struct vm_snapshot_done), .known = true },
+	[VM_MSG_SNAPSHOT_DONE] = GROWS(struct vm_snapshot_done, memory_tracking),
 };
+
+size_t vm_msg_struct_bytes(enum vm_msg_type type)
+{
+	switch (type) {
+	case VM_MSG_INFO: return sizeof(struct vm_info);
+	case VM_MSG_SPACES: return sizeof(struct vm_spaces);
+	case VM_MSG_SNAPSHOT_DONE: return sizeof(struct vm_snapshot_done);
+	default: return 0;
+	}
+}
 
 _Static_assert(sizeof(struct vm_config) <= CHANNEL_BODY_MAX, "a configuration fits one message");
 _Static_assert(sizeof(struct vm_info) <= CHANNEL_BODY_MAX, "an answer fits one message");

@@ -27,6 +27,7 @@
 #include "vmm/vm_snapshot_msg.h"
 #include "vmm/vm_sysinfo.h"
 
+#include <stddef.h>
 #include <stdint.h>
 
 #define VM_MSG_VERSION 2
@@ -879,6 +880,8 @@ enum vm_host_kind { VM_HOST_VMX = 1, VM_HOST_SVM = 2, VM_HOST_PVM = 3 };
 /* Message types that each side accepts (rows for channel_recv). */
 extern const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT];
 extern const struct channel_type vm_msg_from_vm[VM_MSG_TYPE_COUNT];
+/* Return the size that this build knows of an answer whose struct grows; 0: of another message. */
+size_t vm_msg_struct_bytes(enum vm_msg_type type);
 
 /* Return a reason's name, such as "booted" or "guest panicked"; never NULL. */
 const char *vm_reason_name(enum vm_reason r);

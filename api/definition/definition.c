@@ -311,7 +311,7 @@ static const struct key top_rows[] = {
 		.about = "seconds that autostart waits after the start of this VM before the next one",
 		.initial = "0" },
 	{ "stop_action", KEY_CHOICE, .offset = DEF(stop_action), .choices = definition_stop_actions,
-		.about = "action of daemon-stop, and so of the host's shutdown, on this VM", .initial = "\"leave\"" },
+		.about = "action of daemon-stop, and of the host's shutdown, on this VM; at the latter, leave is shutdown", .initial = "\"leave\"" },
 	{ "shutdown_deadline", KEY_NUMBER, .offset = DEF(shutdown_deadline_s), .min = 1, .max = 86400,
 		.about = "older name of shutdown.deadline" },
 };
@@ -364,9 +364,12 @@ static int check_machine(struct parse *p)
 		d->machine = (uint16_t)machine_version_unnamed(d->firmware);
 	if (!d->machine || machine_version_boots(d->firmware, d->machine))
 		return 0;
-	return key_error(p, "machine: a VM %s does not boot as version %u; the newest that this Cairn has for it is %u",
+	key_error(p, "machine: a VM %s does not boot as version %u; the newest that this Cairn has for it is %u",
 		d->firmware == VM_FIRMWARE_UEFI ? "with UEFI" : d->firmware ? "with a BIOS" : "that boots a kernel", d->machine,
 		machine_version_newest(d->firmware));
+	if (p->stored && p->e)
+		p->e->cls = ERR_UNSUPPORTED; /* a newer Cairn's */
+	return -EINVAL;
 }
 
 unsigned definition_vcpus_max(const struct definition *d)

@@ -33,8 +33,7 @@ static bool is_over(const struct vm *vm)
 static bool undefine_now(struct vm *vm)
 {
 	CLEANUP_JS struct json_object *images = vm_has(vm, VM_FACT_EPHEMERAL) ? vm_ephemeral_images(vm) : NULL;
-	const struct undefine_opts opts = { .snapshots_metadata = true, .nvram = true, .storage = images,
-		.remove_all_storage = vm_has(vm, VM_FACT_EPHEMERAL) && !images };
+	const struct undefine_opts opts = { .snapshots_metadata = true, .nvram = true, .storage = images };
 	struct err e;
 
 	return !vm->proc && !vm->offline && undefine_begin(vm, &opts, NULL, &e) == 0;

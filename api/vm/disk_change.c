@@ -372,7 +372,10 @@ void disk_change_compare(struct vm *vm, const struct vm_info *info)
 {
 	struct disk_change *w;
 
-	if (!vm->disk_change.before || vm->disk_change.answer_follows || !info->works) {
+	/* A process of before VM_CHECKS_ABOVE does not tell whether it works. */
+	bool works = info->works || (info->plugs && info->copies_disks < VM_CHECKS_ABOVE);
+
+	if (!vm->disk_change.before || vm->disk_change.answer_follows || !works) {
 		process_compare(vm, info);
 		return;
 	}

@@ -365,8 +365,7 @@ void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode
 /* Store that the VM is transient, on stable storage before all later writes. ephemeral: the images that it has now go
  * with it. Returns 0; -errno. */
 int vm_make_transient(struct vm *vm, bool ephemeral, struct err *e);
-/* Return the paths of the images that go with an ephemeral VM and that it still has, owned by the caller; NULL:
- * unknown, because an earlier Cairn made the VM. */
+/* Return the paths of the images that go with an ephemeral VM and that it still has, owned by the caller. */
 struct json_object *vm_ephemeral_images(const struct vm *vm);
 /* Store that the VM is not transient. Returns 0; -errno. */
 int vm_make_persistent(struct vm *vm, struct err *e);

@@ -264,8 +264,12 @@ struct json_object *vm_ephemeral_images(const struct vm *vm)
 {
 	CLEANUP_JS struct json_object *o = store_load_file(vm->host->store, vm->def->name, VM_TRANSIENT_FILE);
 	CLEANUP_JS struct json_object *now = images_written(vm);
-	struct json_object *made = js_get_array(o, "images"), *list = made ? json_object_new_array() : NULL;
+	struct json_object *made = js_get_array(o, "images"), *list = json_object_new_array();
 
+	/* An earlier version did not store them. The overlays on pins are the clone's own; others may be a user's. */
+	for (size_t k = 0; !made && k < json_object_array_length(now); k++)
+		if (pins_has_overlay(vm->host, json_object_get_string(json_object_array_get_idx(now, k))))
+			json_object_array_add(list, json_object_get(json_object_array_get_idx(now, k)));
 	for (size_t i = 0; made && i < json_object_array_length(made); i++)
 		for (size_t k = 0; k < json_object_array_length(now); k++)
 			if (json_object_equal(json_object_array_get_idx(made, i), json_object_array_get_idx(now, k)))

@@ -331,8 +331,8 @@ static bool messages_take(struct vm_process *p, unsigned most)
 		}
 		p->heard = true;
 		/* An older process sends a shorter struct: clear the rest. */
-		if (m.head.type == VM_MSG_INFO || m.head.type == VM_MSG_SNAPSHOT_DONE)
-			memset(body + m.head.body_bytes, 0, vm_msg_from_vm[m.head.type].body_max - m.head.body_bytes);
+		if (m.head.body_bytes < vm_msg_struct_bytes(m.head.type))
+			memset(body + m.head.body_bytes, 0, vm_msg_struct_bytes(m.head.type) - m.head.body_bytes);
 		p->answered |= m.head.type != VM_MSG_EVENT;
 		if (m.head.type == VM_MSG_INFO) {
 			info_note(p, m.body);

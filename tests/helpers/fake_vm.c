@@ -324,6 +324,7 @@ static void answer_query(struct fake *f, uint64_t seq)
 		.ends_consoles = !word(f, "keeps-consoles") && f->version == VM_MSG_VERSION, .sets_interfaces = !word(f, "keeps-interfaces"),
 		.dumps_then = !word(f, "old-dumps") && f->version == VM_MSG_VERSION, .vsock = f->config.vsock_cid != 0,
 		.copies_disks = word(f, "no-pivot") ? VM_LAYERS_DISKS : 0 };
+	char more[sizeof(info) + 100] = { 0 }; /* as of a process of a later build */
 
 	info.vcpus_halted = word(f, "idle") ? info.vcpus : 0;
 	for (unsigned i = 0; i < CONSOLES_MAX; i++)
@@ -343,7 +344,8 @@ static void answer_query(struct fake *f, uint64_t seq)
 		works(&info, (unsigned)atoi(word(f, "works=")));
 	if (word(f, "other-version="))
 		f->version = (uint16_t)atoi(word(f, "other-version="));
-	channel_send(f->sock, f->version, VM_MSG_INFO, seq, &info, sizeof(info), NULL, 0);
+	memcpy(more, &info, sizeof(info));
+	channel_send(f->sock, f->version, VM_MSG_INFO, seq, more, sizeof(info) + (word(f, "longer-answers") ? 100 : 0), NULL, 0);
 }
 
 /* ---- work ---- */

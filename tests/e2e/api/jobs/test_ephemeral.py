@@ -94,9 +94,11 @@ def test_images_of_a_clone_of_an_earlier_version_go(daemon, src):
     kept = json.loads(path.read_text())
     assert kept.pop("images") == [str(src / "a-vda.qcow2")]
     path.write_text(json.dumps(kept))
+    (src / "data.raw").write_bytes(bytes(1 << 20))
+    daemon.cairn("attach-disk", "a", src / "data.raw", "vdb", "--subdriver", "raw", "--config")
     daemon.cairn("destroy", "a")
     gone(daemon, "a")
-    assert os.listdir(src) == ["src.qcow2"]
+    assert sorted(os.listdir(src)) == ["data.raw", "src.qcow2"]  # a user's disk stays
 
 
 def test_clone_that_is_defined_again_stays(daemon, src):

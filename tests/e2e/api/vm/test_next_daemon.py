@@ -1,5 +1,6 @@
 """What the next daemon finds after the end of a daemon: definitions, VMs, sockets, and damaged or older files."""
 
+import json
 import os
 import signal
 import socket
@@ -21,6 +22,17 @@ def test_definitions_survive_daemon(fake):
     fake.start()
     assert fake.cairn("dumpjson", "vm1").stdout == before
     assert fake.cairn("list", "--all", "--name").stdout == "vm1\nvm2\n"
+
+
+def test_daemon_keeps_a_vm_whose_process_is_newer(fake):
+    """As after the return to an earlier release: the process's answers are longer than the daemon knows."""
+    fake.define("vm1", cmdline="longer-answers")
+    fake.cairn("start", "vm1")
+    pid = pid_of(fake, "vm1")
+    assert fake.figures("vm1")["vcpus"] == 1
+    fake.stop(signal.SIGKILL)
+    fake.start()
+    assert pid_of(fake, "vm1") == pid and fake.figures("vm1")["vcpus"] == 1 and not has_ended(pid)
 
 
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
@@ -242,6 +254,26 @@ def test_damaged_files_are_quarantined(fake):
     fake.define("bad")
     assert fake.cairn("list", "--all", "--name").stderr.count("is not loaded: ") == 2
     fake.cairn("start", "good", "bad")
+
+
+@pytest.mark.parametrize("key,value", [("laser", True), ("on_crash", "sing"), ("machine", 99)])
+def test_definition_of_a_newer_release_is_left_to_it(fake, key, value):
+    """A new key, word or machine does not change the file's version."""
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    pid = pid_of(fake, "vm1")
+    fake.stop(signal.SIGKILL)
+    path = fake.state / "vms/vm1/definition.json"
+    good = json.loads(path.read_text())
+    path.write_text(json.dumps({**good, key: value}))
+    fake.start()
+    assert fake.cairn("list", "--all", "--name").stdout == "" and "the newer Cairn" in fake.log.read_text()
+    assert "VM 'vm1' runs unmanaged" in fake.log.read_text()
+    fake.stop()
+    assert json.loads(path.read_text())[key] == value
+    path.write_text(json.dumps(good))
+    fake.start()
+    assert pid_of(fake, "vm1") == pid
 
 
 def test_damaged_definition_of_running_vm_is_reported(fake):
