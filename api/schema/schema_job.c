@@ -56,7 +56,7 @@ static const struct field snapshot_created[] = {
 	{ "total", FIELD_INT, OPTIONAL, "duration of the whole operation, ns" },
 	FIELD_RAM_WRITTEN(OPTIONAL),
 	{ "ram-bytes-shared", FIELD_INT, OPTIONAL, "memory that it shares with its parent, bytes" },
-	{ "disks-left-out", LIST_OF(FIELD_STRING), OPTIONAL, "ids of writable disks that it lacks" }, FIELDS_TRACKING,
+	{ "disks-left-out", LIST_OF(FIELD_STRING), OPTIONAL, "ids of read-only disks, which it leaves out" }, FIELDS_TRACKING,
 	FIELD_INSTANT, END };
 static const struct field group_created[] = {
 	{ "name", FIELD_STRING, REQUIRED, "name of the snapshots" },

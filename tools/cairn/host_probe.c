@@ -462,7 +462,7 @@ static void vhost_probe(struct host_check *c)
 		return;
 	}
 	found(c, HOST_MISSING, "/dev/vhost-net: %s", strerror(errno));
-	remedy(c, "as root: modprobe vhost_net; without it, the VM's process moves the frames");
+	remedy(c, "as root: modprobe vhost_net; without it, a VM with \"vhost\" does not start");
 }
 
 /* The kernel loads the module by itself when the first network needs it. */

@@ -162,6 +162,16 @@ int cli_ready(struct cli *c, const char *command, struct err *e)
 	return r;
 }
 
+/* This program sends only what a daemon of its own version knows. */
+static void older_daemon_note(struct err *e)
+{
+	struct err own = *e;
+
+	if ((!strncmp(e->msg, "Parameter '", 11) && strstr(e->msg, "' is unexpected")) ||
+		(!strncmp(e->msg, "The command ", 12) && strstr(e->msg, " has not been found")))
+		err_set(e, -EREMOTEIO, own.cls, "%.400s; the daemon may be of an older version: restart cairnd", own.msg);
+}
+
 int cli_execute_with_fd(struct cli *c, const char *command, struct json_object *args, int fd,
 	struct json_object **ret_v, int *ret_fd, struct err *e)
 {
@@ -178,6 +188,8 @@ int cli_execute_with_fd(struct cli *c, const char *command, struct json_object *
 	json_object_put(args);
 	if (!r && ret_v)
 		cli_texts_clean(*ret_v);
+	if (r == -EREMOTEIO)
+		older_daemon_note(e);
 	return r;
 }
 
@@ -331,8 +343,20 @@ static const char *name_of_id(struct json_object *vms, const char *number)
 	return found;
 }
 
-/* Replace ids of running VMs by names, as virsh does. A VM's name takes precedence over an id. If the list of VMs
- * cannot be read, the verb itself reports the error. */
+/* Return whether the word is surely not a VM: no name, no UUID, no pattern and no number. */
+static bool is_no_vm(struct json_object *vms, const char *word)
+{
+	if (strlen(word) == 36 || strpbrk(word, "*?[") || is_number(word))
+		return false;
+	for (size_t i = 0; i < json_object_array_length(vms); i++)
+		if (!strcmp(js_get_str_or(json_object_array_get_idx(vms, i), "name", ""), word))
+			return false;
+	return true;
+}
+
+/* Replace ids of running VMs by names, as virsh does. A VM's name takes precedence over an id. Beside a word that is no
+ * VM, a number is no id: the two may be a name with a blank that lacks its quotes. If the list of VMs cannot be read,
+ * the verb itself reports the error. */
 static void ids_resolve(struct cli *c)
 {
 	size_t n = vms_count(c);
@@ -343,6 +367,9 @@ static void ids_resolve(struct cli *c)
 			continue;
 		if (!c->vms && cli_vm_list(c, true, &c->vms, NULL, &e) < 0)
 			return;
+		for (size_t k = 0; k < n; k++)
+			if (is_no_vm(c->vms, c->pos[k]))
+				return;
 		c->pos[i] = name_of_id(c->vms, c->pos[i]);
 	}
 }

@@ -273,6 +273,14 @@ static const char *outcome_word(const struct multi_vm_target *t)
 	return t->r == 0 ? "done" : is_skipped(t) ? "skipped" : "failed";
 }
 
+/* Print below the table what the answers say of files and of the host. */
+static void answers_tell(const struct multi_vm_act *a, const struct multi_vm *f)
+{
+	for (size_t i = 0; i < f->n && a->told; i++)
+		if (!f->list[i].r && (js_get(f->list[i].answer, "volumes") || js_get(f->list[i].answer, "warnings")))
+			a->told(f->list[i].answer, false);
+}
+
 static void multi_vm_table_print(const struct multi_vm *f)
 {
 	static const char *const heads[] = { "Name", "Outcome", "Time", "Why" };
@@ -299,7 +307,7 @@ static void multi_vm_table_print(const struct multi_vm *f)
 
 static void multi_vm_json_print(const struct cli *c, const struct multi_vm *f)
 {
-	static const char *const passed_on[] = { "volumes", "pause", "memory-tracking", "memory-tracking-reason",
+	static const char *const passed_on[] = { "id", "volumes", "warnings", "freed", "pause", "memory-tracking", "memory-tracking-reason",
 		"memory-rounds", "memory-throttle", "memory-stopped", "way", "why", "delayed", "at" };
 	CLEANUP_JS struct json_object *all = json_object_new_array();
 
@@ -435,8 +443,10 @@ int multi_vm_run(struct cli *c, struct multi_vm *f, const struct multi_vm_act *a
 	c->interrupted = is_interrupted(&w);
 	if (c->format != CLI_TABLE)
 		multi_vm_json_print(c, f);
-	else if (!lines)
+	else if (!lines) {
 		multi_vm_table_print(f);
+		answers_tell(a, f);
+	}
 	return worst;
 }
 

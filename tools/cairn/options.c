@@ -284,6 +284,12 @@ static int positionals_check(struct cli *c)
 	return 0;
 }
 
+/* Return whether the words after these are the guest's program and its arguments, options too. */
+static bool command_begins(const struct cli *c)
+{
+	return c->npos == 2 && (!strcmp(c->verb->name, "exec") || !strcmp(c->verb->name, "ssh"));
+}
+
 int options_parse(struct cli *c, int argc, char **argv)
 {
 	bool only_positionals = false;
@@ -308,6 +314,7 @@ int options_parse(struct cli *c, int argc, char **argv)
 			return r;
 		if (!only_positionals)
 			c->nplain = c->npos;
+		only_positionals = only_positionals || command_begins(c);
 	}
 	return positionals_check(c);
 }

@@ -240,21 +240,44 @@ static int share_take(struct run_definition *d, const char *option, char *text, 
 	return 0;
 }
 
-/* Take FOLDER:/PLACE, FOLDER:/PLACE:ro or, as docker has it, FOLDER:/PLACE:rw. */
+/* Cut the words off /PLACE:WORDS: ro, rw, and those of docker and podman that have no effect here. Returns false for
+ * another word. */
+static bool volume_words_take(char *place, bool *ret_ro)
+{
+	static const char *const without_effect[] = { "z", "Z", "U", "cached", "delegated", "consistent" };
+	char *words = strchr(place, ':'), *word;
+
+	*ret_ro = false;
+	if (words)
+		*words++ = 0;
+	while ((word = strsep(&words, ","))) {
+		size_t i = 0;
+
+		while (i < ARRAY_SIZE(without_effect) && strcmp(word, without_effect[i]) != 0)
+			i++;
+		if (!strcmp(word, "ro"))
+			*ret_ro = true;
+		else if (i == ARRAY_SIZE(without_effect) && strcmp(word, "rw") != 0)
+			return false;
+	}
+	return true;
+}
+
+/* Take FOLDER:/PLACE or FOLDER:/PLACE:ro. */
 static int volume_take(struct run_definition *d, const char *option, const char *value, char *text, struct err *e)
 {
 	struct guest_mount mount = { .option = value };
-	char *end = text + strlen(text), *place = NULL;
-	bool ro = end - text > 3 && !strcmp(end - 3, ":ro");
+	char *place = NULL;
 	struct json_object *o;
+	bool ro;
 
-	if (ro || (end - text > 3 && !strcmp(end - 3, ":rw")))
-		end[-3] = 0;
 	for (char *p = strstr(text, ":/"); p; p = strstr(p + 1, ":/"))
 		place = p;
 	if (!place || place == text || !place[2])
 		return err_set(e, -EINVAL, ERR_INVALID, "%s must be FOLDER:/PLACE or FOLDER:/PLACE:ro", option);
 	*place++ = 0;
+	if (!volume_words_take(place, &ro))
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: PLACE has no colon, and the words after it are ro or rw", option);
 	if (strlen(place) + sizeof(mount.tag) > AGENT_MOUNT_MAX)
 		return err_set(e, -ENAMETOOLONG, ERR_INVALID, "--volume %.80s...: PLACE must have less than 1,000 bytes", value);
 	snprintf(mount.tag, sizeof(mount.tag), GUEST_MOUNT_TAG "%zu", d->nvolumes);

@@ -59,6 +59,9 @@ int verb_define(struct cli *c)
 		printf("%s validates\n", c->pos[0]);
 	else
 		say("Domain '%s' defined from %s\n", js_get_str(answer, "name"), c->pos[0]);
+	if (!dry && !js_get_bool(answer, "created", true))
+		fprintf(stderr, "note: this replaces the definition that domain '%s' had%s\n", js_get_str(answer, "name"),
+			js_get_bool(answer, "pending", false) ? "; the running VM keeps that until its next start" : "");
 	return CLI_OK;
 }
 

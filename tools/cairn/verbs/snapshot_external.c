@@ -37,7 +37,7 @@ struct external {
 
 bool snapshot_is_external(const struct cli *c)
 {
-	return option_flag(c, "external") || option_value(c, "diskspec");
+	return option_flag(c, "external") || option_value(c, "diskspec") || (option_flag(c, "disk-only") && option_flag(c, "no-metadata"));
 }
 
 /* ---- options ---- */

@@ -26,7 +26,7 @@ static const struct verb_option snapshot_create_as_options[] = {
 	{ "diskspec", "SPEC", "the same; SPEC is DISK[,snapshot=external|no][,file=OVERLAY]; repeatable" },
 	{ "reuse-external", NULL, "with --external: use overlays that exist" },
 	{ "live", NULL, "no effect: the guest runs while its memory is written" },
-	{ "no-metadata", NULL, "no effect: an external snapshot has no entry in a list" },
+	{ "no-metadata", NULL, "with --disk-only: as --external, which makes no entry in a list; else no effect" },
 	{ "halt", NULL, FROM_SCHEMA("halt") },
 	{ "quiesce", NULL, FROM_SCHEMA("quiesce") }, CHECKED,
 	{ "rate", "SIZE", "limit writing memory to SIZE bytes a second, such as 100M [no limit]" },

@@ -44,7 +44,7 @@ static const struct verb_option undefine_options[] = {
 	{ "keep-tpm", NULL, "no effect: VMs have no TPM" },
 	{ "checkpoints-metadata", NULL, "no effect: there are no checkpoints" }, MULTI_VM_OPTIONS, END };
 static const struct verb_option destroy_options[] = {
-	{ "graceful", NULL, "no effect: the VM process always closes its images first" }, MULTI_VM_OPTIONS, END };
+	{ "graceful", NULL, "no effect: the VM process closes its images, and is killed only if that takes more than 5 s" }, MULTI_VM_OPTIONS, END };
 static const struct verb_option multi_vm_options[] = { MULTI_VM_OPTIONS, END };
 static const struct verb_option dump_memory_options[] = {
 	{ "live", NULL, "run the VM during the dump [default]" },
@@ -86,6 +86,7 @@ static const struct verb_option daemon_stop_options[] = {
 	{ "leave", NULL, "leave all VMs running" },
 	{ "shutdown", NULL, "shut all VMs down" },
 	{ "save", NULL, "save all VMs (managed save)" },
+	{ "host-ends", NULL, FROM_SCHEMA("host-ends") },
 	{ "vms-only", NULL, FROM_SCHEMA("vms-only") }, DRY_RUN, END };
 static const struct verb_option autostart_options[] = {
 	{ "disable", NULL, FROM_SCHEMA("disable") }, MULTI_VM_OPTIONS, END };
@@ -176,7 +177,7 @@ static const struct verb_option domdirtyrate_options[] = {
 	{ "seconds", "SECONDS", FROM_SCHEMA("seconds") },
 	{ "mode", "page-sampling", "compare samples of pages [default]; the only mode" }, END };
 static const struct verb_option domifaddr_options[] = {
-	{ "source", "agent|lease", "ask the guest agent [default], or the DHCP servers of the VM's networks" },
+	{ "source", "agent|lease", "ask the guest agent, or the DHCP servers of the VM's networks [agent, or lease if no agent answers]" },
 	{ "full", NULL, "repeat name and MAC address in each line" }, END };
 static const struct verb_option agent_command_options[] = {
 	{ "timeout", "SECONDS", "wait at most SECONDS for the answer, 1 to 120 [5]" },

@@ -109,6 +109,7 @@ static int entry_find(struct cli *c, struct json_object *args, struct json_objec
 /* Return the members that the verbs show of a volume. v: its entry in query-volumes. */
 static struct json_object *volume_json(struct json_object *pool, struct json_object *v)
 {
+	static const char *const read[] = { "format", "capacity", "allocation" };
 	struct json_object *o = json_object_new_object();
 	const char *name = js_get_str_or(v, "name", "-");
 	char path[PATH_MAX];
@@ -117,10 +118,9 @@ static struct json_object *volume_json(struct json_object *pool, struct json_obj
 	js_put_str(o, "name", name);
 	js_put_str(o, "path", path);
 	js_put_str(o, "type", "file");
-	/* Another user's file that may not be read is listed without its sizes. */
-	js_put_str(o, "format", js_get_str_or(v, "format", "-"));
-	js_put_int(o, "capacity", js_get_int(v, "capacity", 0));
-	js_put_int(o, "allocation", js_get_int(v, "allocation", 0));
+	/* null: another user's file that may not be read */
+	for (size_t i = 0; i < ARRAY_SIZE(read); i++)
+		js_put(o, read[i], json_object_get(js_get(v, read[i])));
 	js_put_str(o, "backing", js_get_str(v, "backing"));
 	js_put(o, "vms", json_object_get(js_get(v, "vms")));
 	return o;
@@ -144,7 +144,7 @@ static int volume_find(struct cli *c, struct json_object **ret, struct err *e)
 
 static const char *size_cell(struct json_object *o, const char *key, char buf[VOLUME_SIZE_TEXT])
 {
-	return volume_size_text((uint64_t)js_get_int(o, key, 0), buf);
+	return js_get(o, key) ? volume_size_text((uint64_t)js_get_int(o, key, 0), buf) : "-";
 }
 
 static void rows_print(struct json_object *all, bool details)
@@ -199,7 +199,7 @@ int verb_vol_info(struct cli *c)
 	label_print(stdout, "Name:", "%s", js_get_str_or(o, "name", "-"));
 	label_print(stdout, "Type:", "file");
 	label_print(stdout, "Format:", "%s", js_get_str_or(o, "format", "-"));
-	if (option_flag(c, "bytes")) {
+	if (option_flag(c, "bytes") && js_get(o, "capacity")) {
 		label_print(stdout, "Capacity:", "%lld bytes", (long long)js_get_int(o, "capacity", 0));
 		label_print(stdout, "Allocation:", "%lld bytes", (long long)js_get_int(o, "allocation", 0));
 	} else {

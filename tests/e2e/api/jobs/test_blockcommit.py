@@ -176,7 +176,7 @@ def test_external_snapshot_of_a_vm_that_is_off(vm):
 @pytest.mark.parametrize("args,says", [
     (["s1", "--external"], "give --disk-only"), (["--disk-only", "--external"], "needs a NAME"),
     (["s1", "--disk-only", "--diskspec", "vdx"], "does not have"), (["s1", "--disk-only", "--diskspec", "vda,snapshot=internal"], "snapshot=internal"),
-    (["s1", "--disk-only", "--external", "--halt"], "exclude"), (["s1", "--reuse-external"], "needs --external"),
+    (["s1", "--disk-only", "--external", "--halt"], "exclude"), (["s1", "--disk-only", "--no-metadata", "--halt"], "exclude"), (["s1", "--reuse-external"], "needs --external"),
     (["s1", "--disk-only", "--diskspec", "vda,snapshot=no"], "no disk is left"),
     (["qcow2", "--disk-only", "--external"], "disk0.qcow2 exists already; choose another name, or give --diskspec vda,file=PATH")])
 def test_impossible_external_snapshot_is_refused(vm, args, says):

@@ -149,6 +149,15 @@ def test_vms_of_a_volume_are_shown_and_keep_it(fake, q, pool):
     q.run("volume-delete", pool="images", name="b.raw")
 
 
+def test_volume_that_another_process_has_open_stays(q, pool):
+    make(q, "volume-create", name="a.qcow2", capacity=MIB)
+    with subprocess.Popen(["qemu-io", "-f", "qcow2", pool / "a.qcow2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as p:
+        until(lambda: f":{(pool / 'a.qcow2').stat().st_ino} " in open("/proc/locks").read())
+        refused(q, "a.qcow2 is in use by another process", "volume-delete", name="a.qcow2")
+        p.stdin.close()
+    q.run("volume-delete", pool="images", name="a.qcow2")
+
+
 def test_volume_that_others_read_keeps_its_size(fake, q, pool):
     """A smaller backing file would lose data of its overlays: those of VMs that are off, and those of no VM."""
     make(q, "volume-create", name="a.qcow2", capacity=2 * MIB)

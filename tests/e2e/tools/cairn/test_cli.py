@@ -320,10 +320,28 @@ def test_define_reads_file_or_standard_input(fake, tmp_path):
     assert fake.cairn("dumpjson", "vm1").stdout == copy
 
 
+def test_number_beside_a_word_that_names_no_vm_is_no_id(fake):
+    """`destroy Windows 10`, without quotes, does not destroy the VM with the id 10."""
+    for name in "vm1", "Windows 10":
+        fake.define(name)
+        fake.cairn("start", name)
+    id = str(fake.info("vm1")["id"])
+    r = fake.cairn("destroy", "Windows", id, ok=False)
+    assert "there is no VM 'Windows'" in r.stderr + r.stdout and fake.info("vm1")["state"] == "running"
+    fake.cairn("destroy", "Windows 10", id)
+    assert fake.info("vm1")["state"] == "shutoff"
+
+
 def test_define_with_validate_defines(fake):
     r = fake.cairn("define", "--validate", fake.write("vm1"))
     assert r.stdout == f"Domain 'vm1' defined from {fake.tmp}/vm1.json\n"
     assert fake.cairn("list", "--all", "--name").stdout == "vm1\n"
+    r = fake.cairn("define", fake.write("vm1", title="other"))
+    assert r.stderr == "note: this replaces the definition that domain 'vm1' had\n"
+    fake.cairn("start", "vm1")
+    r = fake.cairn("define", fake.write("vm1", memory="128M"))
+    assert r.stderr == "note: this replaces the definition that domain 'vm1' had; the running VM keeps that until its next start\n"
+    fake.cairn("destroy", "vm1")
     assert fake.cairn("define", "--dry-run", fake.write("vm2")).stdout == f"{fake.tmp}/vm2.json validates\n"
     assert fake.cairn("list", "-a", "--name", "--without-checkpoint").stdout == "vm1\n"
     assert fake.cairn("list", "-a", "--name", "--with-checkpoint").stdout == ""

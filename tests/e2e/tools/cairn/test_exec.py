@@ -54,6 +54,13 @@ def test_streams_status_environment_and_folder(vm):
     assert "NAME=VALUE or NAME, not '=X'" in vm.cairn("exec", "-e", "=X", "web1", "--", "true", ok=125).stderr
 
 
+def test_words_after_the_program_are_its_own(vm):
+    """As with docker exec: `rm -i f` asks."""
+    assert vm.cairn("exec", "-e", "A=b", "web1", "printf", "%s,%s,%s", "-u", "--timeout=1", "-e").stdout == "-u,--timeout=1,-e"
+    vm.cairn("exec", "web1", "sh", "-c", "exit 3", ok=3)
+    assert vm.cairn("exec", "web1", "--", "printf", "%s", "--help").stdout == "--help"
+
+
 def test_name_alone_passes_the_clients_variable(vm, monkeypatch):
     """As with docker: a variable that the client does not have is left out."""
     monkeypatch.setitem(vm.env, "TOKEN", "a=b c")

@@ -44,6 +44,16 @@ def test_all_option_acts_on_every_vm(farm):
     assert rows(farm.cairn("start", "--all")) == []
 
 
+def test_images_that_stay_are_told_below_the_table(fake):
+    for n in ("a1", "a2"):
+        for kind in "raw", "iso":
+            (fake.tmp / f"{n}.{kind}").write_bytes(bytes(4096))
+        fake.define(n, disks=[{"path": f"{n}.raw", "format": "raw"}, {"path": f"{n}.iso", "format": "raw", "readonly": True}])
+    said = fake.cairn("undefine", "a*", "--remove-all-storage").stdout
+    for n in ("a1", "a2"):
+        assert f"Volume 'vda'({fake.tmp}/{n}.raw) removed." in said and f"Volume 'vdb'({fake.tmp}/{n}.iso) stays: " in said
+
+
 def test_pattern_matches_vm_names(farm):
     r = farm.cairn("start", "web*", "db?", "web1")
     assert [x[0] for x in rows(r)] == ["web1", "web2", "web3", "db1"]

@@ -246,7 +246,9 @@ def test_verbs_need_a_role_and_have_the_users_rights(shared):  # noqa: F811
         ["volume-resize", ("vol-resize", "roots", "2M", "--pool", "images")], ["volume-delete", ("vol-delete", "roots", "--pool", "images")]
     shared.cairn("grant", "viewer", "--user", "nobody")
     assert json.loads(ask("vol-list", "images", "--format", "json")) == [
-        {"name": "roots", "path": f"{folder}/roots", "type": "file", "format": "-", "capacity": 0, "allocation": 0, "vms": []}]
+        {"name": "roots", "path": f"{folder}/roots", "type": "file", "format": None, "capacity": None, "allocation": None, "vms": []}]
+    assert ask("vol-list", "images", "--details").splitlines()[2].split() == ["roots", f"{folder}/roots", "file", "-", "-"]
+    assert ask("vol-list", "images", "--format", "csv").splitlines()[0].startswith("name,path,type,format,capacity,allocation")
     for command, args in changes:
         assert f"{command} requires the role operator, and you have the role viewer" in ask(*args, ok=5)
     shared.cairn("grant", "operator", "--user", "nobody")

@@ -157,6 +157,8 @@ BAD = [
     ("--volume", "away:src", "--volume away:src must be FOLDER:/PLACE"),
     ("--volume", ":/src", "--volume :/src must be FOLDER:/PLACE"),
     ("--volume", "away:/", "--volume away:/ must be FOLDER:/PLACE"),
+    ("--volume", "away:/src:rx", "--volume away:/src:rx: PLACE has no colon, and the words after it are ro or rw"),
+    ("--volume", "away:/src:ro:z", "PLACE has no colon"),
     ("--volume", "away:/" + "x" * 1024, "PLACE must have less than 1,000 bytes"),
     ("--publish", "80", '--publish must be like tcp:127.0.0.1:2222:22, [::]:2222:22 or, for short, 2222:22, not "80"'),
     ("--publish", "auto:80", "--publish auto:80: auto is for a running VM of the daemon (cairn forward-add); name a port, as in 8080:80"),
