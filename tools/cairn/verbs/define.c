@@ -9,6 +9,7 @@
 #include "tools/cairn/output.h"
 
 #include <stdio.h>
+#include <unistd.h>
 
 /* Send the file with a command that takes a definition. flag: set in the arguments; NULL: none. The caller owns the
  * answer. Returns an exit code, after warnings or an error message. */
@@ -59,7 +60,7 @@ int verb_define(struct cli *c)
 		printf("%s validates\n", c->pos[0]);
 	else
 		say("Domain '%s' defined from %s\n", js_get_str(answer, "name"), c->pos[0]);
-	if (!dry && !js_get_bool(answer, "created", true))
+	if (!dry && isatty(STDERR_FILENO) && !js_get_bool(answer, "created", true))
 		fprintf(stderr, "note: this replaces the definition that domain '%s' had%s\n", js_get_str(answer, "name"),
 			js_get_bool(answer, "pending", false) ? "; the running VM keeps that until its next start" : "");
 	return CLI_OK;

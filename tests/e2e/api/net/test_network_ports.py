@@ -546,7 +546,7 @@ def test_guest_runs_when_the_next_daemon_would_know_its_port(host, lan):  # noqa
 def test_leases_are_shown_where_no_agent_answers(host):  # noqa: F811
     host.define_net()
     host.cairn("net-start", "lan")
-    define(host, "lan")
+    host.define("vm1", cmdline="no-agent", interfaces=[{"type": "network", "source": "lan", "mac": MAC}])
     host.cairn("start", "vm1")
     assert "guest agent" in host.cairn("domifaddr", "vm1", ok=False).stderr
     host.tell("leases", "json", {"return": {"leases": [{"expires": 1900000000, "mac": MAC, "address": "10.77.0.7", "prefix": 24, "family": "ipv4",

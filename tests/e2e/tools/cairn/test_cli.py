@@ -336,11 +336,16 @@ def test_define_with_validate_defines(fake):
     r = fake.cairn("define", "--validate", fake.write("vm1"))
     assert r.stdout == f"Domain 'vm1' defined from {fake.tmp}/vm1.json\n"
     assert fake.cairn("list", "--all", "--name").stdout == "vm1\n"
-    r = fake.cairn("define", fake.write("vm1", title="other"))
-    assert r.stderr == "note: this replaces the definition that domain 'vm1' had\n"
+    # A person at a terminal is told that the definition replaces another one.
+    def told(**keys):
+        screen, terminal = os.openpty()
+        with os.fdopen(screen, "rb") as seen, os.fdopen(terminal, "wb") as err:
+            subprocess.run([os.path.join(BUILD, "cairn"), "define", fake.write("vm1", **keys)], env=fake.env, stderr=err, stdout=subprocess.DEVNULL,
+                           check=True)
+            return seen.read1().decode()
+    assert told(title="other") == "note: this replaces the definition that domain 'vm1' had\r\n"
     fake.cairn("start", "vm1")
-    r = fake.cairn("define", fake.write("vm1", memory="128M"))
-    assert r.stderr == "note: this replaces the definition that domain 'vm1' had; the running VM keeps that until its next start\n"
+    assert told(memory="128M").endswith("; the running VM keeps that until its next start\r\n")
     fake.cairn("destroy", "vm1")
     assert fake.cairn("define", "--dry-run", fake.write("vm2")).stdout == f"{fake.tmp}/vm2.json validates\n"
     assert fake.cairn("list", "-a", "--name", "--without-checkpoint").stdout == "vm1\n"
