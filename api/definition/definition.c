@@ -364,12 +364,9 @@ static int check_machine(struct parse *p)
 		d->machine = (uint16_t)machine_version_unnamed(d->firmware);
 	if (!d->machine || machine_version_boots(d->firmware, d->machine))
 		return 0;
-	key_error(p, "machine: a VM %s does not boot as version %u; the newest that this Cairn has for it is %u",
+	return key_newer_error(p, key_error(p, "machine: a VM %s does not boot as version %u; the newest that this Cairn has for it is %u",
 		d->firmware == VM_FIRMWARE_UEFI ? "with UEFI" : d->firmware ? "with a BIOS" : "that boots a kernel", d->machine,
-		machine_version_newest(d->firmware));
-	if (p->stored && p->e)
-		p->e->cls = ERR_UNSUPPORTED; /* a newer Cairn's */
-	return -EINVAL;
+		machine_version_newest(d->firmware)));
 }
 
 unsigned definition_vcpus_max(const struct definition *d)

@@ -53,8 +53,7 @@ static const char *key_name_at(const void *opaque, size_t i)
 	return i < keys->n ? keys->list[i].name : NULL;
 }
 
-/* A stored definition may be a newer Cairn's. The caller of the parser then leaves it alone. */
-static int newer_error(const struct parse *p, int r)
+int key_newer_error(const struct parse *p, int r)
 {
 	if (p->stored && p->e)
 		p->e->cls = ERR_UNSUPPORTED;
@@ -74,7 +73,7 @@ static int unknown_key(struct parse *p, const char *name, const struct keys *key
 	snprintf(known + n, sizeof(known) - n, "%s", i < keys->n ? ", ..." : "");
 	if (meant)
 		snprintf(hint, sizeof(hint), " (did you mean \"%.40s\"?)", meant);
-	return newer_error(p, key_error(p, "\"%.40s\" is not a key%s%s; known here: %s", name, p->path[0] ? "" : " of a definition", hint, known));
+	return key_newer_error(p, key_error(p, "\"%.40s\" is not a key%s%s; known here: %s", name, p->path[0] ? "" : " of a definition", hint, known));
 }
 
 void key_quote(const char *s, char out[48])
@@ -178,7 +177,7 @@ static int parse_choice(struct parse *p, struct json_object *v, const struct key
 			!n ? "" : c[1].name ? ", " : " or ", c->name);
 	}
 	key_quote(s, given);
-	return newer_error(p, key_error(p, "\"%s\" is not %s; use %s", given, k->noun ? k->noun : "one of the choices", names));
+	return key_newer_error(p, key_error(p, "\"%s\" is not %s; use %s", given, k->noun ? k->noun : "one of the choices", names));
 }
 
 static int parse_number(struct parse *p, struct json_object *v, const struct key *k,

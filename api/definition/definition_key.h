@@ -76,6 +76,9 @@ int keys_parse(struct parse *p, struct json_object *o, const struct keys *keys, 
 
 /* Set the error: the path to the key, then the formatted text. Returns -EINVAL. */
 int key_error(struct parse *p, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Note that a stored definition may be a newer Cairn's: the caller of the parser then leaves it alone. r: of
+ * key_error(). Returns r. */
+int key_newer_error(const struct parse *p, int r);
 /* Append an index to p->path. Returns the old length; to go back, set p->path[length] = 0. */
 size_t key_push_index(struct parse *p, size_t i);
 /* Copy the start of s in a form that is safe to print. */

@@ -42,6 +42,12 @@ struct identity {
 	uint8_t uuid[16];
 };
 
+/* What shows whether a request has changed a VM since. */
+struct seen {
+	uint64_t live_changes;
+	bool ran;
+};
+
 #define WORKS_MAX 16 /* most at a time: the files, PROMOTED_FILE, two for each folder, and the permissions */
 
 struct promotion {
@@ -54,11 +60,7 @@ struct promotion {
 	bool undo;
 	struct json_object *roles; /* owned; for the clone, as before its promotion; NULL: not known */
 	struct definition *definition, *live; /* the winner's new ones; live: NULL: it does not run, or the same; owned */
-	/* live_changes when these were made; a further change may have been under way. */
-	struct {
-		uint64_t n;
-		bool ran;
-	} winners_changes, losers_changes;
+	struct seen winner_seen, loser_seen; /* when these were made; a change may have been under way */
 	struct forward_move *ports;
 	unsigned nids; /* interfaces of the winner's process */
 	char ids[VM_INTERFACES_MAX][16], path[PATH_MAX];
@@ -269,17 +271,24 @@ static int definition_without(const struct promotion *p, struct definition **ret
 	return r;
 }
 
+static struct seen seen_now(const struct vm *vm)
+{
+	return (struct seen){ vm->live_changes, vm->proc };
+}
+
+/* The end of the VM's process, which counts as a change, too, is no reason. */
+static bool was_changed(const struct vm *vm, const struct seen *then)
+{
+	return vm->proc && then->ran && then->live_changes != vm->live_changes;
+}
+
 static int definitions_make(struct promotion *p, struct err *e)
 {
 	const struct vm *l = p->loser;
-	int r;
+	int r = definition_with(p, p->winner->def, l->def, &p->definition, e);
 
-	p->winners_changes.n = p->winner->live_changes;
-	p->winners_changes.ran = p->winner->proc;
-	p->losers_changes.n = l->live_changes;
-	p->losers_changes.ran = l->proc;
-	r = definition_with(p, p->winner->def, l->def, &p->definition, e);
-
+	p->winner_seen = seen_now(p->winner);
+	p->loser_seen = seen_now(l);
 	if (!r && p->winner->proc)
 		r = definition_with(p, vm_live(p->winner), l->proc ? vm_live(l) : l->def, &p->live, e);
 	return r;
@@ -525,9 +534,7 @@ static int winner_check(struct promotion *p, struct err *e)
 {
 	if (p->call && !p->undo && !p->winner->proc)
 		return err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%.255s' has ended, so '%.255s' stays as it is", p->left.name, p->taken.name);
-	/* The end of a process counts as a change, too. */
-	if (p->call && ((p->winner->proc && p->winners_changes.ran && p->winners_changes.n != p->winner->live_changes) ||
-		(p->loser->proc && p->losers_changes.ran && p->losers_changes.n != p->loser->live_changes)))
+	if (p->call && (was_changed(p->winner, &p->winner_seen) || was_changed(p->loser, &p->loser_seen)))
 		return err_set(e, -EBUSY, ERR_BUSY, "VM '%.200s' or '%.200s' was changed by another request meanwhile, so both stay as they are; repeat "
 			"the promotion", p->left.name, p->taken.name);
 	return vm_has(p->winner, VM_FACT_TRANSIENT) ? vm_make_persistent(p->winner, e) : 0;

@@ -34,7 +34,6 @@ struct network_operation {
 	void (*ended)(struct network *n, struct network_operation *op, int r, struct json_object *answer, const struct err *e);
 	struct network_definition *next; /* owned: of an update */
 	struct err failed;		 /* of the start or update that is being undone */
-	bool rules;			 /* of an update: it changes the egress rules, too */
 	bool ended_check;		 /* the operation has ended a check of the daemon's own; repeat the check */
 	network_done *done;		 /* NULL: nobody waits */
 	void *opaque;
@@ -464,15 +463,14 @@ static bool is_refusal(const struct network_operation *op, int r, const struct e
 	return r < 0 && !strcmp(op->verb, "update") && (e->cls == ERR_WRONG_STATE || e->cls == ERR_EXISTS || e->cls == ERR_INVALID);
 }
 
-/* Update the network to what it was before. */
+/* Update the network to what it was before; after "up", its egress rules, too. */
 static void update_undo(struct network *n, const struct network_operation *op, const struct err *failed)
 {
-	int r;
-	struct network_operation undo = { .verb = "update", .ended = op->rules ? rules_undo : update_undone, .ended_check = op->ended_check,
+	struct network_operation undo = { .verb = "update", .ended = strcmp(op->verb, "up") ? update_undone : rules_undo, .ended_check = op->ended_check,
 		.done = op->done, .opaque = op->opaque, .failed = *failed };
 	struct err e;
+	int r = program_run(n, &undo, n->live, &e);
 
-	r = program_run(n, &undo, n->live, &e);
 	if (r < 0)
 		update_undone(n, &undo, r, NULL, &e);
 }
@@ -535,7 +533,6 @@ int network_update(struct network *n, struct network_definition *d, network_done
 
 	if (n->live && !egress_is_same(n->live, d))
 		update.ended = rules_update;
-	update.rules = update.ended == rules_update;
 	if (!r && n->state != NETWORK_ACTIVE)
 		r = err_set(e, -EPERM, ERR_WRONG_STATE, "network '%s' is not active", network_any(n)->name);
 	if (r < 0) {
