@@ -102,8 +102,9 @@ static unsigned acts_of_monitor(const char *line)
 	return 0;
 }
 
-unsigned approval_acts_of(enum dialect d, const char *command, struct json_object *args)
+unsigned approval_acts_of(enum dialect d, const char *command, struct json_object *args, const struct definition *def)
 {
+	bool destroys_late = def && def->shutdown_then == DEFINITION_DESTROY;
 	unsigned acts = 0;
 	const char *then;
 
@@ -115,14 +116,15 @@ unsigned approval_acts_of(enum dialect d, const char *command, struct json_objec
 	if (js_get_bool(args, "dry-run", false))
 		return 0;
 	/* A deadline destroys the VM. */
-	if (!strcmp(command, "vm-shutdown") && (js_get(args, "then") || js_get(args, "timeout")))
+	if (!strcmp(command, "vm-shutdown") && (js_get(args, "then") || js_get(args, "timeout") || destroys_late))
 		acts |= DESTROY;
 	then = js_get_str_or(args, "then", "");
 	if (!strcmp(command, "vm-dump"))
 		acts |= !strcmp(then, "crash") ? DESTROY : !strcmp(then, "reset") ? RESET : 0;
 	/* The memory is lost. */
 	if ((!strcmp(command, "snapshot-create") && js_get_bool(args, "halt", false) && js_get_bool(args, "disks-only", false)) ||
-		(!strcmp(command, "vm-start") && js_get_bool(args, "force-boot", false)))
+		(!strcmp(command, "vm-start") && js_get_bool(args, "force-boot", false)) ||
+		(!strcmp(command, "vm-undefine") && js_get_bool(args, "managed-save", false)))
 		acts |= DESTROY;
 	return acts;
 }

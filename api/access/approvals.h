@@ -12,6 +12,7 @@
 #include <stdint.h>
 
 struct err;
+struct definition;
 struct json_object;
 struct rights;
 struct store;
@@ -97,8 +98,9 @@ struct json_object *approvals_to_json(const struct approvals *t);
 unsigned approval_act_bit(const char *word);
 /* Return the words, separated by ", ", of all acts. */
 const char *approval_act_words(void);
-/* Return the acts that a command with these arguments is; 0: none waits for approval. A dry run is no act. */
-unsigned approval_acts_of(enum dialect d, const char *command, struct json_object *args);
+/* Return the acts that a command with these arguments is; 0: none waits for approval. A dry run is no act.
+ * def: of the VM that the command names; NULL: none. */
+unsigned approval_acts_of(enum dialect d, const char *command, struct json_object *args, const struct definition *def);
 
 /* Return the first rule that binds the user for one of the acts on the VM; NULL: none.
  * uuid: NULL: the act concerns all VMs, so the rules of each VM count. */

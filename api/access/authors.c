@@ -18,11 +18,12 @@
 /* ---- keys that depend on rights ---- */
 
 /* Permissions of a claim beyond the least ones. An edit that adds one of these gains something. */
-enum { GAIN_WRITE = 1, GAIN_HOST = 2, GAIN_WORLD = 4, GAIN_READ = 8 /* by the guest */, GAIN_SPOOF = 16, GAIN_PEERS = 32 };
+enum { GAIN_WRITE = 1, GAIN_HOST = 2, GAIN_WORLD = 4, GAIN_READ = 8 /* by the guest */, GAIN_SPOOF = 16, GAIN_PEERS = 32, GAIN_LISTEN = 64 };
 
 struct claim {
 	char *key; /* owned */
-	char *egress; /* owned: the egress rules of an interface; NULL: none */
+	/* owned: other text gains something: the egress rules of an interface, or what a screen is shown on; NULL: none */
+	char *limits;
 	unsigned gains;
 };
 
@@ -35,7 +36,7 @@ static void claims_done(struct claims *c)
 {
 	for (size_t i = 0; i < c->n; i++) {
 		free(c->list[i].key);
-		free(c->list[i].egress);
+		free(c->list[i].limits);
 	}
 	free(c->list);
 }
@@ -60,10 +61,10 @@ static void claim_add(struct claims *c, const char *key, unsigned gains)
 	c->list[c->n++] = (struct claim){ .key = must_alloc(strdup(key)), .gains = gains };
 }
 
-/* Return whether a claim permits more than the earlier one. Other egress rules may let the guest reach more. */
+/* Return whether a claim permits more than the earlier one. */
 static bool claim_gains(const struct claim *before, const struct claim *c)
 {
-	return c->gains & ~before->gains || (before->egress && (!c->egress || strcmp(c->egress, before->egress) != 0));
+	return c->gains & ~before->gains || (before->limits && (!c->limits || strcmp(c->limits, before->limits) != 0));
 }
 
 static void disk_claims(struct claims *c, const struct definition_disk *d)
@@ -96,7 +97,7 @@ static void interface_claims(struct claims *c, const struct definition_interface
 	interface_key(n, key);
 	claim_add(c, key, gains);
 	if (n->egress)
-		claim_find(c, key)->egress = must_alloc(egress_print(n->egress));
+		claim_find(c, key)->limits = must_alloc(egress_print(n->egress));
 	for (uint32_t i = 0; i < n->user.nforwards; i++) {
 		definition_forward_print(&n->user.forwards[i], forward);
 		claim_add(c, forward, 0);
@@ -116,6 +117,20 @@ static void setting_claim(struct claims *c, const char *setting, uint32_t value)
 	claim_add(c, key, 0);
 }
 
+/* The author of the socket, or else of the password's file, listens for clients, and reads that file (vnc_add()). */
+static void screen_claims(struct claims *c, const struct definition *d)
+{
+	const char *shown = d->vnc.path ?: d->vnc.password_file;
+	char **limits;
+
+	if (!shown)
+		return;
+	claim_add(c, shown, GAIN_LISTEN);
+	limits = &claim_find(c, shown)->limits;
+	if (asprintf(limits, "%s %u %s", d->vnc.address, d->vnc.port, d->vnc.password_file ?: "") < 0)
+		must_alloc(*limits = NULL);
+}
+
 static void claims_make(struct claims *c, const struct definition *d)
 {
 	*c = (struct claims){ 0 };
@@ -124,8 +139,7 @@ static void claims_make(struct claims *c, const struct definition *d)
 	claim_add(c, d->loader, GAIN_READ);
 	claim_add(c, d->nvram_template, GAIN_READ);
 	claim_add(c, d->vsock_path, GAIN_WRITE);
-	claim_add(c, d->vnc.path, GAIN_WRITE);
-	claim_add(c, d->vnc.password_file, 0);
+	screen_claims(c, d);
 	for (uint32_t i = 0; i < d->nshares; i++)
 		claim_add(c, d->shares[i].path, d->shares[i].read_only ? 0 : GAIN_WRITE);
 	for (uint32_t i = 0; i < d->ndisks; i++)

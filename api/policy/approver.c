@@ -183,7 +183,7 @@ bool approver_binds(const struct call *c)
 
 	if (!a || c->approved || uid_is_root_or_own(c->uid))
 		return false;
-	acts = approval_acts_of(c->dialect, c->command->name, c->args);
+	acts = approval_acts_of(c->dialect, c->command->name, c->args, c->vm ? c->vm->def : NULL);
 	return acts && (a->table.unknown || approvals_find_rule(&a->table, &c->who, uuid_acted_on(c->command->name, c->args, c->vm), acts));
 }
 
@@ -313,7 +313,7 @@ static int check_askable(const struct approver *a, const struct call *c, struct 
 int approver_ask(struct call *c, struct err *e)
 {
 	struct approver *a = c->host->approver;
-	unsigned acts = approval_acts_of(c->dialect, c->command->name, c->args);
+	unsigned acts = approval_acts_of(c->dialect, c->command->name, c->args, c->vm ? c->vm->def : NULL);
 	const uint8_t *uuid = c->vm ? c->vm->def->uuid : NULL;
 	const struct approval_rule *rule = approvals_find_rule(&a->table, &c->who, uuid_acted_on(c->command->name, c->args, c->vm), acts);
 	struct approval_request *r;

@@ -230,3 +230,36 @@ def test_malformed_authors_are_no_vm(shared, files, authors):  # noqa: F811
     shared.start()
     assert [v["name"] for v in shared.qmp().run("vm-list")["vms"]] == ["mine", "other"]
     assert "is malformed" in shared.log.read_text() or "names no user" in shared.log.read_text()
+
+
+def test_the_screen_is_shown_with_the_rights_of_who_chose_its_address(shared, files):  # noqa: F811
+    """An owner of root's VM could listen on any port with root's rights, and with root's password file."""
+    password = files / "password"
+    password.write_text("secret\n")
+    secret = files / "inner/secret"
+    secret.write_text("hidden\n")
+    (files / "inner").chmod(0o755)
+    secret.chmod(0o600)
+    tcp = {"port": 5961, "password_file": str(password)}
+    d = {**definition(shared, "v", files / "readable.raw", readonly=True), "screen": True, "vnc": tcp}
+    shared.qmp().run("vm-define", definition=d)
+    assert kept(shared, "v") == (0, {})
+    a, = as_nobody(shared, ["vm-define", {"definition": {**dumped(shared, "v"), "title": "no gain"}}])
+    assert "return" in a and kept(shared, "v") == (0, {}), a
+    for change in ({"port": 81}, {"address": "0.0.0.0"}):
+        shared.qmp().run("vm-define", definition=d)
+        a, = as_nobody(shared, ["vm-define", {"definition": {**dumped(shared, "v"), "vnc": {**tcp, **change}}}])
+        assert "return" in a and kept(shared, "v") == (0, {str(password): NOBODY}), a
+        shared.cairn("undefine", "v")
+    # The author of a Unix socket also reads the file of its password.
+    d["vnc"] = {"path": str(files / "v.vnc")}
+    shared.qmp().run("vm-define", definition=d)
+    edit = {**dumped(shared, "v"), "vnc": {**d["vnc"], "password_file": str(secret)}}
+    a, = as_nobody(shared, ["vm-define", {"definition": edit}])
+    assert "return" in a and kept(shared, "v") == (0, {str(files / "v.vnc"): NOBODY}), a
+    # A file that the guest fills is no file that says who may listen.
+    disk = str(files / "roots.raw")
+    shared.cairn("undefine", "v")
+    shared.qmp().run("vm-define", definition=definition(shared, "v", disk))
+    a, = as_nobody(shared, ["vm-define", {"definition": {**dumped(shared, "v"), "screen": True, "vnc": {"port": 83, "password_file": disk}}}])
+    assert "error" in a or kept(shared, "v") == (0, {disk: NOBODY}), a

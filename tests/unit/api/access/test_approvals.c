@@ -1,6 +1,7 @@
 /* Rules and requests of approval: which commands are which acts, whom a rule binds, bounds, and the stored file. */
 #include "api/access/approvals.h"
 #include "api/access/rights.h"
+#include "api/definition/definition.h"
 #include "api/schema/schema.h"
 #include "api/wire/json.h"
 #include "base/err.h"
@@ -26,7 +27,19 @@ static unsigned acts_of(enum dialect d, const char *command, const char *text)
 	CLEANUP_JS struct json_object *args = NULL;
 
 	assert_int_equal(js_parse(text, strlen(text), "args", &args, NULL), 0);
-	return approval_acts_of(d, command, args);
+	return approval_acts_of(d, command, args, NULL);
+}
+
+static void test_shutdown_is_what_the_definition_makes_of_it(void **state)
+{
+	struct definition d = { .shutdown_then = DEFINITION_DESTROY };
+	unsigned destroy = approval_act_bit("destroy"), shutdown = approval_act_bit("shutdown");
+
+	(void)state;
+	assert_int_equal(approval_acts_of(DIALECT_DAEMON, "vm-shutdown", NULL, &d), shutdown | destroy);
+	assert_int_equal(approval_acts_of(DIALECT_DAEMON, "vm-reboot", NULL, &d), shutdown);
+	d.shutdown_then = DEFINITION_SAVE;
+	assert_int_equal(approval_acts_of(DIALECT_DAEMON, "vm-shutdown", NULL, &d), shutdown);
 }
 
 static void test_commands_are_acts_in_both_dialects(void **state)
@@ -40,6 +53,8 @@ static void test_commands_are_acts_in_both_dialects(void **state)
 	assert_int_equal(acts_of(DIALECT_DAEMON, "vm-shutdown", "{\"timeout\": 1}"), shutdown | destroy);
 	assert_int_equal(acts_of(DIALECT_DAEMON, "vm-start", "{}"), 0);
 	assert_int_equal(acts_of(DIALECT_DAEMON, "vm-start", "{\"force-boot\": true}"), destroy);
+	assert_int_equal(acts_of(DIALECT_DAEMON, "vm-undefine", "{}"), approval_act_bit("undefine"));
+	assert_int_equal(acts_of(DIALECT_DAEMON, "vm-undefine", "{\"managed-save\": true}"), approval_act_bit("undefine") | destroy);
 	assert_int_equal(acts_of(DIALECT_DAEMON, "group-clone", "{}"), approval_act_bit("clone"));
 	assert_int_equal(acts_of(DIALECT_DAEMON, "vm-dump", "{}"), approval_act_bit("dump"));
 	assert_int_equal(acts_of(DIALECT_DAEMON, "vm-dump", "{\"then\": \"crash\"}"), approval_act_bit("dump") | destroy);
@@ -242,6 +257,7 @@ static void test_invalid_rule_makes_the_file_invalid(void **state)
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(test_shutdown_is_what_the_definition_makes_of_it),
 		cmocka_unit_test(test_commands_are_acts_in_both_dialects),
 		cmocka_unit_test(test_rules_bind_users_groups_and_vms),
 		cmocka_unit_test(test_requests_are_bounded),
