@@ -202,6 +202,8 @@ static void state_stored(struct store_work *work)
 	struct state_wait *w = container_of(work, struct state_wait, work);
 	struct err e;
 
+	if (!work->r && store_failures(w->call->host->store, &work->e) != w->call->store_failures)
+		work->r = -EIO;
 	if (work->r < 0 && !js_get(w->call->answer, "error")) {
 		err_set(&e, work->r, work->e.cls, "%s was carried out, but could not be stored, so the next daemon will not know of it: %.300s",
 			w->call->command->name, work->e.msg);
@@ -548,6 +550,7 @@ static struct call *call_new(const struct command_context *context, struct conn 
 	c->vm = vm_of_socket(c);
 	c->answer_fd = -1;
 	c->started_ns = loop_now_ns();
+	c->store_failures = store_failures(c->host->store, NULL);
 	c->uid = who.uid;
 	c->pid = conn ? conn_pid(conn) : getpid();
 	c->who = peer_copy(who);

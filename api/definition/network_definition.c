@@ -541,10 +541,10 @@ static const struct key network_rows[] = {
 };
 const struct keys network_definition_keys = { network_rows, ARRAY_SIZE(network_rows), NULL };
 
-int network_definition_parse(struct json_object *o, struct network_definition **ret_d, struct err *e)
+static int parse(struct json_object *o, bool stored, struct network_definition **ret_d, struct err *e)
 {
 	struct network_definition *d = calloc(1, sizeof(*d));
-	struct parse p = { .e = e };
+	struct parse p = { .e = e, .stored = stored };
 	int r = d ? keys_parse(&p, o, &network_definition_keys, d) : err_set_errno(e, -ENOMEM, "network");
 
 	p.path[0] = 0;
@@ -555,6 +555,16 @@ int network_definition_parse(struct json_object *o, struct network_definition **
 	else
 		*ret_d = d;
 	return r;
+}
+
+int network_definition_parse(struct json_object *o, struct network_definition **ret_d, struct err *e)
+{
+	return parse(o, false, ret_d, e);
+}
+
+int network_definition_parse_stored(struct json_object *o, struct network_definition **ret_d, struct err *e)
+{
+	return parse(o, true, ret_d, e);
 }
 
 void network_definition_free(struct network_definition *d)

@@ -107,6 +107,8 @@ struct network_definition {
 
 /* Parse a network's definition. Returns 0; -EINVAL; -ENOMEM. The caller frees *ret_d with network_definition_free(). */
 int network_definition_parse(struct json_object *o, struct network_definition **ret_d, struct err *e);
+/* The same for a definition of the state folder, with the class ERR_UNSUPPORTED for what may be a newer Cairn's. */
+int network_definition_parse_stored(struct json_object *o, struct network_definition **ret_d, struct err *e);
 /* NULL allowed. */
 void network_definition_free(struct network_definition *d);
 /* Return the canonical JSON, owned by the caller. Parsing it gives an equal definition. */

@@ -238,7 +238,7 @@ int network_save(struct network *n, struct err *e)
 
 static int definition_load(struct json_object *o, const char *name, struct network_definition **ret, struct err *e)
 {
-	int r = o ? network_definition_parse(o, ret, e) : 0;
+	int r = o ? network_definition_parse_stored(o, ret, e) : 0;
 
 	if (!r && *ret && (strcmp((*ret)->name, name) || !uuid_is_set((*ret)->uuid)))
 		return err_set(e, -EINVAL, ERR_CORRUPT, "the definition has another name, or no UUID");
@@ -281,7 +281,10 @@ static void network_found(void *opaque, const char *file)
 		find_uuid(host, (def ? def : live)->uuid)))
 		r = err_set(&e, -EINVAL, ERR_CORRUPT, "its parts contradict one another, or its UUID is another network's");
 	if (r < 0) {
-		store_set_aside(host->store, path, e.msg);
+		if (e.cls == ERR_UNSUPPORTED)
+			store_leave_vm(host->store, NULL, path, e.msg);
+		else
+			store_set_aside(host->store, path, e.msg);
 		network_definition_free(def);
 		network_definition_free(live);
 		return;

@@ -56,6 +56,7 @@ struct call {
 	 * it sets NULL. */
 	struct client_file *file;
 	uint64_t started_ns;
+	unsigned store_failures; /* store_failures() then */
 	bool untold; /* the denial is above the user's rate limit, so it is only counted (api/access/denial_log.h) */
 	uid_t uid; /* the client's, also after it has disconnected */
 	pid_t pid;

@@ -93,6 +93,8 @@ static int file_switch(struct store *s, const char *path, struct json_object *o,
 	int r = store_size_check(path, text, e);
 
 	if (!r)
+		r = store_unread_check(&s->unread, NULL, path, e);
+	if (!r)
 		r = store_file_switch(path, text, e);
 	if (!r)
 		store_writer_put(&s->writer, PENDING_SYNC_FILE, path, NULL);
@@ -125,6 +127,11 @@ int store_put(struct store *s, const char *vm, const char *file, struct json_obj
 void store_after(struct store *s, struct store_work *w)
 {
 	store_writer_work(&s->writer, PENDING_NONE, s->dir, NULL, w);
+}
+
+unsigned store_failures(struct store *s, struct err *ret_last)
+{
+	return store_writer_failures(&s->writer, ret_last);
 }
 
 int store_run(struct store *s, const char *name, const char *file, char *path, size_t size, struct store_work *w, struct err *e)
@@ -676,6 +683,9 @@ int store_remove_file(struct store *s, const char *vm, const char *file, enum st
 		store_writer_work(&s->writer, PENDING_REMOVE, path, NULL, w);
 		return 0;
 	}
+	r = store_unread_check(&s->unread, NULL, path, e);
+	if (r < 0)
+		return r;
 	if (d == STORE_NOW)
 		return store_file_remove(path, e);
 	r = store_file_unlink(AT_FDCWD, path);

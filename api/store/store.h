@@ -74,7 +74,7 @@ bool store_has_unread(struct store *s);
 /* Check that a newer Cairn wrote no file of the VM. Returns 0; -ENOTSUP. */
 int store_check_vm(struct store *s, const char *name, struct err *e);
 /* Whether a newer Cairn wrote the file, which lies beside the VMs' folder and was loaded before. store_put() then does
- * not change the file, except with STORE_SOON, which does not check this. */
+ * not change the file. */
 bool store_is_newer(struct store *s, const char *file);
 /* Return whether there is a file of this name beside the VMs' folder, readable or not, or the daemon cannot know it. */
 bool store_has_side_file(struct store *s, const char *file);
@@ -84,7 +84,7 @@ bool store_has_side_file(struct store *s, const char *file);
 struct json_object *store_read_newer(struct store *s, const char *file, struct err *e);
 /* Let store_check_vm() and store_each_unread() treat a loaded VM as if a newer Cairn had written one of its files,
  * because a newer Cairn wrote `file`, which lies beside the VMs' folder and names the VM. The caller then removes the
- * VM from the registry. why: the reason, for errors. */
+ * VM from the registry. name: NULL: the file is about no VM, and only it stays. why: the reason, for errors. */
 void store_leave_vm(struct store *s, const char *name, const char *file, const char *why);
 /* Rename to *.damaged a definition that is JSON but invalid. */
 void store_quarantine(struct store *s, const char *name, const char *why);
@@ -174,6 +174,8 @@ int store_run(struct store *s, const char *name, const char *file, char *path, s
 bool store_has_file(struct store *s, const char *name, const char *file);
 /* Complete w after all work that was queued before. */
 void store_after(struct store *s, struct store_work *w);
+/* Return how many syncs of STORE_SOON have failed so far. ret_last: the error of the last one; NULL: not wanted. */
+unsigned store_failures(struct store *s, struct err *ret_last);
 /* Call found() for each NAME.json in a folder beside the VMs' folder. Removes temporary files there. */
 void store_each_file(struct store *s, const char *folder, void (*found)(void *opaque, const char *name),
 	void *opaque);

@@ -65,6 +65,35 @@ static int file_sync(const struct store_writer *w, const struct pending *p, stru
 	return !r && p->kind == PENDING_SYNC_NEW_FILE ? upper_sync(p->path, e) : r;
 }
 
+/* Log the failure of an operation, and remember that of a sync without completion for store_writer_failures(). */
+static void failure_note(struct store_writer *w, bool is_sync, const struct err *e)
+{
+	log_error("store", "not stored: %s", e->msg);
+	if (!is_sync)
+		return;
+	pthread_mutex_lock(&w->mutex);
+	w->failures++;
+	w->last_failure = *e;
+	pthread_mutex_unlock(&w->mutex);
+}
+
+unsigned store_writer_failures(struct store_writer *w, struct err *ret_last)
+{
+	unsigned n;
+
+	pthread_mutex_lock(&w->mutex);
+	n = w->failures;
+	if (ret_last)
+		*ret_last = w->last_failure;
+	pthread_mutex_unlock(&w->mutex);
+	return n;
+}
+
+static bool is_of_sync(enum pending_kind kind)
+{
+	return kind == PENDING_SYNC_FILE || kind == PENDING_SYNC_NEW_FILE || kind == PENDING_SYNC_FOLDER;
+}
+
 static int pending_do(struct store_writer *w, const struct pending *p, struct err *e)
 {
 	int r = p->text ? store_size_check(p->path, p->text, e) : 0;
@@ -118,7 +147,7 @@ static void pending_finish(struct store_writer *w, struct pending *p)
 	int r = pending_do(w, p, &e);
 
 	if (r < 0)
-		log_error("store", "cannot change %s: %s", p->path, e.msg);
+		failure_note(w, !p->work && is_of_sync(p->kind), &e);
 	if (!p->work)
 		return;
 	p->work->r = r;
@@ -178,6 +207,7 @@ static struct pending *group_end(struct pending *p)
 
 /* Files, or folders, to sync. Owns the paths. */
 struct group {
+	struct store_writer *writer;
 	char *paths[GROUP_MAX];
 	unsigned n;
 	atomic_uint next;
@@ -204,7 +234,7 @@ static void *group_main(void *opaque)
 
 	while ((k = atomic_fetch_add(&g->next, 1)) < g->n)
 		if (g->sync(g->paths[k], &e) < 0)
-			log_error("store", "cannot change %s", e.msg);
+			failure_note(g->writer, true, &e);
 	return NULL;
 }
 
@@ -230,16 +260,16 @@ static void group_sync(struct group *g, int (*sync)(const char *path, struct err
  * that one commit of the file system's journal and one flush of the disk serve many files. The files before the first
  * new one come first, each with its folder, because a batch's file has to be on stable storage before the definitions
  * that it names; then all other files, their folders, and the folders of those that may be new. */
-static void list_sync(const struct store_writer *w, const struct pending *list)
+static void list_sync(struct store_writer *w, const struct pending *list)
 {
-	struct group files = { .n = 0 }, folders = { .n = 0 }, uppers = { .n = 0 };
+	struct group files = { .writer = w }, folders = { .writer = w }, uppers = { .writer = w };
 	struct err e;
 
 	for (const struct pending *p = list; p; p = p->next)
 		store_file_sync_start(p->path);
 	for (; list && list->kind == PENDING_SYNC_FILE; list = list->next)
 		if (file_sync(w, list, &e) < 0)
-			log_error("store", "cannot change %s", e.msg);
+			failure_note(w, true, &e);
 	for (const struct pending *p = list; p; p = p->next) {
 		group_add(&files, p->path, strlen(p->path));
 		if (names_are_ordered(w, p->path))

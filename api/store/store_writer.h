@@ -4,12 +4,13 @@
 #ifndef CAIRN_API_STORE_STORE_WRITER_H
 #define CAIRN_API_STORE_STORE_WRITER_H
 
+#include "base/err.h"
+
 #include <pthread.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <sys/types.h>
 
-struct err;
 struct pending;
 struct store_unread;
 struct store_work;
@@ -49,6 +50,8 @@ struct store_writer {
 	bool awaited;	  /* the loop's thread waits, so no operation is delayed */
 	bool held;	  /* store_writer_hold() */
 	unsigned leaving; /* queued or running PENDING_CLEAR and PENDING_RENAME */
+	unsigned failures; /* of syncs without completion */
+	struct err last_failure;
 	unsigned owed;	  /* struct store_work whose done() was not called yet; only the loop's thread uses it */
 };
 
@@ -73,6 +76,9 @@ void store_writer_work_to(struct store_writer *w, enum pending_kind kind, const 
  * the end of the queue. */
 void store_writer_work_ahead(struct store_writer *w, enum pending_kind kind, const char *path, const char *to, char *text,
 	struct store_work *work);
+
+/* Return how many syncs without completion have failed so far. ret_last: the error of the last one; NULL: not wanted. */
+unsigned store_writer_failures(struct store_writer *w, struct err *ret_last);
 
 /* Begin no operation until store_writer_release(), unless a function below waits for one: file operations of the loop's
  * thread would wait in the kernel for a sync of the same folder or file system. */

@@ -452,7 +452,8 @@ def test_killed_daemon_forgets_no_job_whose_end_it_told(slow):
 @pytest.mark.parametrize("command, args", [
     ("vm-define", {"name": "b"}), ("vm-define", {"name": "a", "title": "new"}), ("vm-undefine", {"vm": "a"}), ("vm-rename", {"vm": "a", "name": "b"}),
     ("vm-autostart", {"vm": "a"}), ("vm-template", {"vm": "a"}),
-    ("permission-grant", {"user": 1234, "role": "owner", "vm": "a"}), ("quota-set", {"user": os.geteuid() + 1, "vms": 1})],
+    ("permission-grant", {"user": 1234, "role": "owner", "vm": "a"}), ("quota-set", {"user": os.geteuid() + 1, "vms": 1}),
+    ("net-define", {"name": "n2"}), ("net-undefine", {"network": "n1"}), ("net-autostart", {"network": "n1"})],
     ids=lambda v: v if isinstance(v, str) else ",".join(v))
 def test_command_fails_if_its_sync_fails_and_works_afterwards(slow, command, args):
     (slow.tmp / "kernel").write_bytes(b"none\n")
@@ -464,8 +465,12 @@ def test_command_fails_if_its_sync_fails_and_works_afterwards(slow, command, arg
     for name in ("a", "runs"):
         q.run("vm-define", definition=definition(slow, name))
     q.run("vm-start", vm="runs")
+    network = {"name": "n1", "mode": "isolated"}
+    q.run("net-define", definition=network)
     if command == "vm-define":
         args = {"definition": {**definition(slow, args["name"]), **args}}
+    if command == "net-define":
+        args = {"definition": {**network, **args}}
     fails.touch()
     q = slow.qmp()
     with pytest.raises(QmpError, match="IOError: .*Input/output error"):
@@ -474,12 +479,14 @@ def test_command_fails_if_its_sync_fails_and_works_afterwards(slow, command, arg
     fails.unlink()
     if command == "vm-undefine":  # the VM is gone; without the sync, a power cut could bring it back
         assert [v["name"] for v in q.run("vm-list")["vms"]] == ["runs"]
+    elif command == "net-undefine":
+        assert not q.run("net-list")["networks"]
     else:
         q.run(command, **args)
 
     def kept():
         q = slow.qmp()
-        return [q.run(c) for c in ("vm-list", "query-permissions", "query-quotas")]
+        return [q.run(c) for c in ("vm-list", "query-permissions", "query-quotas", "net-list")]
     seen = kept()
     slow.stop(signal.SIGKILL)
     slow.start()

@@ -261,6 +261,29 @@ def test_running_vm_of_newer_cairn_is_left_alone(fake):
     assert pid_of(fake, "vm1") == pid and fake.info("vm1")["state"] == "running"
 
 
+@pytest.mark.parametrize("change", [{"version": 9}, {"definition": {"name": "lan", "mode": "isolated", "later": 1}}], ids=["version", "key"])
+def test_network_of_newer_cairn_is_left_alone(fake, change):
+    for name in ("lan", "other"):
+        fake.qmp().run("net-define", definition={"name": name, "mode": "isolated"})
+    fake.stop()
+    path = fake.state / "networks/net-lan.json"
+    was = path.read_text()
+    o = json.loads(was)
+    path.write_text(json.dumps({**o, **change, "definition": {**o["definition"], **change.get("definition", {})}}))
+    before = path.read_text()
+    fake.start()
+    q = fake.qmp()
+    assert [n["name"] for n in q.run("net-list")["networks"]] == ["other"]
+    with pytest.raises(QmpError, match="net-lan.json: .*Next: use the newer Cairn"):
+        q.run("net-define", definition={"name": "lan", "mode": "isolated"})
+    assert [n["name"] for n in q.run("net-list")["networks"]] == ["other"]
+    fake.stop()
+    assert path.read_text() == before
+    path.write_text(was)
+    fake.start()
+    assert [n["name"] for n in fake.qmp().run("net-list")["networks"]] == ["lan", "other"]
+
+
 def test_newer_permissions_and_jobs_are_left_alone(fake):
     """Permissions deny, completed work is not repeated, and nothing is overwritten."""
     fake.define("vm1")
