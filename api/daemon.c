@@ -63,6 +63,7 @@
 #include "api/store/store_lock.h"
 #include "api/vm/consoles.h"
 #include "api/vm/former_files.h"
+#include "api/vm/mirrors.h"
 #include "api/vm/pin_scan.h"
 #include "api/vm/pins.h"
 #include "api/vm/pull_mark.h"
@@ -179,7 +180,7 @@ static void permissions_changed(void *opaque)
 static const struct vm_observer *const observers[] = { &command_observer, &quota_observer, &staged_run_observer, &host_shutdown_observer, &scheduler_observer, &timetables_observer, &restart_observer, &transient_observer,
 	&shutdown_observer, &job_observer, &job_wait_observer, &save_observer, &snapshot_job_observer, &restart_process_observer, &dump_observer, &idle_observer,
 	&forwards_observer, &hook_ask_observer, &start_gate_before_observer, &network_ports_observer, &network_blocked_observer, &start_gate_observer, &group_network_observer,
-	&qmp_observer, &pin_release_observer, &pull_mark_observer, &former_files_observer, &pull_observer, &commit_observer, &commit_ready_observer,
+	&qmp_observer, &pin_release_observer, &pull_mark_observer, &former_files_observer, &mirrors_observer, &pull_observer, &commit_observer, &commit_ready_observer,
 	&flatten_observer, &trends_observer, &vm_space_observer, &thresholds_observer, &pressure_observer, &balancer_observer, &job_owner_observer, &vm_cgroup_observer,
 	&systemd_scope_observer, &approver_observer, &start_observer, &offline_observer, NULL };
 

@@ -870,7 +870,11 @@ struct vm_info {
 	uint8_t groups;
 	uint8_t samples_pages; /* 1: the process knows VM_MSG_DIRTY_RATE; 0: likewise */
 	struct vm_dirty_rate dirty_rate;
+	uint8_t mirrored[VM_DISKS_MAX]; /* of the disks: enum vm_mirrored; 0 from an older process */
 };
+
+/* Whether changes of a disk go to a copy, or to its base, too. */
+enum vm_mirrored { VM_NOT_MIRRORED = 1, VM_MIRRORED = 2 };
 
 enum vm_tray { VM_TRAY_NONE = 0, VM_TRAY_CLOSED, VM_TRAY_OPEN };
 enum vm_agent_state { VM_AGENT_NONE = 0, VM_AGENT_CLOSED, VM_AGENT_OPEN, VM_AGENT_ANSWERS };

@@ -180,7 +180,7 @@ static int rate_get(const struct call *c, uint64_t *ret, struct err *e)
 void command_vm_blockcopy(struct call *c)
 {
 	struct disk_copy_opts o = { .disk = js_get_str(c->args, "disk"), .format = js_get_str_or(c->args, "format", "raw"),
-		.pivot = js_get_bool(c->args, "pivot", false), .job_id = js_get_str(c->args, "job-id") };
+		.path = js_get_str(c->args, "path"), .pivot = js_get_bool(c->args, "pivot", false), .job_id = js_get_str(c->args, "job-id") };
 	struct job *j;
 	struct err e;
 	int r = rate_get(c, &o.rate, &e);

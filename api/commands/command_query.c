@@ -13,6 +13,7 @@
 #include "api/policy/vm_space.h"
 #include "api/store/event_log.h"
 #include "api/store/store.h"
+#include "api/vm/mirrors.h"
 #include "api/vm/systemd_scope.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
@@ -490,6 +491,21 @@ static void latency_put(struct json_writer *w, const char *key, const uint64_t b
 	jw_array_end(w);
 }
 
+static void put_mirror(struct json_writer *w, const struct vm *vm, const char *id)
+{
+	struct json_object *note = mirrors_find(vm, id);
+	const char *path = js_get_str(note, "path");
+
+	if (!note)
+		return;
+	jw_object(w, "mirror");
+	if (path)
+		jw_str(w, "path", path);
+	if (path)
+		jw_str(w, "format", js_get_str_or(note, "format", "raw"));
+	jw_object_end(w);
+}
+
 /* Add the path of the disk's image, and the space that it takes. */
 static void put_image(struct json_writer *w, const struct vm *vm, const char *id)
 {
@@ -507,6 +523,7 @@ static void put_image(struct json_writer *w, const struct vm *vm, const char *id
 			jw_str(w, NULL, d->disks[i].layers[k].path);
 		jw_array_end(w);
 	}
+	put_mirror(w, vm, id);
 	if (!space || !space->physical_bytes)
 		return;
 	jw_uint(w, "allocation", space->allocation_bytes);

@@ -9,6 +9,7 @@
 #include "api/store/store.h"
 #include "api/vm/former_files.h"
 #include "api/vm/image_users.h"
+#include "api/vm/mirrors.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
@@ -266,9 +267,13 @@ static void commit_done(void *opaque, int r, const struct vm_answer *a, const st
 	} else if (r < 0) {
 		commit_fail(x, e);
 	} else if (x->live && !x->top) { /* both images get each change */
+		const struct definition_layer *base = &x->only->disks[0].layers[0];
+		const char *format = base->format == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw";
+
+		mirrors_add(x->vm, x->id, base->path, format);
+		vm_save(x->vm);
 		if (x->ready)
-			commit_ready(x->job, x->vm, x->id, x->path, x->only->disks[0].layers[0].path,
-				x->only->disks[0].layers[0].format == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw");
+			commit_ready(x->job, x->vm, x->id, x->path, base->path, format);
 		else
 			job_succeed(x->job, NULL);
 		commit_free(x);
@@ -446,6 +451,7 @@ static int commit_new(struct vm *vm, const struct commit_opts *o, struct commit 
 static void commit_begin(struct commit *x, const struct definition_disk *d, struct job *j)
 {
 	x->job = j;
+	snprintf(j->disk, sizeof(j->disk), "%s", d->id);
 	j->speed = x->body.rate_bytes_per_s;
 	j->cancel = cancel_early;
 	if (!x->live || !x->top) {

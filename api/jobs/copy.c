@@ -4,26 +4,48 @@
 #include "api/jobs/job.h"
 #include "api/jobs/outfile.h"
 #include "api/jobs/snapshots.h"
+#include "api/vm/mirrors.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
 #include "api/vm/vm_process.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
+
+/* What to note when the copy is complete. */
+struct copy {
+	char disk[16];
+	const char *format; /* static */
+	char *path; /* owned; NULL: not known */
+};
+
+static void copy_free(struct job *j)
+{
+	struct copy *x = j->opaque;
+
+	free(x->path);
+	free(x);
+}
 
 static void copy_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct job *j = opaque;
+	const struct copy *x = j->opaque;
 
 	(void)a;
-	if (r < 0)
+	if (r < 0) {
 		job_fail(j, e);
-	else
-		job_succeed(j, NULL);
+		return;
+	}
+	mirrors_add(j->vm, x->disk, x->path, x->format);
+	vm_save(j->vm);
+	job_succeed(j, NULL);
 }
 
 static int copy_check(const struct vm *vm, const struct disk_copy_opts *o, const struct client_file *file, struct vm_disk_copy *body,
@@ -40,6 +62,8 @@ static int copy_check(const struct vm *vm, const struct disk_copy_opts *o, const
 	if (r < 0)
 		return r;
 	at = vm_live_disk(vm, o->disk, e);
+	if (at >= 0 && o->path && *o->path != '/')
+		at = err_set(e, -EINVAL, ERR_INVALID, "path: must be an absolute path");
 	if (at < 0)
 		return at;
 	*body = (struct vm_disk_copy){ .rate_bytes_per_s = o->rate, .then_pivot = o->pivot,
@@ -51,12 +75,21 @@ static int copy_check(const struct vm *vm, const struct disk_copy_opts *o, const
 int disk_copy(struct vm *vm, const struct disk_copy_opts *o, struct client_file **file, struct job **ret_j, struct err *e)
 {
 	struct vm_disk_copy body;
+	struct copy *x;
 	int r = copy_check(vm, o, *file, &body, e);
 
 	if (!r)
 		r = job_new(vm, "blockcopy", o->job_id, ret_j, e);
 	if (r < 0)
 		return r;
+	x = must_alloc(calloc(1, sizeof(*x)));
+	memcpy(x->disk, body.disk, sizeof(x->disk));
+	x->format = body.format == DEFINITION_FORMAT_RAW ? "raw" : "qcow2";
+	x->path = o->path ? must_alloc(strdup(o->path)) : NULL;
+	snprintf((*ret_j)->disk, sizeof((*ret_j)->disk), "%s", x->disk);
+	(*ret_j)->speed = o->rate;
+	(*ret_j)->opaque = x;
+	(*ret_j)->release = copy_free;
 	(*ret_j)->cancel = snapshots_cancel;
 	snapshots_request_with(vm, VM_MSG_DISK_COPY, &body, sizeof(body), STEAL_PTR(*file), NULL, 0, VM_PROCESS_NO_TIMEOUT, copy_done,
 		*ret_j);

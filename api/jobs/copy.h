@@ -15,6 +15,7 @@ struct vm;
 struct disk_copy_opts {
 	const char *disk; /* id, or path of its image */
 	const char *format; /* "raw" or "qcow2" */
+	const char *path; /* absolute, of the file; NULL: not known */
 	uint64_t rate; /* in bytes/s; 0: no limit */
 	bool pivot; /* refuse the copy if the VM could not continue with it */
 	const char *job_id; /* NULL: generated */

@@ -130,6 +130,10 @@ struct json_object *job_to_json(const struct job *j)
 		js_put_str(o, "qmp-id", j->qmp_id);
 	js_put_str(o, "type", j->type);
 	js_put_str(o, "status", job_status_names[j->status]);
+	if (j->disk[0])
+		js_put_str(o, "disk", j->disk);
+	if (j->speed)
+		js_put_uint(o, "bandwidth", j->speed);
 	js_put_uint(o, "current-progress", j->done);
 	js_put_uint(o, "total-progress", j->total);
 	js_put_str(o, "vm", vm_name_of(j));

@@ -63,6 +63,7 @@ struct job {
 	uint64_t begun_ns, ended_ns; /* monotonic */
 	uint64_t begun_realtime_ns;
 	uint64_t told_ns; /* time of the last JOB_PROGRESS */
+	char disk[16]; /* id of the disk that a block job works on; "": another job */
 	uint64_t speed; /* the limit that the client gave, in bytes/s; 0: none */
 	bool outpaced; /* the guest wrote faster than the job copied a disk, so its writes went to both images */
 	bool cancelling;

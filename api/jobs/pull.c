@@ -328,6 +328,7 @@ static struct pull *pull_start(struct vm *vm, const struct definition_disk *d, u
 	*p = (struct pull){ .work = { .done = mark_stored, .loop = vm->host->loop }, .job = j, .vm = vm,
 		.body.rate_bytes_per_s = rate, .image = must_alloc(strdup(d->layers[0].path)) };
 	snprintf(p->body.disk, sizeof(p->body.disk), "%s", d->id);
+	snprintf(j->disk, sizeof(j->disk), "%s", d->id);
 	j->speed = rate;
 	j->cancel = pull_cancel_early;
 	/* The daemon may end during the pull, so the mark has to be stored before the process begins. */

@@ -361,6 +361,7 @@ static const struct field blockpull_args[] = { FIELD_VM, FIELD_JOB_ID,
 static const struct field blockcopy_args[] = { FIELD_VM, FIELD_JOB_ID,
 	{ "disk", FIELD_STRING, REQUIRED, "id of the disk, or path of its image" },
 	{ "format", FIELD_IMAGE_FORMAT, OPTIONAL, "format of the copy [raw]" },
+	{ "path", FIELD_STRING, OPTIONAL, "absolute path of the file, for `mirror` of vm-info" },
 	{ "bandwidth", FIELD_INT, OPTIONAL, "maximum rate in bytes/s [no limit]" },
 	{ "pivot", FIELD_BOOL, OPTIONAL, "refuse the copy if vm-blockjob-pivot would be refused, because the disk has snapshots [false]" }, END };
 static const struct field pivot_args[] = { FIELD_VM, { "disk", FIELD_STRING, REQUIRED, "id of the disk" },

@@ -138,6 +138,9 @@ static const struct field dirty_rate[] = {
 	{ "seconds", FIELD_INT, REQUIRED, "length of the measurement" },
 	{ "sample-pages", FIELD_INT, REQUIRED, "pages that are sampled of each GiB" },
 	{ "bytes-per-second", FIELD_INT, OPTIONAL, "once measured: bytes of pages that change in a second" }, END };
+static const struct field mirror[] = {
+	{ "path", FIELD_STRING, OPTIONAL, "path of the file, if it is known" },
+	{ "format", FIELD_IMAGE_FORMAT, OPTIONAL, "its format, with `path`" }, END };
 static const struct field systemd_scope[] = {
 	{ "unit", FIELD_STRING, OPTIONAL, "name of its unit" },
 	{ "machine", FIELD_STRING, OPTIONAL, "name of its machine in machined" },
@@ -176,6 +179,7 @@ static const struct field disk_figures[] = {
 	{ "errors", FIELD_INT, REQUIRED, "number of failed requests" },
 	{ "path", FIELD_STRING, OPTIONAL, "path of its image" },
 	{ "backing", LIST_OF(FIELD_STRING), OPTIONAL, "paths of the image's backing files, the nearest first" },
+	{ "mirror", FIELD_MIRROR, OPTIONAL, "the file that gets each change, too, since vm-blockcopy or an active vm-blockcommit is ready" },
 	{ "allocation", FIELD_INT, OPTIONAL, "bytes that its image takes, some seconds old at most; this and physical are missing before the guest writes, or a client runs vm-space" },
 	{ "physical", FIELD_INT, OPTIONAL, "size of the image's file or device, bytes" },
 	{ "fault", FIELD_STRING, OPTIONAL, "error that has paused the VM: no space, image corrupt, or unspecified error" },
@@ -363,6 +367,8 @@ const struct field job_entry[] = {
 	{ "type", FIELD_STRING, REQUIRED, "save, managed-save, snapshot-create, ..." },
 	{ "status", FIELD_STRING, REQUIRED, "as in JOB_STATUS_CHANGE" },
 	FIELDS_JOB_VM,
+	{ "disk", FIELD_STRING, OPTIONAL, "id of the disk that blockcopy, blockcommit or blockpull works on" },
+	{ "bandwidth", FIELD_INT, OPTIONAL, "its maximum rate in bytes/s; missing: no limit" },
 	{ "current-progress", FIELD_INT, REQUIRED, "units done" },
 	{ "total-progress", FIELD_INT, REQUIRED, "units in all" },
 	{ "started", FIELD_INT, REQUIRED, "realtime, ns" },
@@ -624,6 +630,7 @@ static const struct field *const members[FIELD_TYPE_COUNT] = {
 	[FIELD_VM_FIGURES] = info_returns,
 	[FIELD_BALLOON_FIGURES] = balloon_figures,
 	[FIELD_DIRTY_RATE] = dirty_rate,
+	[FIELD_MIRROR] = mirror,
 	[FIELD_SYSTEMD_SCOPE] = systemd_scope,
 	[FIELD_BALANCE] = balance,
 	[FIELD_BALANCED] = balanced,

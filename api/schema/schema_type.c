@@ -56,6 +56,7 @@ static const struct {
 	[FIELD_VM_FIGURES] = { "vm-figures", "object", { NULL } },
 	[FIELD_BALLOON_FIGURES] = { "balloon-figures", "object", { NULL } },
 	[FIELD_DIRTY_RATE] = { "dirty-rate", "object", { NULL } },
+	[FIELD_MIRROR] = { "mirror", "object", { NULL } },
 	[FIELD_SYSTEMD_SCOPE] = { "systemd-scope", "object", { NULL } },
 	[FIELD_BALANCE] = { "balance", "object", { NULL } },
 	[FIELD_BALANCED] = { "balanced", "object", { NULL } },

@@ -204,6 +204,7 @@ struct vm {
 	} pull; /* see api/vm/pull_mark.h */
 	struct json_object *commit; /* a commit that the process may have completed; NULL: none; see api/jobs/commit.c */
 	struct json_object *former_files; /* saved; see api/vm/former_files.h */
+	struct json_object *mirrors; /* likewise; see api/vm/mirrors.h */
 	struct vm_agent_port agent;
 	struct {
 		bool given; /* users other than root, or clients of an earlier daemon, may have consoles */

@@ -124,7 +124,7 @@ int vm_copy_end(struct vm *vm, const char *disk, void (*done)(void *opaque, int 
 
 	d = at < 0 ? NULL : &vm_live(vm)->disks[at];
 	if (d && d->nlayers)
-		at = MIN(at, next_check(vm, d->id, d->layers[0].path, "change that back first, with cairn edit, or continue with it: cairn blockjob VM DISK --pivot --dest FILE", e));
+		at = MIN(at, next_check(vm, d->id, d->layers[0].path, "change that back first, with cairn edit, or continue with it: cairn blockjob VM DISK --pivot", e));
 	if (at < 0)
 		return at;
 	snprintf(body.disk, sizeof(body.disk), "%s", d->id);

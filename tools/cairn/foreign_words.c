@@ -168,7 +168,7 @@ static const struct {
 	{ "blockcopy", "format", "--dest-format FORMAT sets the format of the copy" },
 	{ "blockcopy", "xml print-xml blockdev", "--dest FILE names the file of the copy" },
 	{ "blockcopy", "granularity buf-size transient-job synchronous-writes", "leave it out: Cairn chooses how it copies, and --bandwidth MIB limits the rate" },
-	{ "blockjob", "info raw", "cairn domjobinfo VM and cairn jobs show the progress" },
+	{ "blockjob", "raw", "--format json prints all that is known of the job" },
 	{ "blockjob", "bandwidth", "blockcopy, blockcommit and blockpull take --bandwidth MIB when they begin" },
 	{ "console", "devname", "--serial or --virtio chooses the console" },
 	{ "start create", "autodestroy", "cairn run FILE runs a VM as long as the command runs" },

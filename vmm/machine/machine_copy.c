@@ -37,7 +37,7 @@ int machine_copy_check(const struct machine *m, struct err *e)
 	for (unsigned i = 0; i < m->ndisks; i++)
 		if (m->disks[i].copy)
 			return err_set(e, -EBUSY, ERR_BUSY, "disk %s is being mirrored to a copy, or to its base; end that first, with cairn blockjob "
-				"VM %s --abort, or --pivot --dest FILE", m->disks[i].id, m->disks[i].id);
+				"VM %s --abort, or --pivot", m->disks[i].id, m->disks[i].id);
 	return 0;
 }
 

@@ -290,9 +290,9 @@ cairn backup-begin web1 --pull --socket socks
 cairn blockcopy web1 vda --dest moved.qcow2 --pivot
     given: running web1
     then: cairn domblklist web1 | grep moved.qcow2
-cairn blockjob web1 vda --abort
+cairn blockjob web1 vda --pivot
     given: running web1; cairn blockcopy web1 vda --dest copy.raw
-    then: cairn domblklist web1 | grep web1.qcow2
+    then: cairn domblklist web1 | grep copy.raw
 cairn blockcommit web1 vda --pivot --delete
     given: running web1; cairn snapshot-create-as web1 s1 --disk-only --external
     then: cairn domblklist web1 | grep web1.qcow2; [ ! -e web1.s1 ]

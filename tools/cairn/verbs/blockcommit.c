@@ -123,8 +123,7 @@ static int merge_end(struct cli *c, const struct merge *m, struct err *e)
 	else if (m->live && option_flag(c, "keep-overlay"))
 		r = pivot_abort(c, e);
 	else if (m->live) {
-		say("Now in synchronized phase\nNext: cairn blockjob %s %s --pivot --dest %s --dest-format %s\n", c->pos[0], c->pos[1],
-			js_get_str_or(base, "path", ""), js_get_str_or(base, "format", "raw"));
+		say("Now in synchronized phase\nNext: cairn blockjob %s %s --pivot\n", c->pos[0], c->pos[1]);
 		return 0;
 	}
 	if (r < 0)

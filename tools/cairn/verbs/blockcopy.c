@@ -1,4 +1,4 @@
-/* blockcopy: copy a disk of a running VM, by a job of the daemon. blockjob: switch to the copy, or cancel it. */
+/* blockcopy: copy a disk of a running VM, by a job of the daemon. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -26,19 +26,21 @@ struct copy {
 	struct json_object *was; /* the disk in the definition before copy_edit() */
 };
 
+const char *pivot_format(const char *path)
+{
+	size_t n = strlen(path);
+
+	return n > 6 && !strcmp(path + n - 6, ".qcow2") ? "qcow2" : "raw";
+}
+
 static int copy_parse(const struct cli *c, struct copy *x)
 {
-	size_t n;
-
 	x->dest = option_value(c, "dest") ?: c->npos > 2 ? c->pos[2] : NULL;
 	if (!x->dest)
 		return cli_usage(c, "give the file of the copy, as a word or with --dest");
 	if (option_value(c, "dest") && c->npos > 2)
 		return cli_usage(c, "give the file of the copy once, as a word or with --dest");
-	x->format = option_value(c, "dest-format");
-	n = strlen(x->dest);
-	if (!x->format)
-		x->format = n > 6 && !strcmp(x->dest + n - 6, ".qcow2") ? "qcow2" : "raw";
+	x->format = option_value(c, "dest-format") ?: pivot_format(x->dest);
 	if (strcmp(x->format, "raw") && strcmp(x->format, "qcow2"))
 		return cli_usage(c, "--dest-format must be raw or qcow2");
 	return 0;
@@ -193,6 +195,8 @@ static int copy_make(struct cli *c, struct copy *x, int *ret_fd, struct err *e)
 	args = cli_vm_args(c->pos[0]);
 	js_put_str(args, "disk", c->pos[1]);
 	js_put_str(args, "format", x->format);
+	if (realpath(x->dest, x->path))
+		js_put_str(args, "path", x->path);
 	if (bandwidth)
 		js_put_uint(args, "bandwidth", strtoull(bandwidth, NULL, 10) * MIB);
 	if (option_flag(c, "pivot"))
@@ -250,21 +254,5 @@ int verb_blockcopy(struct cli *c)
 	if (r < 0)
 		return cli_fail(&e, "Failed to copy disk '%s' of domain '%s'", c->pos[1], c->pos[0]);
 	say("%s\n", pivot ? "Successfully pivoted" : finish ? "Successfully copied" : "Now in mirroring phase");
-	return CLI_OK;
-}
-
-int verb_blockjob(struct cli *c)
-{
-	bool pivot = option_flag(c, "pivot");
-	struct copy x = { 0 };
-	struct err e;
-	int r = pivot == option_flag(c, "abort") ? cli_usage(c, "give --pivot or --abort") : pivot ? copy_parse(c, &x) : 0;
-
-	if (r)
-		return r;
-	r = pivot ? pivot_to(c, x.dest, x.format, &e) : pivot_abort(c, &e);
-	if (r < 0)
-		return cli_fail(&e, "Failed to end the copy of disk '%s' of domain '%s'", c->pos[1], c->pos[0]);
-	say("%s\n", pivot ? "Successfully pivoted" : "Successfully copied");
 	return CLI_OK;
 }

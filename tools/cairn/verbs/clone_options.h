@@ -35,7 +35,8 @@ static const struct verb_option blockcopy_options[] = { COPY_OPTIONS,
 	{ "bandwidth", "MIB", "limit the rate, in MiB/s [no limit]" },
 	{ "wait", NULL, "no effect: the verb waits unless --no-wait is given" }, JOB_OPTIONS, END };
 static const struct verb_option blockjob_options[] = { COPY_OPTIONS,
-	{ "abort", NULL, "end the copy; the VM keeps its disk" }, END };
+	{ "abort", NULL, "cancel the job, or end the copy; the VM keeps its disk" },
+	{ "info", NULL, "show the job, or the copy (default)" }, END };
 static const struct verb_option export_options[] = {
 	{ "snapshotname", "NAME", FROM_SCHEMA("snapshot") },
 	{ "since", "NAME", "with --snapshotname: export only the differences from this earlier snapshot" },

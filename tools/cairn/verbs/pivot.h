@@ -9,6 +9,8 @@ struct err;
 /* Switch to the copy, in the VM and in its definition. If the copy is a layer of the disk, its backing files stay
  * those of the disk. path: absolute. Returns 0 or -errno. */
 int pivot_to(struct cli *c, const char *path, const char *format, struct err *e);
+/* Return the format that the file's name stands for: static. */
+const char *pivot_format(const char *path);
 /* Keep the disk and cancel the copy. */
 int pivot_abort(struct cli *c, struct err *e);
 

@@ -434,7 +434,7 @@ def test_commit_beside_a_guest_that_writes(vm, limit, bus):
     else:
         assert "synchronized phase" in g.d.cairn("blockcommit", "vm1", g.id(0), "--active").stdout
     g.d.cairn("suspend", "vm1")
-    g.d.cairn("blockjob", "vm1", g.id(0), "--pivot", "--dest", "disk0.qcow2")
+    g.d.cairn("blockjob", "vm1", g.id(0), "--pivot")
     assert both(g.d) == [["disk0.qcow2"]]
     g.d.cairn("destroy", "vm1")  # writes the tables that are in memory
     img(g.d, "compare", "-f", "qcow2", "-F", "qcow2", "disk0.s2", "disk0.qcow2")
