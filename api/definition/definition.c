@@ -7,6 +7,7 @@
 #include "base/machine_version.h"
 #include "base/utf8.h"
 #include "base/util.h"
+#include "base/uuid.h"
 
 #include <errno.h>
 #include <stddef.h>
@@ -65,11 +66,14 @@ static int name_check_form(const char *name, struct err *e)
 int definition_check_name(const char *name, struct err *e)
 {
 	int r = name_check_form(name, e);
+	uint8_t uuid[16];
 
 	if (!r && !utf8_is_clean(name))
 		r = err_set(e, -EINVAL, ERR_INVALID, "must not have control characters");
 	if (!r && !utf8_is_plain_name(name))
 		r = err_set(e, -EINVAL, ERR_INVALID, "must not have invisible characters, or begin or end with a space");
+	if (!r && uuid_parse(name, uuid) == 0)
+		r = err_set(e, -EINVAL, ERR_INVALID, "must not be a UUID, because a UUID may be another VM's");
 	return r;
 }
 

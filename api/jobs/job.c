@@ -21,6 +21,8 @@
 #include <string.h>
 
 #define TELL_NS 250000000ULL
+/* jobs.json has a job that reports progress when it is so old. */
+#define STORE_NS (60 * 1000000000ULL)
 
 const char *const job_status_names[] = { "created", "running", "ready", "aborting", "waiting", "pending",
 	"concluded", "null" };
@@ -45,6 +47,14 @@ static const char *vm_name_of(const struct job *j)
 
 /* ---- status, progress and results ---- */
 
+static void jobs_store(struct vm_host *host);
+
+static void put_error(struct json_object *o, const struct job *j)
+{
+	js_put_str(o, "error", j->e.msg);
+	js_put_str(o, "error-class", err_class_name(j->e.cls));
+}
+
 void job_status_set(struct job *j, enum job_status s)
 {
 	struct json_object *data = json_object_new_object();
@@ -55,6 +65,8 @@ void job_status_set(struct job *j, enum job_status s)
 		js_put_str(data, "qmp-id", j->qmp_id);
 	js_put_str(data, "status", job_status_names[s]);
 	js_put_str(data, "type", j->type);
+	if (s == JOB_CONCLUDED && j->failed)
+		put_error(data, j);
 	event_emit(&j->host->sink, EVENT_JOB_STATUS_CHANGE, vm_name_of(j), job_vm_uuid(j), data);
 }
 
@@ -82,6 +94,8 @@ void job_progress(struct job *j, uint64_t done, uint64_t total)
 
 	j->done = done;
 	j->total = total;
+	if (!j->stored && now - j->begun_ns >= STORE_NS)
+		jobs_store(j->host); /* the log keeps its events for a limited number of others */
 	if (now - j->told_ns < TELL_NS && done != total)
 		return;
 	j->told_ns = now;
@@ -146,10 +160,8 @@ struct json_object *job_to_json(const struct job *j)
 		put_progress(o, j, loop_now_ns());
 	if (j->outpaced)
 		js_put_bool(o, "outpaced", true);
-	if (j->failed) {
-		js_put_str(o, "error", j->e.msg);
-		js_put_str(o, "error-class", err_class_name(j->e.cls));
-	}
+	if (j->failed)
+		put_error(o, j);
 	if (j->result)
 		js_put(o, "result", json_object_get(j->result));
 	return o;
@@ -309,12 +321,20 @@ static void text_make(struct job *j)
 
 struct json_object *jobs_to_file(struct vm_host *host)
 {
-	struct json_object *file = json_object_new_object(), *list = json_object_new_array();
+	struct json_object *file = json_object_new_object(), *list = json_object_new_array(), *unfinished = json_object_new_array();
+	unsigned n = 0;
 
+	for (const struct job *j = host->jobs; j; j = j->next)
+		n += j->status == JOB_CONCLUDED;
 	for (struct job *j = host->jobs; j; j = j->next) {
 		struct json_object *o;
 
-		if (j->status != JOB_CONCLUDED)
+		if (j->status != JOB_CONCLUDED) {
+			json_object_array_add(unfinished, job_to_json(j));
+			j->stored = true;
+			continue;
+		}
+		if (n-- > JOBS_STORED_MAX)
 			continue;
 		if (!j->text)
 			text_make(j);
@@ -324,6 +344,7 @@ struct json_object *jobs_to_file(struct vm_host *host)
 	}
 	js_put_uint(file, "next", host->next_job);
 	js_put(file, "jobs", list);
+	js_put(file, "unfinished", unfinished);
 	return file;
 }
 
@@ -368,20 +389,28 @@ static bool is_droppable(const struct job *j)
 /* Return the oldest job of the user with the most jobs, so that no user displaces others' results. NULL: none. */
 static struct job *surplus_find(const struct vm_host *host)
 {
-	struct job *most = NULL;
-	unsigned max = 0;
+	struct {
+		struct job *oldest;
+		unsigned n;
+	} users[JOBS_KEPT_MAX + 1], *most = users;
+	unsigned n = 0;
 
 	for (struct job *j = host->jobs; j; j = j->next) {
-		unsigned n = 0;
+		unsigned i = 0;
 
-		for (struct job *same = j; is_droppable(j) && same; same = same->next)
-			n += same->uid == j->uid && is_droppable(same);
-		if (n > max) {
-			max = n;
-			most = j;
+		while (i < n && users[i].oldest->uid != j->uid)
+			i++;
+		if (!is_droppable(j) || i == ARRAY_SIZE(users))
+			continue;
+		if (i == n) {
+			users[n].oldest = j;
+			users[n++].n = 0;
 		}
+		users[i].n++;
+		if (users[i].n > most->n)
+			most = &users[i];
 	}
-	return most;
+	return n ? most->oldest : NULL;
 }
 
 void jobs_trim(struct vm_host *host)

@@ -24,8 +24,9 @@ struct vm;
 struct vm_host;
 
 #define JOB_ID_MAX 63
-/* Bounds of the list of concluded jobs: number and age. */
-#define JOBS_KEPT_MAX 64
+/* Bounds of the list of concluded jobs: number, those of them that jobs.json has, and age. */
+#define JOBS_KEPT_MAX 256
+#define JOBS_STORED_MAX 64
 #define JOBS_KEPT_NS (24 * 3600 * 1000000000ULL)
 
 enum job_status {
@@ -65,6 +66,7 @@ struct job {
 	uint64_t told_ns; /* time of the last JOB_PROGRESS */
 	char disk[16]; /* id of the disk that a block job works on; "": another job */
 	uint64_t speed; /* the limit that the client gave, in bytes/s; 0: none */
+	bool stored; /* jobs.json has it, or is about to */
 	bool outpaced; /* the guest wrote faster than the job copied a disk, so its writes went to both images */
 	bool cancelling;
 	char denied[160]; /* why the daemon cancels the job: its user has lost the role (job_deny()); "": not so */

@@ -112,19 +112,23 @@ static uint64_t time_of(struct json_object *ev)
 	return (uint64_t)js_get_int(time, "seconds", 0) * 1000000000ULL + (uint64_t)js_get_int(time, "microseconds", 0) * 1000;
 }
 
+static void lost_begin(const struct recover *r, struct job *j, uint64_t begun_realtime_ns)
+{
+	j->lost = true;
+	j->status = JOB_RUNNING;
+	j->begun_ns = loop_now_ns();
+	j->begun_realtime_ns = begun_realtime_ns;
+	j->next = *r->at;
+	*r->at = j;
+}
+
 /* Add the job of an event. Returns NULL if the event is not complete. */
 static struct job *lost_add(struct recover *r, struct json_object *ev, const char *id, const char *type)
 {
 	struct job *j = former_new(r->host, id, type, js_get(ev, "data"));
 
-	if (!j)
-		return NULL;
-	j->lost = true;
-	j->status = JOB_RUNNING;
-	j->begun_ns = loop_now_ns();
-	j->begun_realtime_ns = time_of(ev);
-	j->next = *r->at;
-	*r->at = j;
+	if (j)
+		lost_begin(r, j, time_of(ev));
 	return j;
 }
 
@@ -142,7 +146,8 @@ static void ended_add(struct recover *r, struct json_object *end, const char *id
 	j->begun_ns = j->ended_ns = loop_now_ns() - MIN(age, loop_now_ns());
 	j->failed = strcmp(before, job_status_names[JOB_PENDING]) != 0;
 	if (j->failed)
-		err_set(&j->e, -EIO, ERR_GENERIC, "the job failed, and the daemon ended before it had stored the reason");
+		err_set(&j->e, -EIO, class_known(js_get_str(js_get(end, "data"), "error-class")), "%s",
+			js_get_str_or(js_get(end, "data"), "error", "the job failed, and the daemon ended before it had stored the reason"));
 }
 
 static void number_note(struct vm_host *host, const char *id)
@@ -206,6 +211,24 @@ static bool recover_event(void *opaque, struct json_object *ev)
 	return true;
 }
 
+/* Add the unfinished jobs of jobs.json whose events the log does not have any more. */
+static void unfinished_add(struct recover *r)
+{
+	struct json_object *list = js_get_array(r->file, "unfinished");
+
+	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+		struct json_object *o = json_object_array_get_idx(list, i);
+		const char *id = js_get_str(o, "id"), *type = job_type_known(js_get_str(o, "type"));
+		struct job *j;
+
+		if (!id || !type || js_get(r->seen, id) || job_id_check(id, job_find(r->host, id) != NULL, NULL) < 0)
+			continue;
+		j = former_new(r->host, id, type, o);
+		if (j)
+			lost_begin(r, j, (uint64_t)MAX(js_get_int(o, "started", 0), 0));
+	}
+}
+
 void jobs_recover(struct vm_host *host, struct json_object *file)
 {
 	CLEANUP_JS struct json_object *seen = json_object_new_object();
@@ -214,6 +237,7 @@ void jobs_recover(struct vm_host *host, struct json_object *file)
 	while (*r.at)
 		r.at = &(*r.at)->next;
 	event_log_backwards(host->events, "\"JOB_STATUS_CHANGE\"", recover_event, &r);
+	unfinished_add(&r);
 }
 
 int job_adopt(struct vm *vm, const char *type, struct job **ret_j, struct err *e)
@@ -264,6 +288,8 @@ void jobs_recover_end(struct vm_host *host)
 	for (struct job *j = host->jobs; j; j = j->next)
 		if (j->lost) {
 			j->lost = false;
+			if (j->failed)
+				job_status_set(j, JOB_ABORTING);
 			job_status_set(j, JOB_CONCLUDED);
 		}
 }

@@ -3,6 +3,7 @@
 #include "api/schema/call.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm_host.h"
+#include "api/wire/peer.h"
 #include "base/err.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -10,6 +11,9 @@
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
+
+/* Waits of one user at a time, other than root and the daemon's own. */
+#define WAITS_OF_USER_MAX 256u
 
 struct job_wait {
 	struct job_wait *next;
@@ -81,6 +85,27 @@ static void wait_expired(void *opaque)
 	wait_answer(w, w->call->host);
 }
 
+/* End the waits whose client has gone, and check the user's bound. */
+static int bound_check(struct call *c, struct err *e)
+{
+	struct job_wait **at = &c->host->job_waits;
+	unsigned n = 0;
+
+	while (*at) {
+		struct job_wait *w = *at;
+
+		if (w->call->conn || w->call->done) {
+			n += w->call->uid == c->uid;
+			at = &w->next;
+		} else {
+			*at = w->next;
+			wait_answer(w, c->host);
+		}
+	}
+	return n < WAITS_OF_USER_MAX || uid_is_root_or_own(c->uid) ? 0
+		: err_set(e, -EBUSY, ERR_BUSY, "%u of your clients wait for jobs; end some of them, or wait for JOB_STATUS_CHANGE", n);
+}
+
 int job_wait_begin(struct call *c, const char *id, uint64_t timeout_ns, struct err *e)
 {
 	const struct job *j = job_find(c->host, id);
@@ -88,6 +113,8 @@ int job_wait_begin(struct call *c, const char *id, uint64_t timeout_ns, struct e
 
 	if (!j)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "there is no job '%.63s'. Next: cairn jobs", id);
+	if (bound_check(c, e) < 0)
+		return -EBUSY;
 	w = must_alloc(calloc(1, sizeof(*w)));
 	w->call = c;
 	snprintf(w->id, sizeof(w->id), "%s", j->id);
@@ -101,6 +128,7 @@ int job_wait_begin(struct call *c, const char *id, uint64_t timeout_ns, struct e
 	}
 	if (timeout_ns)
 		loop_timer_arm(w->timer, loop_now_ns() + timeout_ns);
+	account_call_end(&c->account); /* so the user's other calls need not wait for the job */
 	w->next = c->host->job_waits;
 	c->host->job_waits = w;
 	return 0;

@@ -146,7 +146,9 @@ static const struct field job_status_data[] = { FIELDS_JOB_VM,
 	{ "status", FIELD_STRING, REQUIRED,
 		"created, running, ready, aborting, waiting, pending, concluded, null" },
 	{ "qmp-id", FIELD_STRING, OPTIONAL, "id of the job on the VM's own socket" },
-	{ "type", FIELD_STRING, REQUIRED, "save, managed-save, ..." }, END };
+	{ "type", FIELD_STRING, REQUIRED, "save, managed-save, ..." },
+	{ "error", FIELD_STRING, OPTIONAL, "concluded: why it failed" },
+	{ "error-class", FIELD_STRING, OPTIONAL, "concluded: class of the error" }, END };
 static const struct field job_progress_data[] = { FIELDS_JOB_VM,
 	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "done", FIELD_INT, REQUIRED, "units done" },

@@ -100,7 +100,7 @@ static int was_check(const struct define *w, struct err *e)
 	is = vm ? definition_to_json(vm->def) : NULL;
 	if (is && json_object_equal(is, w->was))
 		return 0;
-	return err_set(e, -EBUSY, ERR_BUSY,
+	return err_set(e, -EBUSY, ERR_CHANGED,
 		"VM '%s' was changed by another user meanwhile; read its definition again and repeat the change",
 		w->def->name);
 }

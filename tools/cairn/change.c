@@ -114,6 +114,11 @@ static int change_try(struct cli *c, const char *vm,
 	return 1;
 }
 
+bool change_is_conflict(const struct err *e)
+{
+	return e->cls == ERR_CHANGED || e->cls == ERR_BUSY;
+}
+
 int change_make_config(struct cli *c, const char *vm,
 	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e), void *opaque, struct err *e)
 {
@@ -121,7 +126,7 @@ int change_make_config(struct cli *c, const char *vm,
 
 	for (unsigned i = 0; i < TRIES; i++) {
 		r = change_try(c, vm, edit, opaque, e);
-		if (r >= 0 || e->cls != ERR_BUSY)
+		if (r >= 0 || !change_is_conflict(e))
 			break;
 	}
 	return r;

@@ -192,7 +192,7 @@ def test_job_that_cannot_be_cancelled_at_once_ends_later(host, core):
 
 
 def test_results_count_for_the_user_who_began_the_job(host, core):
-    """Root's result is the oldest of 66. The daemon drops two results of the user nobody instead."""
+    """Root's result is the oldest of 258. The daemon drops two results of the user nobody instead."""
     (host.tmp / "go").touch()
     oldest = host.qmp().run("vm-managed-save", vm="mine")["job"]
     assert outcome(host, oldest) == (None, None)
@@ -205,7 +205,7 @@ def test_results_count_for_the_user_who_began_the_job(host, core):
     file = json.loads(path.read_text())
     root, other = file["jobs"]
     assert (root["id"], root["uid"], other["id"], other["uid"]) == (oldest, 0, id, NOBODY)
-    file["jobs"] += [{**other, "id": f"of-nobody-{n}"} for n in range(62)]
+    file["jobs"] += [{**other, "id": f"of-nobody-{n}"} for n in range(254)]
     path.write_text(json.dumps(file))
     host.start()
     os.chmod(host.socket, 0o666)
@@ -214,7 +214,7 @@ def test_results_count_for_the_user_who_began_the_job(host, core):
         with begun(host, "vm-dump", fd=core.fileno()) as id:
             assert outcome(host, id) == (None, None)
     ids = [j["id"] for j in host.qmp().jobs()]
-    assert len(ids) == 64 and ids[:2] == [oldest, "of-nobody-1"] and ids[-1] == id
+    assert len(ids) == 256 and ids[:2] == [oldest, "of-nobody-1"] and ids[-1] == id
 
 
 # ---- clients that wait ----

@@ -245,6 +245,17 @@ def test_change_that_does_not_fit_saved_state_is_refused(fake):
     assert fake.cairn("setvcpus", "vm1", "2").stderr == ""
 
 
+def test_name_of_a_vm_is_no_uuid(fake):
+    """A command for a UUID would be for the VM with that name."""
+    fake.define("vm1")
+    uuid = fake.info("vm1")["uuid"]
+    why = "must not be a UUID, because a UUID may be another VM's"
+    assert why in fake.cairn("define", fake.write(uuid), ok=2).stderr
+    assert why in fake.cairn("domrename", "vm1", uuid, ok=2).stderr
+    assert why in fake.cairn("clone", "vm1", uuid.upper(), ok=2).stderr
+    assert fake.info(uuid)["name"] == "vm1"
+
+
 def test_concurrent_changes_are_all_kept(fake):
     """Eight clients add a key each at the same time: all changes are kept."""
     fake.define("vm1")
@@ -254,7 +265,7 @@ def test_concurrent_changes_are_all_kept(fake):
     assert q.run("vm-define", definition=changed, was=before)["pending"] is False
     with pytest.raises(QmpError, match="was changed by another user") as said:
         q.run("vm-define", definition={**before, "vcpus": 3}, was=before)
-    assert said.value.cls == "Busy"
+    assert said.value.cls == "Changed"
     threads = [threading.Thread(target=fake.cairn, args=("attach-interface", "vm1", "user"))
                for _ in range(6)]
     for t in threads:
@@ -355,7 +366,7 @@ def test_rename_keeps_schedule_permissions_and_saved_state(fake):
     fake.cairn("snapshot-schedule", "vm1", "--every", "1d")
     fake.cairn("grant", "owner", "vm1", "--user", "4242")
     for name, words in (("vm2", "there is a VM 'vm2' already"), ("a/b", 'name: must not have a "/"'),
-                        ("vm1", "VM 'vm1' has that name"), ("", "name: is empty"), (uuid, "already")):
+                        ("vm1", "VM 'vm1' has that name"), ("", "name: is empty"), (uuid, "must not be a UUID")):
         refused(fake, words, "domrename", "vm1", name)
     fake.cairn("domrename", "none", "web", ok=3)
     events = fake.qmp()

@@ -717,16 +717,67 @@ def test_job_ids_are_checked_and_unique(fake):
     assert q.run("vm-info", vm="vm1")["state"] == "running"
 
 
-@pytest.mark.seconds(240)  # each one is written
+def save_fails(q):
+    id = q.run("vm-managed-save", vm="vm1")["job"]
+    return q.event("JOB_STATUS_CHANGE", id=id, status="concluded")["data"]
+
+
 def test_number_of_kept_results_is_bounded(fake):
+    """256, of which 64 are there after a restart."""
     fake.define("vm1", cmdline="work-fails")
     q = fake.qmp()
     q.run("vm-start", vm="vm1")
-    for i in range(70):
-        id = q.run("vm-managed-save", vm="vm1")["job"]
-        q.event("JOB_STATUS_CHANGE", id=id, status="concluded")
-    assert len(json.loads(fake.cairn("jobs", "--format", "json").stdout)) == 64
-    assert fake.cairn("jobs").stdout.splitlines()[-2].split()[0] == "job70"
+    save_fails(q)
+    fake.stop()
+    path = fake.state / "jobs.json"
+    file = json.loads(path.read_text())
+    one, = file["jobs"]
+    path.write_text(json.dumps({**file, "jobs": [one, *[{**one, "id": f"former{n}"} for n in range(254)]]}))
+    fake.start()
+    q = fake.qmp()
+    for _ in range(3):
+        last = save_fails(q)["id"]
+    ids = [j["id"] for j in json.loads(fake.cairn("jobs", "--format", "json").stdout)]
+    assert (len(ids), ids[0], ids[-1]) == (256, "former1", last)
+    assert fake.cairn("jobs").stdout.splitlines()[-2].split()[0] == last
+    fake.stop()
+    fake.start()
+    assert [j["id"] for j in fake.qmp().jobs()] == ids[-64:]
+
+
+def test_event_of_the_end_has_the_error(fake):
+    """A client need not ask for a result that others may displace."""
+    fake.define("vm1", cmdline="work-fails")
+    q = fake.qmp()
+    q.run("vm-start", vm="vm1")
+    end = save_fails(q)
+    entry, = q.jobs()
+    assert (end["error"], end["error-class"]) == (entry["error"], entry["error-class"]) != (None, None)
+
+
+def test_job_that_the_event_log_has_forgotten_is_not_lost(fake):
+    """The log keeps 10,000 events. A job of before them is in jobs.json."""
+    go = fake.tmp / "go"
+    fake.define("long", cmdline=f"work-until={go}")
+    fake.define("vm1", cmdline="work-fails")
+    q = fake.qmp()
+    for name in ("long", "vm1"):
+        q.run("vm-start", vm=name)
+    long = q.run("vm-managed-save", vm="long", job_id="long")["job"]
+    save_fails(q)  # jobs.json is written at the end of a job
+    pid, path = fake.info("long")["pid"], fake.state / "jobs.json"
+    until(path.exists)
+    fake.stop(signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+    file = json.loads(path.read_text())
+    assert [j["id"] for j in file["unfinished"]] == [long]
+    log = fake.state / "events.jsonl"
+    log.write_text("".join(line + "\n" for line in log.read_text().splitlines() if '"long"' not in line))
+    fake.start()
+    job, = [j for j in fake.qmp().jobs() if j["id"] == long]
+    assert job["status"] == "concluded" and "the daemon ended while the job was under way" in job["error"]
+    told = [e["data"]["status"] for e in fake.qmp().run("query-events")["events"] if e["data"].get("id") == long]
+    assert told == ["aborting", "concluded"]
 
 
 @pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGTERM])

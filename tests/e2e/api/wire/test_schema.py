@@ -3,11 +3,13 @@
 import json
 import os
 import socket
+import subprocess
 
 import pytest
 
 import schemalib
 from conftest import QmpError
+from daemonlib import NOBODY, shared  # noqa: F401
 
 # Arguments of queries, besides `vm`. None: it needs a guest, a job or an active network, which other tests have.
 QUERIES = {
@@ -130,6 +132,39 @@ def test_job_wait_answers_at_the_end_or_at_its_time_limit(fake):
     for wrong in ({"id": "none"}, {"id": id, "timeout": 0}):
         with pytest.raises(QmpError, match="there is no job 'none'|timeout: 0 is out of range; give 1 to 86400 seconds"):
             q.run("job-wait", **wrong)
+
+
+def test_waiting_for_jobs_locks_no_user_out(shared):  # noqa: F811
+    """More clients of a user than he may have open commands wait for a job; his other clients go on."""
+    go = shared.tmp / "go"
+    shared.define("vm1", cmdline=f"work-until={go}")
+    shared.cairn("grant", "operator", "--user", "nobody")
+    q = shared.qmp()
+    q.run("vm-start", vm="vm1")
+    id = q.run("vm-managed-save", vm="vm1")["job"]
+    wait = ("import json, socket, sys\n"
+            f"text = json.dumps({{'execute': 'job-wait', 'arguments': {{'id': {id!r}}}}}).encode()\n"
+            "clients = []\n"
+            "for n in range(257):\n"
+            f"    s = socket.socket(socket.AF_UNIX); s.connect({shared.socket!r})\n"
+            "    f = s.makefile(); f.readline()\n"
+            "    s.sendall(b'{\"execute\": \"qmp_capabilities\"}'); f.readline()\n"
+            "    s.sendall(text)\n"
+            "    clients.append((s, f))\n"
+            "answer = json.loads(clients[-1][1].readline())\n"
+            "s.sendall(b'{\"execute\": \"vm-list\"}')\n"
+            "print(json.dumps([answer, json.loads(f.readline())]))\n"
+            "sys.stdin.read()\n"
+            "ends = [json.loads(next(line for line in f if 'event' not in line)) for s, f in clients[:-1]]\n"
+            "print(json.dumps([e['return']['status'] for e in ends]))\n")
+    with subprocess.Popen(["/usr/bin/python3", "-c", wait], user=NOBODY, group=NOBODY, extra_groups=[], text=True,
+                          stdin=subprocess.PIPE, stdout=subprocess.PIPE) as p:
+        refused, listed = json.loads(p.stdout.readline())
+        assert refused["error"]["class"] == "Busy" and "256 of your clients wait for jobs" in refused["error"]["desc"]
+        assert "vm1" in [v["name"] for v in listed["return"]["vms"]]
+        go.touch()
+        p.stdin.close()
+        assert json.loads(p.stdout.readline()) == ["concluded"] * 256
 
 
 def test_job_wait_ends_with_the_daemon(fake):

@@ -14,7 +14,7 @@ from forkpinlib import Vms, off, pins_in
 from test_fork_idle_pins import daemon, due  # noqa: F401 (daemon is a fixture)
 
 ROUNDS = int(os.environ.get("CAIRN_GROWTH_ROUNDS", "100"))
-WARM = 80  # more than the daemon keeps concluded jobs (JOBS_KEPT_MAX)
+WARM = 80  # until the heap has its size
 EVENTS = 10000  # EVENT_LOG_MAX
 
 
@@ -39,9 +39,10 @@ def anonymous(pid):
 def fork_and_remove(q, rounds):
     """The clone is gone with its end, because it is ephemeral."""
     for _ in range(rounds):
-        q.run("vm-fork", vm="src", name="c", ephemeral=True)
+        job = q.run("vm-fork", vm="src", name="c", ephemeral=True)["job"]
         q.event("VM_STATE_CHANGE", vm="c", state="running")
         q.event("JOB_STATUS_CHANGE", type="fork", status="concluded")
+        q.run("job-dismiss", id=job)
         q.run("vm-destroy", vm="c")
         q.event("VM_UNDEFINED", vm="c")
         q.events.clear()

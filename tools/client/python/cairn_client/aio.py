@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from .job import AsyncJob, ExecResult, Output, exec_arguments
-from .wire import ConnectionLost, Event, Lines, command, connect_error, decode, default_socket, error_of, event_of, finished
+from .wire import ConnectionLost, Event, Lines, command, connect_error, decode, default_socket, entry_of, error_of, event_of, finished
 
 T = TypeVar("T")
 Self = TypeVar("Self", bound="AsyncConnection")
@@ -136,8 +136,7 @@ class AsyncConnection:
         return AsyncJob(self, (await self.call(name, arguments, fd))["job"], of)
 
     async def job_entry(self, id: str) -> dict[str, Any]:
-        entry: dict[str, Any] = (await self.call("query-jobs", {"id": id}))[0]
-        return entry
+        return entry_of(id, await self.call("query-jobs", {"id": id}))
 
     async def job_end(self, id: str) -> dict[str, Any]:
         """Wait for the end of a job and return what query-jobs says of it."""

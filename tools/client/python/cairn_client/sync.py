@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from .job import ExecResult, Job, Output, exec_arguments
-from .wire import ConnectionLost, Event, Lines, command, connect_error, decode, default_socket, error_of, event_of, finished
+from .wire import ConnectionLost, Event, Lines, command, connect_error, decode, default_socket, entry_of, error_of, event_of, finished
 
 T = TypeVar("T")
 EVENTS_KEPT = 10000  # of a client that does not read them; the oldest go
@@ -94,8 +94,7 @@ class Connection:
         return Job(self, self.call(name, arguments, fd)["job"], of)
 
     def job_entry(self, id: str) -> dict[str, Any]:
-        entry: dict[str, Any] = self.call("query-jobs", {"id": id})[0]
-        return entry
+        return entry_of(id, self.call("query-jobs", {"id": id}))
 
     def job_end(self, id: str, timeout: float | None) -> dict[str, Any]:
         """Wait for the end of a job and return what query-jobs says of it."""

@@ -59,6 +59,13 @@ def error_of(error: Mapping[str, str]) -> CairnError:
     return error_type(error["class"])(error["class"], error["desc"])
 
 
+def entry_of(id: str, entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what query-jobs says of a job."""
+    if not entries:
+        raise error_of({"class": "NotFound", "desc": f"job {id} is gone: a client has dismissed it, or later jobs have displaced it"})
+    return entries[0]
+
+
 class Object:
     """An object of the schema. `_fields`: of each member its name in JSON, its attribute, and how to read it."""
 
