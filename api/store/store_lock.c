@@ -241,7 +241,8 @@ static int lock_replace(const char *path, int *ret_fd, struct err *e)
 static int take_over(const char *path, int fd, const struct owner *o, const struct store_takeover *t, const char *dir, int *ret_fd,
 	struct err *e)
 {
-	static const char *const helpers[] = { "cairn-archive", "cairn-groups", NULL };
+	/* programs with a death signal (struct spawn_spec) */
+	static const char *const helpers[] = { "cairn-archive", "cairn-diff", "cairn-groups", "cairn-net", "cairn-scope", NULL };
 	char guard_path[PATH_MAX];
 	CLEANUP_CLOSE int pidfd = pidfd_open(o->pid, 0), guard = -1;
 	uint64_t ticks;

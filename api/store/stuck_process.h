@@ -33,7 +33,8 @@ int process_start_time(pid_t pid, uint64_t *ret_ticks);
  * Returns 0; -EBUSY: a call may, or nobody can tell; -errno. */
 int process_check_calls(pid_t pid, const char *writer, struct err *e);
 /* Kill the processes that the kernel kills when a daemon ends: its helper processes, with their process groups. They
- * have the daemon's name or one in `names`, which ends with NULL; other children stay. */
+ * have the daemon's name or one in `names`, each of at most 15 characters as in /proc/PID/comm, which ends with NULL;
+ * other children stay. */
 void process_kill_helpers(pid_t pid, const char *const *names);
 
 #endif

@@ -19,11 +19,11 @@ PROGRAM = os.path.join(BUILD, "helpers", "stuck_cairnd")
 class Stuck(Daemon):
     """A cairnd of which a thread makes a call on a file when a test wants it (tests/helpers/daemon/stuck.c)."""
 
-    def __init__(self, tmp):
+    def __init__(self, tmp, **env):
         tmp.mkdir(exist_ok=True)
         self.program = PROGRAM
         self.options = []
-        super().__init__(tmp, env={"STUCK": str(tmp / "order"), "CAIRN_LIBEXEC": os.path.abspath(BUILD)})
+        super().__init__(tmp, env={"STUCK": str(tmp / "order"), "CAIRN_LIBEXEC": os.path.abspath(BUILD), **env})
 
     def command(self):
         return [self.program, *super().command()[1:], *self.options]
@@ -146,6 +146,55 @@ def test_takeover_kills_helper_processes(stuck):
     assert not is_killed(helper)
     d.start()
     until(lambda: is_killed(helper))
+
+
+def script(path, text):
+    path.with_suffix(".new").write_text("#!/bin/sh\n" + text)
+    path.with_suffix(".new").chmod(0o755)
+    path.with_suffix(".new").rename(path)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root's daemon asks for scopes")
+def test_takeover_kills_helper_programs(tmp_path):
+    """Those of the stuck daemon, and none of another process. Stand-ins of the programs never end."""
+    names = ["cairn-diff", "cairn-net", "cairn-scope"]
+    libexec = tmp_path / "libexec"
+    libexec.mkdir()
+    for program in pathlib.Path(BUILD).resolve().glob("cairn-*"):
+        (libexec / program.name).symlink_to(program)
+    for name in names:
+        script(libexec / name, "while :; do sleep 1; done")
+    image = tmp_path / "image.qcow2"
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "1M"], check=True)
+    subprocess.run(["qemu-img", "snapshot", "-c", "s", image], check=True)
+    foreign = subprocess.Popen([libexec / "cairn-diff"], start_new_session=True)
+    helpers = {}
+    try:
+        with fuse(tmp_path / "fuse", file=b"x") as f, \
+                contextlib.closing(Stuck(tmp_path / "d", CAIRN_LIBEXEC=str(libexec))) as d:
+            d.define("off", disks=[{"path": str(image), "format": "qcow2"}])
+            d.define("on", systemd_scope=True)
+            (tmp_path / "net.json").write_text(json.dumps({"name": "lan", "ipv4": {"address": "10.77.0.1", "prefix": 24}}))
+            d.cairn("net-define", str(tmp_path / "net.json"))
+            # Without KVM, the start fails, and its cairn-scope stays for 10 s.
+            for command, arguments in (("snapshot-diff", {"vm": "off", "from": "s"}), ("net-start", {"network": "lan"}),
+                                       ("vm-start", {"vm": "on"})):
+                d.qmp().send(json.dumps({"execute": command, "arguments": arguments}).encode())
+            until(lambda: set(names) <= set(d.all_children().values()))
+            helpers = {pid: name for pid, name in d.all_children().items() if name in names}
+            d.hang(f, "main", "close", Op.FLUSH)
+            d.kill()
+            assert not any(is_killed(pid) for pid in helpers)
+            for name in names:
+                script(libexec / name, "exit 1")
+            d.start()
+            until(lambda: all(is_killed(pid) for pid in helpers))
+            assert foreign.poll() is None
+            f.release()
+    finally:
+        for pid in [foreign.pid, *(pid for pid in helpers if not is_killed(pid))]:
+            os.killpg(pid, signal.SIGKILL)
+        foreign.wait()
 
 
 @pytest.mark.parametrize("thread,what,op,why", [
