@@ -29,10 +29,13 @@
 #define KEY "vms"
 #define KEY_OF_ENDED "end"
 #define KEY_REDEFINES "redefines"
+#define KEY_FILES "files" /* of a planned VM: the images that its guest may write to */
+#define FILES_BYTES (1024 * 1024) /* of plans with files; further ones have none, so the file never gets too large */
 
 struct batch {
 	struct vm_host *host;
-	struct json_object *planned; /* array of {name, uuid}, one for each planned VM */
+	struct json_object *planned; /* array of {name, uuid, files, definer, authors}, one for each planned VM */
+	size_t planned_bytes;
 	struct quota_claim *claim; /* owned; NULL: not claimed yet, or an earlier daemon began the batch */
 	/* path of the batch's file, relative to the state folder; empty: not written, or removed */
 	char file[sizeof(STORE_BATCHES) + UUID_TEXT + 8];
@@ -91,12 +94,32 @@ void batch_free(struct batch *b)
 
 /* ---- creating the VMs of a batch ---- */
 
-void batch_plan(struct batch *b, const struct definition *def)
+static struct json_object *plan_make(const struct definition *def, bool with_files)
 {
-	struct json_object *o = json_object_new_object();
+	struct json_object *o = json_object_new_object(), *files;
 
 	js_put_str(o, "name", def->name);
 	js_put_uuid(o, "uuid", def->uuid);
+	if (!with_files)
+		return o;
+	files = json_object_new_array();
+	for (uint32_t i = 0; i < def->ndisks; i++)
+		if (!def->disks[i].read_only)
+			json_object_array_add(files, json_object_new_string(def->disks[i].layers[0].path));
+	js_put(o, KEY_FILES, files);
+	authors_put(o, def);
+	return o;
+}
+
+void batch_plan(struct batch *b, const struct definition *def)
+{
+	struct json_object *o = plan_make(def, true);
+
+	b->planned_bytes += strlen(json_object_to_json_string(o));
+	if (b->planned_bytes > FILES_BYTES) {
+		json_object_put(o);
+		o = plan_make(def, false);
+	}
 	json_object_array_add(b->planned, o);
 }
 
@@ -477,12 +500,63 @@ static uint64_t born_after(const struct batch *b, const struct vm *vm)
 	return b->redefines ? MIN(defined_ns, store_file_time(b->host->store, NULL, b->file)) : defined_ns;
 }
 
+/* Make a definition that has only what the plan names. Returns NULL on failure. */
+static struct definition *plan_to_definition(struct json_object *planned)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	struct json_object *disks = json_object_new_array(), *files = js_get_array(planned, KEY_FILES);
+	static const char *const keys[] = { "name", "uuid", "definer", "authors" };
+	struct definition *def = NULL;
+	struct err e;
+
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
+		if (js_get(planned, keys[i]))
+			js_put(o, keys[i], json_object_get(js_get(planned, keys[i])));
+	js_put_str(o, "memory", "32M");
+	js_put(o, "disks", disks);
+	for (size_t i = 0; files && i < json_object_array_length(files); i++) {
+		struct json_object *disk = json_object_new_object();
+
+		js_put(disk, "path", json_object_get(json_object_array_get_idx(files, i)));
+		js_put_str(disk, "format", "raw");
+		json_object_array_add(disks, disk);
+	}
+	if (authors_parse_stored(o, &def, &e) < 0)
+		log_error("batch", "VM '%s' is an unfinished clone and cannot be removed: %s", js_get_str_or(planned, "name", ""), e.msg);
+	return def;
+}
+
+/* A power cut may leave a planned VM's definition damaged, because it is synced after it was renamed into place. Add
+ * such a VM with what the plan names, so that it is removed as the others are. */
+static void damaged_find(struct batch *b, struct json_object *planned)
+{
+	const char *name = js_get_str(planned, "name"), *uuid = js_get_str(planned, "uuid");
+	uint64_t begun_ns = store_file_time(b->host->store, NULL, b->file);
+	struct definition *def;
+	uint8_t bytes[16];
+	struct vm *vm;
+
+	if (!name || !uuid || uuid_parse(uuid, bytes) < 0 || vm_find_name(b->host, name) || vm_find_uuid(b->host, bytes) ||
+		!store_is_damaged_since(b->host->store, name, uuid, begun_ns))
+		return;
+	def = plan_to_definition(planned);
+	if (!def)
+		return;
+	if (vm_add(b->host, def, &vm) < 0)
+		definition_free(def);
+	else
+		half_found(b, vm, begun_ns);
+}
+
 static void planned_find(struct batch *b)
 {
 	for (size_t i = 0; i < json_object_array_length(b->planned); i++) {
-		struct vm *vm = planned_vm(b->host, json_object_array_get_idx(b->planned, i));
+		struct json_object *planned = json_object_array_get_idx(b->planned, i);
+		struct vm *vm = planned_vm(b->host, planned);
 
-		if (vm && !vm_has(vm, VM_FACT_UNDONE)) /* two files may name it: see file_removal_failed() */
+		if (!vm)
+			damaged_find(b, planned);
+		else if (!vm_has(vm, VM_FACT_UNDONE)) /* two files may name it: see file_removal_failed() */
 			half_found(b, vm, born_after(b, vm));
 	}
 }

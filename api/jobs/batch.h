@@ -2,7 +2,8 @@
  *
  * A file in the state folder names them before the first one is defined. When all are complete, its key "vms" becomes
  * "end" in place, which is the atomic step, and then the file is removed. A daemon that finds a file with the key "vms"
- * at its start removes the named VMs and the files of their disks: no client was told that they are complete.
+ * at its start removes the named VMs and the files of their disks: no client was told that they are complete. The file
+ * names these files, too, because a power cut may damage a VM's definition.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_BATCH_H
 #define CAIRN_API_JOBS_BATCH_H

@@ -401,6 +401,18 @@ static void damaged_still(struct store *s, const char *name)
 		store_unread_note(&s->unread, name, path, STORE_DAMAGED, "found at an earlier start");
 }
 
+bool store_is_damaged_since(struct store *s, const char *name, const char *uuid, uint64_t since_ns)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	char path[PATH_MAX];
+
+	if (!since_ns || store_has_file(s, name, "definition.json") || store_file_time(s, name, "definition.json.damaged") < since_ns ||
+		store_check_vm(s, name, NULL) < 0 || vm_path(s, name, "definition.json.damaged", path, NULL) < 0)
+		return false;
+	js_read(path, STORE_FILE_MAX, &o, NULL);
+	return !strcmp(js_get_str_or(o, "uuid", uuid), uuid);
+}
+
 /* Remove a folder without a definition, unless it has a damaged one: an earlier daemon ended while it created or
  * removed the VM. */
 static void leftovers_remove(struct store *s, const char *name)
@@ -607,7 +619,11 @@ int store_remove(struct store *s, const char *name, struct store_work *w, struct
 	if (w)
 		return vm_remove_behind(s, name, w, e);
 	store_drain(s);
-	return r < 0 ? r : store_folder_clear(path, e);
+	if (!r)
+		r = store_folder_clear(path, e);
+	if (!r)
+		store_unread_forget_damaged(&s->unread, name);
+	return r;
 }
 
 int store_rename(struct store *s, struct store_work *w, const char *name, const char *to,

@@ -86,6 +86,9 @@ struct json_object *store_read_newer(struct store *s, const char *file, struct e
  * because a newer Cairn wrote `file`, which lies beside the VMs' folder and names the VM. The caller then removes the
  * VM from the registry. name: NULL: the file is about no VM, and only it stays. why: the reason, for errors. */
 void store_leave_vm(struct store *s, const char *name, const char *file, const char *why);
+/* Return whether the VM has only a damaged definition, which was written at this time (ns since 1970; 0: unknown) or
+ * later, and which has no other uuid. */
+bool store_is_damaged_since(struct store *s, const char *name, const char *uuid, uint64_t since_ns);
 /* Rename to *.damaged a definition that is JSON but invalid. */
 void store_quarantine(struct store *s, const char *name, const char *why);
 /* Rename to *.damaged a file beside the VMs' folder that is JSON but invalid. */

@@ -97,6 +97,21 @@ void store_unread_note(struct store_unread *u, const char *name, const char *pat
 	u->first = f;
 }
 
+void store_unread_forget_damaged(struct store_unread *u, const char *name)
+{
+	LOCK_GUARD(&u->mutex);
+	for (struct unread_file **at = &u->first; *at;) {
+		struct unread_file *f = *at;
+
+		if (f->kind != STORE_DAMAGED || !is_same(f->name, name)) {
+			at = &f->next;
+			continue;
+		}
+		*at = f->next;
+		file_free(f);
+	}
+}
+
 bool store_unread_knows(struct store_unread *u, const char *path)
 {
 	const struct unread_file *f = u->first;

@@ -29,6 +29,9 @@ enum store_unread_kind {
 void store_unread_note(struct store_unread *u, const char *name, const char *path, enum store_unread_kind kind,
 	const char *why);
 
+/* Remove the notes about the VM's damaged definition. */
+void store_unread_forget_damaged(struct store_unread *u, const char *name);
+
 bool store_unread_knows(struct store_unread *u, const char *path);
 
 /* Check that the daemon may change the file, and files of the VM. name, path: NULL: do not check. Returns 0; -ENOTSUP:

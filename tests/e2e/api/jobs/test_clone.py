@@ -588,6 +588,31 @@ def test_next_daemon_removes_unfinished_clones_only(daemon, tmp_path):
     until(lambda: sorted(os.listdir(daemon.state / "vms")) == ["n-5", "src"])
 
 
+def test_next_daemon_removes_unfinished_clone_whose_definition_a_power_cut_damaged(daemon, tmp_path, large):
+    """Its files go with it, but no damaged definition that is not the batch's."""
+    clone_begin(daemon, count=2, kind="full")
+    until(lambda: made(tmp_path) and (daemon.state / "vms/n-1/definition.json").exists())
+    daemon.stop(signal.SIGKILL)
+    assert len(unfinished(daemon)) == 1
+    (daemon.state / "vms/n-1/definition.json").write_text("")
+    (daemon.state / "batches/x.json").write_text(json.dumps({"version": 1, "vms": [
+        {"name": n, "uuid": str(uuid.uuid4()), "files": [str(tmp_path / f"{n}.qcow2")]} for n in ("older", "other", "gone")]}))
+    # "older" was damaged before the batch began, and "other" is another VM.
+    for name, text in ("older", ""), ("other", json.dumps({"version": 1, "name": "other", "uuid": str(uuid.uuid4())})), ("stray", "{"):
+        (daemon.state / "vms" / name).mkdir()
+        (daemon.state / "vms" / name / "definition.json").write_text(text)
+        (tmp_path / f"{name}.qcow2").write_text("")
+    os.utime(daemon.state / "vms/older/definition.json", (1.5e9, 1.5e9))
+    daemon.start()
+    until(lambda: not unfinished(daemon))
+    assert names(daemon) == ["src"] and made(tmp_path) == []
+    assert (tmp_path / "older.qcow2").exists() and (tmp_path / "other.qcow2").exists()
+    until(lambda: sorted(os.listdir(daemon.state / "vms")) == ["older", "other", "src", "stray"])
+    warned = daemon.cairn("list", "--all").stderr
+    assert "n-1" not in warned and all(n in warned for n in ("older", "other", "stray")), warned
+    daemon.cairn("clone", "src", "n", "--count", "2")
+
+
 def test_clone_reports_progress(daemon, large):
     q, job = clone_begin(daemon, count=2)
     q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
