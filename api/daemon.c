@@ -232,8 +232,13 @@ static void vm_found(void *opaque, const char *name, struct json_object *definit
 static void permissions_found(struct vm_host *h)
 {
 	CLEANUP_JS struct json_object *o = store_load_file(h->store, NULL, PERMISSIONS_FILE);
+	struct err e;
+	int r = permissions_load_file(&h->permissions, o, &e);
 
-	permissions_load_file(&h->permissions, o);
+	if (r == -ENOTSUP)
+		store_leave_vm(h->store, NULL, PERMISSIONS_FILE, e.msg);
+	else if (r < 0)
+		store_set_aside(h->store, PERMISSIONS_FILE, e.msg);
 }
 
 /* Return whether the entry's VM exists. A VM with a damaged definition is not loaded, but still has its folder. */

@@ -4,6 +4,7 @@
 #include "api/store/store.h"
 #include "api/wire/json.h"
 #include "base/clock.h"
+#include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -410,42 +411,80 @@ static void history_load(struct permission *e, struct json_object *o)
 	e->used_ns = MAX(js_get_int(o, "used", 0), 0);
 }
 
+/* Get the role of an entry. Returns 0; -EINVAL; -ENOTSUP: it may be a role of a newer Cairn. */
+static int entry_role(struct json_object *o, bool of_vm, enum role *ret, struct err *e)
+{
+	const char *word = js_get_str(o, "role");
+
+	*ret = permissions_role_from_word(word, of_vm);
+	if (*ret != ROLE_NONE)
+		return 0;
+	if (word && permissions_role_from_word(word, !of_vm) == ROLE_NONE)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "\"%.40s\" is no role that this Cairn knows; correct it if no newer Cairn "
+			"wrote it", word);
+	return err_set(e, -EINVAL, ERR_CORRUPT, "an entry has no valid role");
+}
+
+/* Returns 0; -EINVAL; -ENOTSUP: as entry_role(). On errors nothing has changed. */
+static int entry_load(struct permissions *p, struct json_object *o, struct err *e)
+{
+	const char *vm = js_get_str(o, "vm"), *uuid = js_get_str(o, VM_UUID_KEY);
+	struct permission_vm of = { .name = vm };
+	uint8_t bytes[16];
+	int64_t user = js_get_int(o, "user", -1), group = js_get_int(o, "group", -1), id = MAX(user, group);
+	enum role role;
+	int r;
+
+	/* A "vm" that is not a string must not become an entry for all VMs. */
+	if (id < 0 || id >= UINT32_MAX || (js_get(o, "vm") && !vm) || !vm != !uuid)
+		return err_set(e, -EINVAL, ERR_CORRUPT, "an entry has no valid user or group, or no valid VM");
+	if (uuid && *uuid) {
+		if (uuid_parse(uuid, bytes) < 0)
+			return err_set(e, -EINVAL, ERR_CORRUPT, "\"%.60s\" is not a UUID", uuid);
+		of.uuid = bytes;
+	}
+	r = entry_role(o, vm, &role, e);
+	if (r < 0)
+		return r;
+	r = permissions_set(p, group >= 0, (uid_t)id, vm ? &of : NULL, role);
+	if (r == -ENOMEM)
+		abort(); /* otherwise the next change would remove the entry */
+	if (r < 0)
+		return err_set(e, -EINVAL, ERR_CORRUPT, "there are more than %u entries", PERMISSIONS_MAX);
+	history_load(entry_find(p, group >= 0, (uid_t)id, vm ? &of : NULL), o);
+	return 0;
+}
+
 void permissions_load(struct permissions *p, struct json_object *list)
 {
 	size_t n = json_object_is_type(list, json_type_array) ? json_object_array_length(list) : 0;
 
-	for (size_t i = 0; i < n; i++) {
-		struct json_object *o = json_object_array_get_idx(list, i);
-		const char *vm = js_get_str(o, "vm"), *uuid = js_get_str(o, VM_UUID_KEY);
-		struct permission_vm of = { .name = vm };
-		uint8_t bytes[16];
-		int64_t user = js_get_int(o, "user", -1), group = js_get_int(o, "group", -1);
-		enum role role = permissions_role_from_word(js_get_str(o, "role"), vm != NULL);
-		int64_t id = MAX(user, group);
-
-		/* A "vm" that is not a string must not become an entry for all VMs. */
-		if (id < 0 || id >= UINT32_MAX || role == ROLE_NONE || (js_get(o, "vm") && !vm))
-			continue;
-		if (uuid && *uuid) {
-			if (uuid_parse(uuid, bytes) < 0)
-				continue;
-			of.uuid = bytes;
-		} else if (vm && !uuid) {
-			continue;
-		}
-		if (!permissions_set(p, group >= 0, (uid_t)id, vm ? &of : NULL, role))
-			history_load(entry_find(p, group >= 0, (uid_t)id, vm ? &of : NULL), o);
-	}
+	for (size_t i = 0; i < n; i++)
+		entry_load(p, json_object_array_get_idx(list, i), NULL);
 }
 
-void permissions_load_file(struct permissions *p, struct json_object *file)
+/* Load all entries, or none if one is invalid. Returns as permissions_load_file(). */
+static int entries_load(struct permissions *p, struct json_object *list, struct err *e)
 {
-	permissions_load(p, js_get(file, "permissions"));
-	p->uses_since_ns = MAX(js_get_int(file, "uses-since", 0), 0);
+	int r = list ? 0 : err_set(e, -EINVAL, ERR_CORRUPT, "it has no list of permissions");
+
+	for (size_t i = 0; !r && i < json_object_array_length(list); i++)
+		r = entry_load(p, json_object_array_get_idx(list, i), e);
+	while (r < 0 && p->n)
+		remove_at(p, p->n - 1);
+	return r;
+}
+
+int permissions_load_file(struct permissions *p, struct json_object *file, struct err *e)
+{
+	int r = file ? entries_load(p, js_get_array(file, "permissions"), e) : 0;
+
+	p->uses_since_ns = r < 0 ? 0 : MAX(js_get_int(file, "uses-since", 0), 0);
 	if (p->uses_since_ns)
-		return;
+		return r;
 	p->uses_since_ns = (int64_t)clock_realtime_ns();
 	p->uses_unsaved = true;
+	return r;
 }
 
 /* ---- storing the table ---- */

@@ -11,6 +11,7 @@
 #include <stdint.h>
 #include <sys/types.h>
 
+struct err;
 struct json_object;
 struct loop;
 struct permissions_writer;
@@ -124,8 +125,9 @@ struct json_object *permissions_of_vm(const struct permissions *p, const uint8_t
 struct json_object *permissions_to_file(const struct permissions *p);
 /* Load entries; invalid ones are skipped. */
 void permissions_load(struct permissions *p, struct json_object *list);
-/* Load the content of PERMISSIONS_FILE. file: NULL: there is none. */
-void permissions_load_file(struct permissions *p, struct json_object *file);
+/* Load the content of PERMISSIONS_FILE into an empty table. file: NULL: there is none. Returns 0; -EINVAL: an entry is
+ * invalid; -ENOTSUP: an entry has a role that a newer Cairn may know. On errors the table is empty. */
+int permissions_load_file(struct permissions *p, struct json_object *file, struct err *e);
 /* Return the role for a word; ROLE_NONE if there is none. of_vm: the role is for one VM; then the word for ROLE_ADMIN
  * is "owner", not "admin". */
 enum role permissions_role_from_word(const char *word, bool of_vm);

@@ -244,9 +244,14 @@ void store_quarantine(struct store *s, const char *name, const char *why)
 
 void store_set_aside(struct store *s, const char *file, const char *why)
 {
+	store_set_vm_file_aside(s, NULL, file, why);
+}
+
+void store_set_vm_file_aside(struct store *s, const char *name, const char *file, const char *why)
+{
 	char path[PATH_MAX];
 
-	if (side_path(s, file, path, NULL) < 0)
+	if (file_path(s, name, file, path, NULL) < 0)
 		return;
 	store_writer_drain_path(&s->writer, path);
 	store_put_aside(path, why);

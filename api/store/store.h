@@ -84,7 +84,7 @@ bool store_has_side_file(struct store *s, const char *file);
 struct json_object *store_read_newer(struct store *s, const char *file, struct err *e);
 /* Let store_check_vm() and store_each_unread() treat a loaded VM as if a newer Cairn had written one of its files,
  * because a newer Cairn wrote `file`, which lies beside the VMs' folder and names the VM. The caller then removes the
- * VM from the registry. name: NULL: the file is about no VM, and only it stays. why: the reason, for errors. */
+ * VM from the registry. name: NULL: only the file is not changed. why: the reason, for errors. */
 void store_leave_vm(struct store *s, const char *name, const char *file, const char *why);
 /* Return whether the VM has only a damaged definition, which was written at this time (ns since 1970; 0: unknown) or
  * later, and which has no other uuid. */
@@ -93,6 +93,8 @@ bool store_is_damaged_since(struct store *s, const char *name, const char *uuid,
 void store_quarantine(struct store *s, const char *name, const char *why);
 /* Rename to *.damaged a file beside the VMs' folder that is JSON but invalid. */
 void store_set_aside(struct store *s, const char *file, const char *why);
+/* The same for a file in a VM's folder other than its definition. */
+void store_set_vm_file_aside(struct store *s, const char *name, const char *file, const char *why);
 
 /* A new definition is first written as a draft, which is on stable storage when w is done. The caller then keeps it, so
  * that it becomes definition.json, or drops it; both take effect at return. A power cut may lose a kept definition

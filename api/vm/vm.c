@@ -448,8 +448,10 @@ void vm_load_state(struct vm *vm, struct json_object *o)
 		   *detail = js_get_str(o, "detail");
 	enum vm_state s = word ? vm_state_from_word(word) : VM_STATE_COUNT;
 
-	if (s == VM_STATE_COUNT)
+	if (s == VM_STATE_COUNT) {
+		store_set_vm_file_aside(vm->host->store, vm->def->name, "state.json", "its state is missing or unknown");
 		return;
+	}
 	vm->state = s;
 	snprintf(vm->reason, sizeof(vm->reason), "%s", reason ? reason : "unknown");
 	snprintf(vm->detail, sizeof(vm->detail), "%s", detail ? detail : "");

@@ -284,6 +284,25 @@ def test_network_of_newer_cairn_is_left_alone(fake, change):
     assert [n["name"] for n in fake.qmp().run("net-list")["networks"]] == ["lan", "other"]
 
 
+@pytest.mark.parametrize("entry,newer", [({"user": 1, "role": "operatr"}, True), ({"user": 1, "role": 7}, False), (5, False)])
+def test_permissions_with_an_invalid_entry_are_not_lost(fake, entry, newer):
+    """Nobody but root has a role, and no change erases an entry. An unknown word may be of a newer Cairn."""
+    fake.cairn("grant", "viewer", "--user", "12345")
+    fake.stop()
+    path = fake.state / "permissions.json"
+    o = json.loads(path.read_text())
+    text = json.dumps({**o, "permissions": [*o["permissions"], entry]})
+    path.write_text(text)
+    fake.start()
+    assert fake.qmp().run("query-permissions")["permissions"] == []
+    said = fake.cairn("grant", "viewer", "--user", "54321", ok=not newer).stderr
+    fake.stop()
+    kept = path if newer else path.with_name("permissions.json.damaged")
+    assert kept.read_text() == text
+    assert ('"operatr" is no role that this Cairn knows' in said) == newer, said
+    assert ("permissions.json is damaged (an entry has no valid " in fake.log.read_text()) != newer
+
+
 def test_newer_permissions_and_jobs_are_left_alone(fake):
     """Permissions deny, completed work is not repeated, and nothing is overwritten."""
     fake.define("vm1")

@@ -256,6 +256,25 @@ def test_damaged_files_are_quarantined(fake):
     fake.cairn("start", "good", "bad")
 
 
+def test_state_file_with_an_unknown_state_is_put_aside(fake):
+    """The next save would lose what else the file has."""
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    fake.cairn("destroy", "vm1")
+    fake.wait("vm1", "shutoff")
+    fake.stop()
+    path = fake.state / "vms/vm1/state.json"
+    o = json.loads(path.read_text())
+    text = json.dumps({**o, "state": "dreaming"})
+    assert o["run"] == 1
+    path.write_text(text)
+    fake.start()
+    assert path.with_name("state.json.damaged").read_text() == text
+    assert "vm1/state.json is damaged (its state is missing or unknown)" in fake.log.read_text()
+    assert fake.info("vm1")["state"] == "shutoff"
+    fake.cairn("start", "vm1")
+
+
 @pytest.mark.parametrize("key,value", [("laser", True), ("on_crash", "sing"), ("machine", 99)])
 def test_definition_of_a_newer_release_is_left_to_it(fake, key, value):
     """A new key, word or machine does not change the file's version."""

@@ -124,7 +124,7 @@ static void test_history_is_loaded_and_older_files_have_none(void **state)
 
 	(void)state;
 	assert_int_equal(js_parse(text, strlen(text), "table", &old, NULL), 0);
-	permissions_load_file(&p, old);
+	assert_int_equal(permissions_load_file(&p, old, NULL), 0);
 	assert_true(p.uses_unsaved && p.uses_since_ns > 0);
 	now = p.uses_since_ns + 50;
 	for (unsigned i = 0; i < 2; i++) {
@@ -135,7 +135,7 @@ static void test_history_is_loaded_and_older_files_have_none(void **state)
 	assert_int_equal(permission_unused_ns(&p, &p.list[0], 0), 0); /* the clock was set back */
 	file = permissions_to_file(&p);
 	permissions_done(&p);
-	permissions_load_file(&p, file);
+	assert_int_equal(permissions_load_file(&p, file, NULL), 0);
 	assert_false(p.uses_unsaved);
 	p.uses_since_ns = 50;
 	review = permission_to_review(&p, &p.list[2], 1000);
@@ -329,7 +329,7 @@ static void test_malformed_file_grants_nothing(void **state)
 		 "\"vm-uuid\":\"01000000-0000-0000-0000-000000000000\"},{\"group\":11,\"role\":\"viewer\"}]");
 	assert_int_equal(p.n, 2);
 	o = permissions_to_file(&p);
-	permissions_load_file(&again, o);
+	assert_int_equal(permissions_load_file(&again, o, NULL), 0);
 	json_object_put(o);
 	assert_int_equal(again.n, 2);
 	assert_int_equal(permissions_role(&again, &alice, WEB), ROLE_ADMIN);
@@ -344,6 +344,33 @@ static void test_malformed_file_grants_nothing(void **state)
 	assert_int_equal(p.n, 0);
 	load(&p, "{}");
 	assert_int_equal(p.n, 0);
+}
+
+/* All or nothing: the next change would erase an entry that was skipped. */
+static void test_file_with_an_invalid_entry_is_not_loaded(void **state)
+{
+	static const struct {
+		const char *text;
+		int r;
+	} files[] = {
+		{ "{}", -EINVAL },
+		{ "{\"permissions\": [{\"user\": 1, \"role\": \"viewer\"}, {\"role\": \"viewer\"}], \"uses-since\": 5}", -EINVAL },
+		{ "{\"permissions\": [{\"user\": 1, \"role\": \"viewer\"}, {\"user\": 2, \"role\": 3}]}", -EINVAL },
+		{ "{\"permissions\": [{\"user\": 1, \"role\": \"owner\"}]}", -EINVAL },
+		{ "{\"permissions\": [{\"user\": 1, \"role\": \"viewer\", \"vm-uuid\": \"\"}]}", -EINVAL },
+		{ "{\"permissions\": [{\"user\": 1, \"role\": \"viewer\"}, {\"user\": 2, \"role\": \"operatr\"}]}", -ENOTSUP },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(files) / sizeof(*files); i++) {
+		CLEANUP_JS struct json_object *o = NULL;
+		struct permissions p = { 0 };
+
+		assert_int_equal(js_parse(files[i].text, strlen(files[i].text), "table", &o, NULL), 0);
+		assert_int_equal(permissions_load_file(&p, o, NULL), files[i].r);
+		assert_int_equal(p.n, 0);
+		permissions_done(&p);
+	}
 }
 
 int main(void)
@@ -362,6 +389,7 @@ int main(void)
 		cmocka_unit_test(test_number_of_entries_is_limited),
 		cmocka_unit_test(test_role_words_depend_on_scope),
 		cmocka_unit_test(test_malformed_file_grants_nothing),
+		cmocka_unit_test(test_file_with_an_invalid_entry_is_not_loaded),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
