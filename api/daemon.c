@@ -186,15 +186,20 @@ static const struct vm_observer *const observers[] = { &command_observer, &quota
 
 /* ---- loading state, and adopting VMs ---- */
 
-/* Leave a definition with keys or words of a newer Cairn, as after the return to an earlier release, to that one. Put a
- * damaged one aside. */
-static void unread_note(struct store *s, const char *name, const struct err *e)
+/* Leave a VM to the newer Cairn that wrote keys or words into its file, as after the return to an earlier release. */
+static void newer_note(struct store *s, const char *name, const char *which, const struct err *e)
 {
 	char file[sizeof("vms//definition.json") + VM_NAME_MAX];
 
-	snprintf(file, sizeof(file), "vms/%s/definition.json", name);
+	snprintf(file, sizeof(file), "vms/%s/%s.json", name, which);
+	store_leave_vm(s, name, file, e->msg);
+}
+
+/* Put a damaged definition aside. */
+static void unread_note(struct store *s, const char *name, const struct err *e)
+{
 	if (e->cls == ERR_UNSUPPORTED)
-		store_leave_vm(s, name, file, e->msg);
+		newer_note(s, name, "definition", e);
 	else
 		store_quarantine(s, name, e->msg);
 }
@@ -223,8 +228,11 @@ static void vm_found(void *opaque, const char *name, struct json_object *definit
 	}
 	vm_set(vm, VM_FACT_TEMPLATE, store_has_file(h->store, name, VM_TEMPLATE_FILE));
 	vm_load_transient(vm);
-	if (state)
-		vm_load_state(vm, state);
+	if (state && vm_load_state(vm, state, &e) < 0) {
+		newer_note(h->store, name, "state", &e);
+		vm_remove(vm);
+		return;
+	}
 	if (vm->id > h->next_id)
 		h->next_id = vm->id;
 }

@@ -5,6 +5,7 @@
 #include "base/err.h"
 #include "base/log.h"
 
+#include <errno.h>
 #include <stdio.h>
 
 #define STATE_KEY "disk_change"
@@ -53,18 +54,22 @@ void disk_doubt_put(const struct vm_disk_change *c, struct json_object *state)
 	js_put(state, STATE_KEY, o);
 }
 
-void disk_doubt_load(struct vm *vm, struct json_object *state)
+int disk_doubt_load(struct vm *vm, struct json_object *state, struct err *e)
 {
 	struct vm_disk_change *c = &vm->disk_change;
 	struct json_object *o = js_get(state, STATE_KEY), *before = js_get(o, "before"), *more = js_get_array(o, "more");
-	struct err e;
+	int r;
 
 	if (!before)
-		return;
+		return 0;
 	c->n = 1;
 	disk_load(&c->disks[0], o);
 	for (size_t i = 0; more && i < json_object_array_length(more) && c->n < VM_DISKS_MAX; i++)
 		disk_load(&c->disks[c->n++], json_object_array_get_idx(more, i));
-	if (authors_parse_stored(before, &c->before, &e) < 0)
-		log_warn("state", "VM '%s': the change of disk %s is damaged in state.json: %s", vm->def->name, c->disks[0].id, e.msg);
+	r = authors_parse_stored(before, &c->before, e);
+	if (r < 0 && e->cls == ERR_UNSUPPORTED)
+		return -ENOTSUP;
+	if (r < 0)
+		log_warn("state", "VM '%s': the change of disk %s is damaged in state.json: %s", vm->def->name, c->disks[0].id, e->msg);
+	return 0;
 }

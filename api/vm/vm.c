@@ -308,13 +308,17 @@ static void live_put(const struct vm *vm, struct json_object *o)
 	js_put(o, "live", live);
 }
 
-static void live_load(struct vm *vm, struct json_object *o)
+/* Returns 0; -ENOTSUP: a newer Cairn may have written the definition. */
+static int live_load(struct vm *vm, struct json_object *o, struct err *e)
 {
 	struct json_object *live = js_get(o, "live");
-	struct err e;
+	int r = live ? authors_parse_stored(live, &vm->live, e) : 0;
 
-	if (live && authors_parse_stored(live, &vm->live, &e) < 0)
-		log_warn("state", "VM '%s': the definition that it runs with is damaged in state.json: %s", vm->def->name, e.msg);
+	if (r < 0 && e->cls == ERR_UNSUPPORTED)
+		return -ENOTSUP;
+	if (r < 0)
+		log_warn("state", "VM '%s': the definition that it runs with is damaged in state.json: %s", vm->def->name, e->msg);
+	return 0;
 }
 
 void vm_live_drop(struct vm *vm)
@@ -442,15 +446,16 @@ void vm_save_first(struct vm *vm, struct store_work *w)
 	store_put(vm->host->store, vm->def->name, "state.json", o, STORE_WITH_WORK, w, NULL);
 }
 
-void vm_load_state(struct vm *vm, struct json_object *o)
+int vm_load_state(struct vm *vm, struct json_object *o, struct err *e)
 {
 	const char *word = js_get_str(o, "state"), *reason = js_get_str(o, "reason"),
 		   *detail = js_get_str(o, "detail");
 	enum vm_state s = word ? vm_state_from_word(word) : VM_STATE_COUNT;
+	int r;
 
 	if (s == VM_STATE_COUNT) {
 		store_set_vm_file_aside(vm->host->store, vm->def->name, "state.json", "its state is missing or unknown");
-		return;
+		return 0;
 	}
 	vm->state = s;
 	snprintf(vm->reason, sizeof(vm->reason), "%s", reason ? reason : "unknown");
@@ -471,8 +476,8 @@ void vm_load_state(struct vm *vm, struct json_object *o)
 	vm_set(vm, VM_FACT_REBOOTS, js_get_bool(o, "rebooting", false));
 	vm_set(vm, VM_FACT_FALLS_ASLEEP, js_get_bool(o, "falling_asleep", false));
 	vm_set(vm, VM_FACT_CONTINUES, js_get_bool(o, "restarting_process", false));
-	live_load(vm, o);
-	disk_doubt_load(vm, o);
+	r = live_load(vm, o, e);
+	return r ? r : disk_doubt_load(vm, o, e);
 }
 
 static void emit_shutdown(struct vm *vm, bool guest, const char *reason)

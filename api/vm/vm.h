@@ -300,8 +300,9 @@ void vm_save(struct vm *vm);
 /* The same, before something that the next daemon has to know of. w is done when the state is on stable storage, or
  * could not be stored; the caller sets done and loop. */
 void vm_save_first(struct vm *vm, struct store_work *w);
-/* Set the VM's state from the content of state.json. Keeps the state if that content is not valid. */
-void vm_load_state(struct vm *vm, struct json_object *state);
+/* Set the VM's state from the content of state.json. Keeps the state if that content is not valid.
+ * Returns 0; -ENOTSUP: it has a definition with keys or words of a newer Cairn, and the caller removes the VM. */
+int vm_load_state(struct vm *vm, struct json_object *state, struct err *e);
 
 struct vm_defined {
 	const struct definition *def; /* borrowed; on success completed with uuid and MAC addresses */

@@ -261,6 +261,30 @@ def test_running_vm_of_newer_cairn_is_left_alone(fake):
     assert pid_of(fake, "vm1") == pid and fake.info("vm1")["state"] == "running"
 
 
+@pytest.mark.parametrize("part", ["live", "disk_change"])
+def test_vm_that_runs_with_keys_of_a_newer_cairn_is_left_alone(fake, part):
+    """As after the return to an earlier release. Else this daemon would forget what the VM runs with."""
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    d = json.loads(fake.cairn("dumpjson", "vm1").stdout)
+    fake.stop(signal.SIGKILL)
+    path = fake.state / "vms/vm1/state.json"
+    was = json.loads(path.read_text())
+    later = {**d, "later": 1}
+    path.write_text(json.dumps({**was, part: later if part == "live" else {"id": "vda", "dev": 1, "ino": 1, "more": [], "before": later}}))
+    before = path.read_text()
+    fake.start()
+    r = fake.cairn("list", "--all")
+    assert "domain 'vm1' is not loaded: " in r.stderr and '"later" is not a key' in r.stderr and "Next: use the newer Cairn" in r.stderr
+    assert "VM 'vm1' runs unmanaged" in fake.log.read_text()
+    fake.stop()
+    assert path.read_text() == before
+    path.write_text(json.dumps(was))
+    fake.start()
+    assert fake.info("vm1")["state"] == "running"
+    fake.cairn("destroy", "vm1")
+
+
 @pytest.mark.parametrize("change", [{"version": 9}, {"definition": {"name": "lan", "mode": "isolated", "later": 1}}], ids=["version", "key"])
 def test_network_of_newer_cairn_is_left_alone(fake, change):
     for name in ("lan", "other"):
