@@ -57,6 +57,7 @@ static void daemon_drop(struct control *c)
 	order_drop(c);
 	c->fd = -1;
 	c->holds = c->owes = false;
+	c->nanswers = 0;
 }
 
 void control_done(struct control *c)
@@ -102,9 +103,19 @@ void control_report(struct control *c, unsigned forward, uint64_t now_ns)
 	control_run(c, now_ns);
 }
 
+static void answers_send(struct control *c)
+{
+	while (c->nanswers && c->fd >= 0 && message_send(c, c->answers & 1 ? "{\"done\": true}" : "{\"done\": false}")) {
+		c->answers >>= 1;
+		c->nanswers--;
+	}
+}
+
 /* Send {"held": true} only after all pending messages. */
 static void held_send(struct control *c)
 {
+	if (c->nanswers)
+		return;
 	for (unsigned i = 0; i < ARRAY_SIZE(c->forwards); i++)
 		if (c->forwards[i].pending)
 			return;
@@ -150,9 +161,11 @@ uint64_t control_run(struct control *c, uint64_t now_ns)
 		denied_send(c, now_ns);
 	if (c->denied_pending)
 		next_ns = MIN(next_ns, c->denied_next_ns);
+	if (c->fd >= 0)
+		answers_send(c);
 	if (c->fd >= 0 && c->owes)
 		held_send(c);
-	if (c->owes)
+	if (c->owes || c->nanswers)
 		next_ns = MIN(next_ns, now_ns + CONTROL_INTERVAL_NS);
 	return c->fd < 0 ? UINT64_MAX : next_ns;
 }
@@ -345,8 +358,10 @@ struct control_order control_order(struct control *c)
 
 void control_answer(struct control *c, bool done)
 {
-	if (c->fd >= 0)
-		message_send(c, done ? "{\"done\": true}" : "{\"done\": false}");
+	if (c->fd < 0 || c->nanswers == CONTROL_ANSWERS_MAX)
+		return;
+	c->answers |= (unsigned)done << c->nanswers++;
+	answers_send(c);
 }
 
 void control_remove_forward(struct control *c, unsigned at)

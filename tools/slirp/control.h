@@ -32,6 +32,7 @@
 
 #define CONTROL_INTERVAL_NS 500000000ULL
 #define CONTROL_FDS 3
+#define CONTROL_ANSWERS_MAX 8u /* the daemon waits for each answer before its next order */
 #define CONTROL_FORWARD_TEXT 64 /* "udp:" with an IPv6 address and ":65535"; "255.255.255.255 " and the name of a tap */
 
 /* A change of the forwards or of the egress rules that the daemon wants. */
@@ -51,6 +52,7 @@ struct control {
 	int fd;	       /* connection of the daemon; -1: none */
 	bool holds;    /* accept no connections; ends when the daemon disconnects */
 	bool owes;     /* {"held": true} is still to be sent */
+	unsigned answers, nanswers; /* answers that are still to be sent: a bit for each, the first one lowest */
 	bool told;     /* a {"forward": N} was sent since the guest's last packet */
 	uint64_t denied[2]; /* packets and questions */
 	bool denied_pending;

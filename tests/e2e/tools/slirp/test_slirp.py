@@ -2,6 +2,7 @@
 
 import array
 import errno
+import fcntl
 import json
 import os
 import random
@@ -9,6 +10,7 @@ import signal
 import socket
 import struct
 import subprocess
+import termios
 import threading
 import time
 
@@ -682,6 +684,20 @@ def test_forward_is_removed_by_its_socket_whatever_its_number():
             assert g.accepted().port == 80
         assert ordered(g, {"remove": 7, "socket": name("udp", d)}) and ordered(g, {"remove": 0})
         assert not ordered(g, {"remove": 0})
+
+
+def test_answer_waits_for_a_daemon_that_does_not_read():
+    """The daemon took a change whose answer never came for lost."""
+    s = listener()
+    with Guest(("tcp", s, "-", 80), control=True) as g:
+        for _ in range(1000):  # each answer waits in the socket, which takes a few hundred
+            g.control.send(b'{"hold": true}')
+        g.control.send(b'{"remove": 0}')
+        until(lambda: fcntl.ioctl(g.control, termios.TIOCOUTQ, bytes(4)) == bytes(4))  # it has read all
+        told = []
+        while "done" not in (message := g.told()):
+            told.append(message)
+        assert message == {"done": True} and 100 < len(told) < 1000
 
 
 def test_wrong_orders_change_no_forward():
