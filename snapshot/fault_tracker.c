@@ -580,6 +580,7 @@ static void fault_tracker_release(struct fault_tracker *t)
 {
 	bitmap_done(&t->dirty);
 	bitmap_done(&t->bare);
+	bitmap_done(&t->used);
 	bitmap_done(&t->unsaved);
 	if (t->stop_fd >= 0)
 		close(t->stop_fd);

@@ -130,13 +130,20 @@ int fault_tracker_rewind(struct fault_tracker *t, struct ram_reader *rd, const s
  * Returns 1; 0: there is no room to keep the old content for a running save, so try again later; -errno. Any thread
  * but the tracker's; not while a save begins. */
 int fault_tracker_give_back(struct fault_tracker *t, uint64_t off, uint64_t len, int wake_fd);
-/* Free all blocks that were not written since the last reset, except holes; rd supplies them again, but only on access
- * (fault_tracker_load_all() makes it supply the rest). With huge_pages, only 2 MiB without a written block are freed.
- * RAM is no view and is armed, and all devices were drained at the last reset.
+/* Begin to free the blocks that were not written since the last reset, except holes: rd supplies them again, but only
+ * on access (fault_tracker_load_all() makes it supply the rest). Before fault_tracker_reclaim(), let all requests of
+ * devices end: those that begin from now on tell what they use. RAM is no view and is armed, and all devices were
+ * drained at the last reset. On the worker thread.
  * rd: has the content that memory had at the last reset. Borrowed; replaces the previous RAM reader, which may then be
- * freed, also after an error. ret_bytes: how much was freed. On the worker thread.
+ * freed; not after an error.
  * Returns 0 or -errno with a sentence. */
-int fault_tracker_reclaim(struct fault_tracker *t, struct ram_reader *rd, uint64_t *ret_bytes, struct err *e);
+int fault_tracker_reclaim_begin(struct fault_tracker *t, struct ram_reader *rd, struct err *e);
+/* Free them, but no block that a device uses: the kernel would wait for it with the image locked from which rd reads
+ * it. With huge_pages, only 2 MiB without a written block are freed. On the worker thread.
+ * ret_bytes: how much was freed. Returns 0 or -errno with a sentence. */
+int fault_tracker_reclaim(struct fault_tracker *t, uint64_t *ret_bytes, struct err *e);
+/* Tell that a device is about to use this memory, before it is touched. Any thread. */
+void fault_tracker_use(struct fault_tracker *t, const struct iovec *iov, unsigned niov);
 /* Read in the background the blocks that a RAM reader has not supplied yet. Any thread. */
 void fault_tracker_load_all(struct fault_tracker *t);
 /* Returns true if the tracker may still read blocks from its RAM reader. Any thread. */

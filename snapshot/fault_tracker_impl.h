@@ -42,10 +42,12 @@ struct fault_tracker {
 	atomic_bool arming;   /* fault_tracker_arm_begin() was called, and some memory is not protected yet */
 	uint64_t armed_to;    /* in bytes; for fault_tracker_arm_step() */
 	atomic_bool loading;  /* the RAM reader has more blocks */
+	atomic_bool reclaims; /* changed with the lock */
 	atomic_bool lazy;     /* the RAM reader's blocks are brought on access only */
 	pthread_mutex_t lock; /* guards the fields below; copying a block aside; protecting and releasing blocks */
 	struct bitmap dirty;  /* written since the last reset */
 	struct bitmap bare;   /* dirty blocks that are not protected now */
+	struct bitmap used;   /* while `reclaims`: blocks that devices have used since it began */
 	struct bitmap unsaved;
 	atomic_bool saving; /* changed in a pause, or by the worker; read also without the lock */
 	int save_error; /* -errno: the save has failed, for example because a block's old content is lost */

@@ -97,7 +97,8 @@ static int clean_drop(struct fault_tracker *t, struct holes *h, uint64_t block, 
 	for (; block < end && !r; block++) {
 		uint64_t at = block * VMSTATE_BLOCK_BYTES, len = block_len(t, block);
 
-		if (bitmap_test(&t->dirty, block) || !ram_reader_has(t->ram_reader, block) || hole_at(h, at, len))
+		if (bitmap_test(&t->dirty, block) || bitmap_test(&t->used, block) || !ram_reader_has(t->ram_reader, block) ||
+			hole_at(h, at, len))
 			continue;
 		ram_reader_drop(t->ram_reader, block);
 		r = range_punch(t, at, at + len);
@@ -116,7 +117,7 @@ static int huge_drop(struct fault_tracker *t, struct holes *h, uint64_t block, u
 	for (; block + HUGE_BLOCKS <= end && !r; block += HUGE_BLOCKS) {
 		uint64_t before = *bytes;
 
-		if (bitmap_next_set(&t->dirty, block) < block + HUGE_BLOCKS)
+		if (bitmap_next_set(&t->dirty, block) < block + HUGE_BLOCKS || bitmap_next_set(&t->used, block) < block + HUGE_BLOCKS)
 			continue;
 		for (uint64_t b = block; b < block + HUGE_BLOCKS; b++) {
 			if (!ram_reader_has(t->ram_reader, b) || hole_at(h, b * VMSTATE_BLOCK_BYTES, block_len(t, b)))
@@ -130,17 +131,53 @@ static int huge_drop(struct fault_tracker *t, struct holes *h, uint64_t block, u
 	return r;
 }
 
-int fault_tracker_reclaim(struct fault_tracker *t, struct ram_reader *rd, uint64_t *ret_bytes, struct err *e)
+int fault_tracker_reclaim_begin(struct fault_tracker *t, struct ram_reader *rd, struct err *e)
 {
-	struct holes h = { .fd = t->c.ram_fd, .bytes = t->c.ram_bytes };
-	int r = 0;
+	int r;
 
+	pthread_mutex_lock(&t->lock);
+	r = bitmap_init(&t->used, t->blocks);
+	if (!r)
+		atomic_store(&t->reclaims, true);
+	pthread_mutex_unlock(&t->lock);
+	if (r < 0)
+		return err_set_errno(e, r, "no memory to reclaim memory");
 	pthread_mutex_lock(&t->feed);
 	ram_reader_inherit(rd, t->ram_reader, NULL);
 	t->ram_reader = rd;
 	atomic_store(&t->lazy, true);
 	atomic_store(&t->loading, true);
 	pthread_mutex_unlock(&t->feed);
+	return 0;
+}
+
+void fault_tracker_use(struct fault_tracker *t, const struct iovec *iov, unsigned niov)
+{
+	if (!atomic_load(&t->reclaims))
+		return;
+	pthread_mutex_lock(&t->lock);
+	for (; niov && atomic_load(&t->reclaims); niov--, iov++) {
+		uint64_t off = (uint64_t)((uint8_t *)iov->iov_base - t->c.ram), end = off + iov->iov_len;
+
+		for (uint64_t b = off / VMSTATE_BLOCK_BYTES; off < end && end <= t->c.ram_bytes && b <= (end - 1) / VMSTATE_BLOCK_BYTES; b++)
+			bitmap_set(&t->used, b);
+	}
+	pthread_mutex_unlock(&t->lock);
+}
+
+static void reclaim_end(struct fault_tracker *t)
+{
+	pthread_mutex_lock(&t->lock);
+	atomic_store(&t->reclaims, false);
+	bitmap_done(&t->used);
+	pthread_mutex_unlock(&t->lock);
+}
+
+int fault_tracker_reclaim(struct fault_tracker *t, uint64_t *ret_bytes, struct err *e)
+{
+	struct holes h = { .fd = t->c.ram_fd, .bytes = t->c.ram_bytes };
+	int r = 0;
+
 	*ret_bytes = 0;
 	for (uint64_t b = 0; b < t->blocks && !r; b += RECLAIM_BLOCKS) {
 		pthread_mutex_lock(&t->feed);
@@ -149,6 +186,7 @@ int fault_tracker_reclaim(struct fault_tracker *t, struct ram_reader *rd, uint64
 		pthread_mutex_unlock(&t->lock);
 		pthread_mutex_unlock(&t->feed);
 	}
+	reclaim_end(t);
 	return r < 0 ? err_set_errno(e, r, "cannot free the VM's memory") : 0;
 }
 

@@ -162,7 +162,13 @@ void command_query_events(struct call *c)
 {
 	int64_t since = js_get_int(c->args, "since", 0);
 	struct event_filter f = filter_of(c);
+	struct err e;
 
+	if (f.event && !schema_event_find(f.event)) {
+		err_set(&e, -EINVAL, ERR_INVALID, "event: \"%.60s\" is no event's name. Next: cairn event --list", f.event);
+		call_fail(c, &e);
+		return;
+	}
 	call_return(c, event_log_page(c->host->events, since > 0 ? (uint64_t)since : 0, event_wanted, &f));
 }
 

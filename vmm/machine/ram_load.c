@@ -99,6 +99,7 @@ void ram_load_iov(struct machine *m, const struct iovec *iov, unsigned niov, boo
 {
 	if (!m->tracker || !fault_tracker_loads(m->tracker))
 		return;
+	fault_tracker_use(m->tracker, iov, niov);
 	for (; niov; niov--, iov++) {
 		uint8_t *p = iov->iov_base, *end = p + iov->iov_len;
 
@@ -288,16 +289,20 @@ int ram_rewind(struct machine *m, struct vmstate_store *s, const struct vmstate_
 	return 0;
 }
 
-int ram_reclaim(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h, uint64_t *ret_bytes, struct err *e)
+int ram_reclaim_begin(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h, struct err *e)
 {
 	struct ram_reader *rd;
 	int r = ram_reader_begin(m, s, h, &rd, e);
 
 	if (r < 0)
 		return r;
-	r = fault_tracker_reclaim(m->tracker, rd, ret_bytes, e);
+	r = fault_tracker_reclaim_begin(m->tracker, rd, e);
+	if (r < 0) {
+		ram_reader_free(rd);
+		return r;
+	}
 	ram_working_set_keep(m);
 	ram_reader_free(m->ram_reader);
 	m->ram_reader = rd;
-	return r;
+	return 0;
 }

@@ -27,11 +27,10 @@ int ram_load(struct machine *m, struct vmstate_store *s, const struct vmstate_he
  * Returns 0 or -errno. */
 int ram_rewind(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h,
 	const struct bitmap *changed, struct err *e);
-/* Free the memory that was not written since the saved state in s, which is the one that the tracker counts from; the
- * guest's accesses bring it back. On the worker's thread, during work that excludes other work.
- * s: replaces the store in use, which the caller may free, if m->ram_reader has changed, also after an error.
- * Returns 0 or -errno. */
-int ram_reclaim(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h, uint64_t *ret_bytes, struct err *e);
+/* Let the memory that was not written since the saved state in s come from there: fault_tracker_reclaim_begin(). The
+ * tracker counts from that state. On the worker's thread, during work that excludes other work.
+ * s: replaces the store in use, which the caller may free, on success. Returns 0 or -errno. */
+int ram_reclaim_begin(struct machine *m, struct vmstate_store *s, const struct vmstate_header *h, struct err *e);
 /* Wait until all memory is loaded. On the worker's or the main thread. Returns 0; -EIO when part of the saved memory
  * could not be read. */
 int ram_wait(struct machine *m, struct err *e);

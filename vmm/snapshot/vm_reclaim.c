@@ -60,21 +60,27 @@ static int base_open(struct machine *m, struct map_store **ret, struct vmstate_h
 	return r;
 }
 
-static void reclaim_run(struct work *w)
+static void begin_run(struct work *w)
 {
 	struct vmsnap_job *j = container_of(w, struct vmsnap_job, work);
-	struct ram_reader *before = j->m->ram_reader;
 	struct map_store *store = NULL;
 	struct vmstate_header h;
 
 	j->r = base_open(j->m, &store, &h, &j->e);
 	if (!j->r)
-		j->r = ram_reclaim(j->m, &store->store, &h, &j->result.ram_bytes_shared, &j->e);
-	if (j->m->ram_reader != before) { /* the new one reads from the new store, also after an error */
+		j->r = ram_reclaim_begin(j->m, &store->store, &h, &j->e);
+	if (!j->r) {
 		free(j->m->paged_from);
 		j->m->paged_from = &STEAL_PTR(store)->store;
 	}
 	free(store);
+}
+
+static void drop_run(struct work *w)
+{
+	struct vmsnap_job *j = container_of(w, struct vmsnap_job, work);
+
+	j->r = fault_tracker_reclaim(j->m->tracker, &j->result.ram_bytes_shared, &j->e);
 }
 
 static void reclaim_done(struct work *w)
@@ -85,6 +91,21 @@ static void reclaim_done(struct work *w)
 		log_info(NULL, "%llu KiB of memory that the image has were freed", (unsigned long long)j->result.ram_bytes_shared / 1024);
 	vmsnap_job_finish(j);
 	free(container_of(j, struct reclaim_job, j));
+}
+
+/* A request of a device may use memory and not have told so, since it began before the reclaim. The kernel has the image
+ * locked meanwhile, from which the tracker would read that memory if it were freed. So let all such requests end. */
+static void requests_end(struct work *w)
+{
+	struct vmsnap_job *j = container_of(w, struct vmsnap_job, work);
+
+	if (j->r < 0) {
+		reclaim_done(w);
+		return;
+	}
+	vmsnap_job_stop_vm(j);
+	vmsnap_job_resume_vm(j);
+	vmsnap_job_stage(j, drop_run, reclaim_done);
 }
 
 int vm_reclaim(struct vm *vm, struct worker *w, vm_snapshot_done_fn *done, void *opaque, struct err *e)
@@ -98,6 +119,6 @@ int vm_reclaim(struct vm *vm, struct worker *w, vm_snapshot_done_fn *done, void 
 	vm_work_set_live(vm, false);
 	x->j.done = done;
 	x->j.opaque = opaque;
-	vmsnap_job_stage(&x->j, reclaim_run, reclaim_done);
+	vmsnap_job_stage(&x->j, begin_run, requests_end);
 	return 0;
 }

@@ -705,11 +705,33 @@ static void test_reclaim_keeps_the_content_of_huge_pages(void **state)
 	f->ram[(HUGE_BLOCKS + 4) * VMSTATE_BLOCK_BYTES] ^= 1;
 	f->expect[(HUGE_BLOCKS + 4) * VMSTATE_BLOCK_BYTES] ^= 1;
 	page_hold(f, HUGE_BLOCKS + 9, pair);
-	if (fault_tracker_reclaim(f->t, f->rd, &bytes, &e) < 0)
+	if (fault_tracker_reclaim_begin(f->t, f->rd, &e) < 0 || fault_tracker_reclaim(f->t, &bytes, &e) < 0)
 		fail_msg("%s", e.msg);
 	assert_memory_equal(f->ram, f->expect, RAM_BYTES);
 	assert_int_equal(bytes, 7 * 2 * MIB); /* not those of the page that was written to, and of the end */
 	page_let_go(pair);
+}
+
+/* The kernel has the image locked while it writes from this memory; the reader would wait for the lock. */
+static void test_reclaim_leaves_memory_that_a_device_uses(void **state)
+{
+	struct fixture *f = *state;
+	struct iovec iov[2];
+	struct err e = { 0 };
+	uint64_t bytes;
+
+	begin_huge(f);
+	iov[0] = (struct iovec){ f->ram + 3 * VMSTATE_BLOCK_BYTES, 512 };
+	iov[1] = (struct iovec){ f->ram + 5 * 2 * MIB - 1, 2 }; /* in two huge pages */
+	fault_tracker_use(f->t, iov, 2); /* before the reclaim: it ends before memory is freed */
+	if (fault_tracker_reclaim_begin(f->t, f->rd, &e) < 0)
+		fail_msg("%s", e.msg);
+	fault_tracker_use(f->t, iov + 1, 1);
+	if (fault_tracker_reclaim(f->t, &bytes, &e) < 0)
+		fail_msg("%s", e.msg);
+	assert_int_equal(bytes, 6 * 2 * MIB);
+	assert_memory_equal(f->ram, f->expect, RAM_BYTES);
+	fault_tracker_use(f->t, iov, 2);
 }
 
 static void test_rewind_tells_that_a_huge_page_cannot_be_split(void **state)
@@ -747,6 +769,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_full_save_omits_untouched_zeros, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_rewind_reloads_written_blocks_only, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_rewind_while_loading, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_reclaim_leaves_memory_that_a_device_uses, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_reclaim_keeps_the_content_of_huge_pages, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_rewind_tells_that_a_huge_page_cannot_be_split, setup, teardown),
 	};

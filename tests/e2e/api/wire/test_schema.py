@@ -86,6 +86,12 @@ def test_every_query_answers_as_the_schema_says(world):
         assert filled(answer) or name not in FILLED, (name, answer)
 
 
+def test_query_for_an_unknown_event_is_refused(fake):
+    """Else a client with a slip in the name would wait for ever."""
+    with pytest.raises(QmpError, match='event: "VM_STATE" is no event\'s name. Next: cairn event --list'):
+        fake.qmp().run("query-events", event="VM_STATE")
+
+
 def test_pages_of_the_schema_are_the_whole(world):
     """A client that follows `next` gets the schema that the build prints."""
     _, q = world
