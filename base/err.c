@@ -22,7 +22,6 @@ static const char *const class_names[ERR_CLASS_COUNT] = {
 	[ERR_CANCELLED] = "Cancelled",
 	[ERR_QUOTA] = "QuotaExceeded",
 	[ERR_APPROVAL] = "ApprovalRequired",
-	[ERR_CHANGED] = "Changed",
 };
 
 const char *err_class_name(enum err_class cls)

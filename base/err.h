@@ -24,7 +24,6 @@ enum err_class {
 	ERR_CANCELLED,
 	ERR_QUOTA,	/* the quota of the user or group leaves no room (api/access/quotas.h) */
 	ERR_APPROVAL,	/* another user has to approve the act (api/policy/approver.h) */
-	ERR_CHANGED,	/* it is not what the request expects any more: another client has changed it */
 	ERR_CLASS_COUNT,
 };
 

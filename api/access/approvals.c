@@ -104,19 +104,19 @@ static unsigned acts_of_monitor(const char *line)
 
 unsigned approval_acts_of(enum dialect d, const char *command, struct json_object *args, const struct definition *def)
 {
-	bool destroys_late = def && def->shutdown_then == DEFINITION_DESTROY;
+	bool reboots = !strcmp(command, "vm-reboot");
 	unsigned acts = 0;
 	const char *then;
 
 	if (d == DIALECT_QEMU && !strcmp(command, "human-monitor-command"))
-		return acts_of_monitor(js_get_str(args, "command-line"));
+		acts = acts_of_monitor(js_get_str(args, "command-line"));
 	for (size_t i = 0; i < ARRAY_SIZE(act_commands); i++)
 		if (act_commands[i].dialect == d && !strcmp(act_commands[i].command, command))
 			acts = act_commands[i].acts;
 	if (js_get_bool(args, "dry-run", false))
 		return 0;
 	/* A deadline destroys the VM. */
-	if (!strcmp(command, "vm-shutdown") && (js_get(args, "then") || js_get(args, "timeout") || destroys_late))
+	if (acts & SHUTDOWN && !reboots && (js_get(args, "then") || js_get(args, "timeout") || (def && def->shutdown_then == DEFINITION_DESTROY)))
 		acts |= DESTROY;
 	then = js_get_str_or(args, "then", "");
 	if (!strcmp(command, "vm-dump"))

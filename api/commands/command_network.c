@@ -59,7 +59,7 @@ static int was_check(struct call *c, const struct network_definition *is, const 
 
 	if (!was || (now && json_object_equal(was, now)))
 		return 0;
-	return err_set(e, -EBUSY, ERR_CHANGED, "the definition of network '%s' has changed meanwhile; read it again", name);
+	return err_set(e, -EBUSY, ERR_BUSY, "the definition of network '%s' has changed meanwhile; read it again", name);
 }
 
 /* Parse the argument `definition`, and check it against the other networks. */

@@ -505,10 +505,12 @@ static void put_mirror(struct json_writer *w, const struct vm *vm, const char *i
 	if (!note)
 		return;
 	jw_object(w, "mirror");
-	if (path)
+	jw_str(w, "type", js_get_str_or(note, "type", ""));
+	if (path) {
 		jw_str(w, "path", path);
-	if (path)
 		jw_str(w, "format", js_get_str_or(note, "format", "raw"));
+		jw_int(w, "user", js_get_int(note, "user", 0));
+	}
 	jw_object_end(w);
 }
 

@@ -63,15 +63,22 @@ static int name_check_form(const char *name, struct err *e)
 	return 0;
 }
 
-int definition_check_name(const char *name, struct err *e)
+static int name_check(const char *name, struct err *e)
 {
 	int r = name_check_form(name, e);
-	uint8_t uuid[16];
 
 	if (!r && !utf8_is_clean(name))
 		r = err_set(e, -EINVAL, ERR_INVALID, "must not have control characters");
 	if (!r && !utf8_is_plain_name(name))
 		r = err_set(e, -EINVAL, ERR_INVALID, "must not have invisible characters, or begin or end with a space");
+	return r;
+}
+
+int definition_check_name(const char *name, struct err *e)
+{
+	int r = name_check(name, e);
+	uint8_t uuid[16];
+
 	if (!r && uuid_parse(name, uuid) == 0)
 		r = err_set(e, -EINVAL, ERR_INVALID, "must not be a UUID, because a UUID may be another VM's");
 	return r;
@@ -84,7 +91,7 @@ static int parse_name(struct parse *p, struct json_object *v, void *into)
 
 	if (!s)
 		return -EINVAL;
-	if ((p->stored ? name_check_form(s, &why) : definition_check_name(s, &why)) < 0)
+	if ((p->stored ? name_check_form(s, &why) : name_check(s, &why)) < 0)
 		return key_error(p, "%s", why.msg);
 	snprintf(into, VM_NAME_MAX + 1, "%s", s);
 	return 0;

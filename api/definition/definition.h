@@ -232,7 +232,8 @@ void definition_put_forward(struct json_object *o, const struct definition_forwa
  * Returns 0 or -errno. */
 int definition_check_files(const struct definition *d, struct err *e);
 
-/* Check a VM's name. The error names no key. Returns 0; -EINVAL. */
+/* Check the name of a new VM: also that it is no UUID, which older VMs may have as their names. The error names no key.
+ * Returns 0; -EINVAL. */
 int definition_check_name(const char *name, struct err *e);
 
 bool definition_has_mac(const struct definition_interface *i);

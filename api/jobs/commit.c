@@ -270,7 +270,7 @@ static void commit_done(void *opaque, int r, const struct vm_answer *a, const st
 		const struct definition_layer *base = &x->only->disks[0].layers[0];
 		const char *format = base->format == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw";
 
-		mirrors_add(x->vm, x->id, base->path, format);
+		mirrors_add(x->vm, x->id, x->job->type, base->path, format, 0);
 		vm_save(x->vm);
 		if (x->ready)
 			commit_ready(x->job, x->vm, x->id, x->path, base->path, format);

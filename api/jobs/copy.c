@@ -43,7 +43,7 @@ static void copy_done(void *opaque, int r, const struct vm_answer *a, const stru
 		job_fail(j, e);
 		return;
 	}
-	mirrors_add(j->vm, x->disk, x->path, x->format);
+	mirrors_add(j->vm, x->disk, j->type, x->path, x->format, j->uid);
 	vm_save(j->vm);
 	job_succeed(j, NULL);
 }

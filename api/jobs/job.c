@@ -321,7 +321,8 @@ static void text_make(struct job *j)
 
 struct json_object *jobs_to_file(struct vm_host *host)
 {
-	struct json_object *file = json_object_new_object(), *list = json_object_new_array(), *unfinished = json_object_new_array();
+	struct json_object *file = json_object_new_object(), *list = json_object_new_array(), *unfinished = json_object_new_array(),
+			   *omitted = json_object_new_array();
 	unsigned n = 0;
 
 	for (const struct job *j = host->jobs; j; j = j->next)
@@ -334,8 +335,10 @@ struct json_object *jobs_to_file(struct vm_host *host)
 			j->stored = true;
 			continue;
 		}
-		if (n-- > JOBS_STORED_MAX)
+		if (n-- > JOBS_STORED_MAX) {
+			json_object_array_add(omitted, json_object_new_string(j->id));
 			continue;
+		}
 		if (!j->text)
 			text_make(j);
 		o = json_object_new_object();
@@ -345,6 +348,7 @@ struct json_object *jobs_to_file(struct vm_host *host)
 	js_put_uint(file, "next", host->next_job);
 	js_put(file, "jobs", list);
 	js_put(file, "unfinished", unfinished);
+	js_put(file, "omitted", omitted); /* the event log may still have their events */
 	return file;
 }
 

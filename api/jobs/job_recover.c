@@ -161,13 +161,15 @@ static void number_note(struct vm_host *host, const char *id)
 
 static bool is_stored(struct json_object *file, const char *id)
 {
-	struct json_object *list = js_get_array(file, "jobs");
-	size_t n = list ? json_object_array_length(list) : 0, i = 0;
+	struct json_object *list = js_get_array(file, "jobs"), *omitted = js_get_array(file, "omitted");
 
-	for (const char *own; i < n; i++)
-		if ((own = js_get_str(json_object_array_get_idx(list, i), "id")) && !strcmp(own, id))
-			break;
-	return i < n;
+	for (size_t i = 0; list && i < json_object_array_length(list); i++)
+		if (!strcmp(js_get_str_or(json_object_array_get_idx(list, i), "id", ""), id))
+			return true;
+	for (size_t i = 0; omitted && i < json_object_array_length(omitted); i++)
+		if (!strcmp(js_plain_string(json_object_array_get_idx(omitted, i)) ?: "", id))
+			return true;
+	return false;
 }
 
 /* Return whether this is the first event found of a job; if not, complete a job whose end was found before. */

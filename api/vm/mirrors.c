@@ -30,15 +30,17 @@ static bool note_drop(struct vm *vm, const char *disk)
 	return json_object_array_del_idx(vm->mirrors, note_find(vm, disk), 1) == 0;
 }
 
-void mirrors_add(struct vm *vm, const char *disk, const char *path, const char *format)
+void mirrors_add(struct vm *vm, const char *disk, const char *type, const char *path, const char *format, uid_t uid)
 {
 	struct json_object *o = json_object_new_object();
 
 	note_drop(vm, disk);
 	js_put_str(o, "disk", disk);
+	js_put_str(o, "type", type);
 	if (path) {
 		js_put_str(o, "path", path);
 		js_put_str(o, "format", format);
+		js_put_uint(o, "user", uid);
 	}
 	json_object_array_add(vm->mirrors, o);
 }
@@ -95,7 +97,7 @@ static void mirrors_adopted(struct vm *vm, const struct vm_info *info)
 		snprintf(id, sizeof(id), "%.*s", (int)sizeof(id) - 1, info->disks[i].id);
 		is_noted = mirrors_find(vm, id);
 		if (info->mirrored[i] == VM_MIRRORED && !is_noted)
-			mirrors_add(vm, id, NULL, NULL);
+			mirrors_add(vm, id, "blockcopy", NULL, NULL, 0);
 		else if (info->mirrored[i] == VM_NOT_MIRRORED && is_noted)
 			note_drop(vm, id);
 	}

@@ -77,11 +77,17 @@ static void copy_over(struct vm *vm, const char *id)
 	vm_notify(vm, copy_ended, own);
 }
 
+/* The process says that there is no copy; an earlier daemon may have ended before it noted that. */
+static bool is_gone(int r, const struct err *e)
+{
+	return r == -EREMOTEIO && e->cls == ERR_NOT_FOUND;
+}
+
 static void pivot_answer(void *opaque, int r, const struct err *e)
 {
 	struct call *c = opaque;
 
-	if (!r && c->vm && !js_get_bool(c->args, "check-only", false))
+	if (c->vm && (is_gone(r, e) || (!r && !js_get_bool(c->args, "check-only", false))))
 		copy_over(c->vm, js_get_str(c->args, "disk"));
 	call_done(c, r, e);
 }
@@ -109,7 +115,7 @@ static void abort_done(void *opaque, int r, const struct vm_answer *a, const str
 	struct vm *vm = vm_find_uuid(x->host, x->uuid);
 
 	(void)a;
-	if (!r && vm)
+	if ((!r || is_gone(r, e)) && vm)
 		copy_over(vm, x->disk);
 	x->done(x->opaque, r, e);
 	free(x);

@@ -35,6 +35,10 @@ static int define_check(struct vm_host *host, struct definition *def, enum vm_de
 	struct vm *old = vm_find_name(host, def->name), *holder;
 
 	*ret_old = old;
+	if (!old && definition_check_name(def->name, e) < 0) {
+		err_prefix(e, "name");
+		return -EINVAL;
+	}
 	if (old && mode == VM_CREATE && vm_state_is_active(old->state))
 		return err_set(e, -EEXIST, ERR_EXISTS, "VM '%s' exists already and is %s", def->name, vm_state_name(old->state));
 	if (old && mode == VM_CREATE)
@@ -100,7 +104,9 @@ static int was_check(const struct define *w, struct err *e)
 	is = vm ? definition_to_json(vm->def) : NULL;
 	if (is && json_object_equal(is, w->was))
 		return 0;
-	return err_set(e, -EBUSY, ERR_CHANGED,
+	if (!vm)
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%s' was undefined meanwhile", w->def->name);
+	return err_set(e, -EBUSY, ERR_BUSY,
 		"VM '%s' was changed by another user meanwhile; read its definition again and repeat the change",
 		w->def->name);
 }

@@ -114,11 +114,6 @@ static int change_try(struct cli *c, const char *vm,
 	return 1;
 }
 
-bool change_is_conflict(const struct err *e)
-{
-	return e->cls == ERR_CHANGED || e->cls == ERR_BUSY;
-}
-
 int change_make_config(struct cli *c, const char *vm,
 	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e), void *opaque, struct err *e)
 {
@@ -126,7 +121,7 @@ int change_make_config(struct cli *c, const char *vm,
 
 	for (unsigned i = 0; i < TRIES; i++) {
 		r = change_try(c, vm, edit, opaque, e);
-		if (r >= 0 || !change_is_conflict(e))
+		if (r >= 0 || e->cls != ERR_BUSY)
 			break;
 	}
 	return r;

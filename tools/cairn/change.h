@@ -43,10 +43,6 @@ struct place {
 	bool live, config;
 };
 
-/* Return whether another client has changed the definition meanwhile, so that the change may be tried anew. An older
- * daemon has the class ERR_BUSY for that. */
-bool change_is_conflict(const struct err *e);
-
 /* Choose the place. Without --live and --config: the running VM if there is one. --persistent: the next start, and the
  * VM if it runs; --print-only: the next start. Returns 0; -errno; CLI_USAGE after an error message. */
 int place_choose(struct cli *c, struct place *ret, struct err *e);

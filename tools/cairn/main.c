@@ -37,7 +37,6 @@ int cli_exit_code(enum err_class cls)
 	case ERR_PERMISSION:
 		return CLI_PERMISSION;
 	case ERR_BUSY:
-	case ERR_CHANGED:
 	case ERR_QUOTA:
 		return CLI_BUSY;
 	case ERR_HOST:

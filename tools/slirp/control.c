@@ -57,7 +57,7 @@ static void daemon_drop(struct control *c)
 	order_drop(c);
 	c->fd = -1;
 	c->holds = c->owes = false;
-	c->nanswers = 0;
+	c->answers = c->nanswers = 0;
 }
 
 void control_done(struct control *c)

@@ -828,7 +828,7 @@ static void disk_info(struct machine *m, unsigned i, struct vm_info *info)
 	info->disk_direct[i] = b.direct;
 	info->images[i].dev = m->disks[i].image_dev;
 	info->images[i].ino = m->disks[i].image_ino;
-	info->mirrored[i] = m->disks[i].copy ? VM_MIRRORED : VM_NOT_MIRRORED;
+	info->mirrored[i] = m->disks[i].mirrored ? VM_MIRRORED : VM_NOT_MIRRORED;
 	if (m->disks[i].dev && m->cfg.disk_more[i].cdrom)
 		info->trays[i] = virtio_scsi_tray_is_open(m->disks[i].dev, m->disks[i].target) ? VM_TRAY_OPEN : VM_TRAY_CLOSED;
 }

@@ -85,6 +85,7 @@ struct machine_disk {
 	struct block *copy; /* the copy to which the disk is mirrored; owned; NULL: none (machine_copy.h) */
 	unsigned copy_layer; /* not 0: a commit: the copy is this layer of the disk, and the disk owns it */
 	struct block_mirror *mirror;
+	bool mirrored; /* the copy is complete and gets each change; for vm_info */
 	struct qcow2_warm *warm; /* a clone's: tables of the pin that the disk reads; owned; NULL: none */
 };
 

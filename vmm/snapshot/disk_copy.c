@@ -263,6 +263,8 @@ void copy_job_end(struct work *w)
 {
 	struct copy_job *p = container_of(w, struct copy_job, j.work);
 
+	if (!p->j.r || !p->disk->copy)
+		p->disk->mirrored = p->disk->copy;
 	vmsnap_job_finish(&p->j);
 	free(p);
 }

@@ -10,6 +10,7 @@
 
 #include <errno.h>
 #include <string.h>
+#include <unistd.h>
 
 /* What the daemon tells of a disk; both NULL: nothing works on it. */
 struct work {
@@ -29,79 +30,95 @@ static bool works_on(struct json_object *job, const char *vm, const char *disk)
 		strcmp(js_get_str_or(job, "status", ""), "concluded") != 0;
 }
 
-static int work_find(struct cli *c, struct work *w, struct err *e)
+/* Find the disk among those of the running VM, or else of the definition. */
+static int disk_find(struct cli *c, struct json_object *info, struct json_object **ret, struct err *e)
 {
-	CLEANUP_JS struct json_object *info = NULL, *all = NULL;
-	const char *disk = c->pos[1], *vm;
-	struct json_object *disks;
-	int r = cli_vm_info(c, c->pos[0], &info, e), at = 0;
+	CLEANUP_JS struct json_object *definition = NULL;
+	struct json_object *disks = js_get_array(info, "disks");
+	int r = disks ? 0 : change_read(c, c->pos[0], &definition, e), at;
 
 	if (r < 0)
 		return r;
-	disks = js_get_array(info, "disks"); /* NULL: the VM is off */
-	if (disks)
-		at = change_find_disk(disks, disk, e);
-	if (at < 0)
-		return at;
-	if (disks) {
-		disk = js_get_str_or(json_object_array_get_idx(disks, (size_t)at), "id", "");
-		w->mirror = json_object_get(js_get(json_object_array_get_idx(disks, (size_t)at), "mirror"));
-	}
-	r = jobs_fetch(c, &all, e);
-	vm = js_get_str_or(info, "name", "");
+	disks = disks ?: js_get_array(definition, "disks");
+	at = disks ? change_find_disk(disks, c->pos[1], e) : err_set(e, -ENOENT, ERR_NOT_FOUND, "the domain has no disk");
+	*ret = at < 0 ? NULL : json_object_get(json_object_array_get_idx(disks, (size_t)at));
+	return MIN(at, 0);
+}
+
+static int work_find(struct cli *c, struct work *w, struct err *e)
+{
+	CLEANUP_JS struct json_object *info = NULL, *all = NULL, *disk = NULL;
+	int r = cli_vm_info(c, c->pos[0], &info, e);
+
+	if (!r)
+		r = disk_find(c, info, &disk, e);
+	if (!r)
+		r = jobs_fetch(c, &all, e);
+	w->mirror = json_object_get(js_get(disk, "mirror"));
 	for (size_t i = 0; !r && i < json_object_array_length(all) && !w->job; i++)
-		if (works_on(json_object_array_get_idx(all, i), vm, disk))
+		if (works_on(json_object_array_get_idx(all, i), js_get_str_or(info, "name", ""), js_get_str_or(disk, "id", "")))
 			w->job = json_object_get(json_object_array_get_idx(all, i));
 	return r;
 }
 
-static void job_print(struct json_object *job)
+/* Print the words of virsh. */
+static void work_line(struct json_object *of, bool active, double percent)
 {
-	const char *type = js_get_str_or(job, "type", "");
-	double done = (double)js_get_int(job, "current-progress", 0), total = (double)js_get_int(job, "total-progress", 0);
-	int64_t rate = js_get_int(job, "bandwidth", 0);
+	const char *type = js_get_str_or(of, "type", "");
 
-	printf("Block %s: [%6.2f %%]", !strcmp(type, "blockcopy") ? "Copy" : !strcmp(type, "blockpull") ? "Pull" : "Commit",
-		total > 0 ? 100 * done / total : 0);
-	if (rate)
-		printf("    Bandwidth limit: %lld bytes/s (%.3f MiB/s)", (long long)rate, (double)rate / MIB);
-	puts("");
+	printf("%sBlock %s: [%6.2f %%]", active && !strcmp(type, "blockcommit") ? "Active " : "",
+		!strcmp(type, "blockcommit") ? "Commit" : !strcmp(type, "blockpull") ? "Pull" : "Copy", percent);
 }
 
 static void work_print(struct cli *c, const struct work *w)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
+	double done = (double)js_get_int(w->job, "current-progress", 0), total = (double)js_get_int(w->job, "total-progress", 0);
+	int64_t rate = js_get_int(w->job, "bandwidth", 0);
 
 	if (c->format != CLI_TABLE) {
 		js_put(o, "job", json_object_get(w->job));
 		js_put(o, "mirror", json_object_get(w->mirror));
 		output_print(stdout, c->format, o);
 	} else if (w->mirror) {
-		printf("Mirroring: [100.00 %%]    To: %s\n", js_get_str_or(w->mirror, "path", "a file that is not known by name"));
+		work_line(w->mirror, true, 100);
+		printf("    To: %s\n", js_get_str_or(w->mirror, "path", "a file that is not known by name"));
 	} else if (w->job) {
-		job_print(w->job);
+		work_line(w->job, false, total > 0 ? 100 * done / total : 0);
+		if (rate)
+			printf("    Bandwidth limit: %lld bytes/s (%.3f MiB/s)", (long long)rate, (double)rate / MIB);
+		puts("");
 	} else {
 		say("No current block job for %s\n", c->pos[1]);
 	}
 }
 
-static int no_copy(const struct cli *c, const struct work *w, struct err *e)
+/* Get the path of the copy, as far as the user may rely on it: another user's could be a link tomorrow. */
+static int copy_path(const struct cli *c, const struct work *w, const char **ret, struct err *e)
 {
+	int64_t user = js_get_int(w->mirror, "user", 0);
+
+	*ret = js_get_str(w->mirror, "path");
+	if (*ret && user && user != (int64_t)geteuid())
+		return err_set(e, -EPERM, ERR_PERMISSION, "user %lld says that %s is the copy; if you trust that, name it with --dest", (long long)user, *ret);
+	if (*ret)
+		return 0;
 	if (w->mirror)
 		return err_set(e, -EINVAL, ERR_INVALID, "it is not known which file is the copy; name it with --dest");
 	if (w->job)
 		return err_set(e, -EBUSY, ERR_BUSY, "the job has not copied all yet; cairn blockjob %s %s shows its progress", c->pos[0], c->pos[1]);
-	return err_set(e, -ENOENT, ERR_NOT_FOUND, "the disk has no copy under way");
+	return err_set(e, -ENOENT, ERR_NOT_FOUND, "no copy of the disk is known; if an older Cairn began one, name its file with --dest");
 }
 
 static int pivot(struct cli *c, const struct work *w, struct err *e)
 {
-	const char *dest = option_value(c, "dest"), *format = option_value(c, "dest-format"), *path = dest ?: js_get_str(w->mirror, "path");
+	const char *path = option_value(c, "dest"), *format = option_value(c, "dest-format");
+	int r = path ? 0 : copy_path(c, w, &path, e);
 
-	if (!path)
-		return no_copy(c, w, e);
+	if (r < 0)
+		return r;
 	if (!format)
-		format = dest ? pivot_format(dest) : js_get_str_or(w->mirror, "format", "raw");
+		format = option_value(c, "dest") ? pivot_format(path) : js_get_str_or(w->mirror, "format", "raw");
 	return pivot_to(c, path, format, e);
 }
 

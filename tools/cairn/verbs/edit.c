@@ -348,7 +348,7 @@ static int edit_attempt(struct edit *d, struct err *e)
 	if (option_flag(d->cli, "print-only"))
 		return 0;
 	r = d->kind->define(d, e);
-	if (r < 0 && change_is_conflict(e))
+	if (r < 0 && e->cls == ERR_BUSY)
 		definition_was(d);
 	return r;
 }

@@ -5,7 +5,6 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/util.h"
-#include "tools/cairn/change.h"
 #include "tools/cairn/definition_file.h"
 #include "tools/cairn/net.h"
 #include "tools/cairn/user.h"
@@ -274,7 +273,7 @@ static int change_send(struct cli *c, const struct change *x, bool inactive, str
 		CLEANUP_JS struct json_object *was = STEAL_PTR(now);
 
 		r = change_send_from(c, x, inactive, was, e);
-		if (r >= 0 || !change_is_conflict(e) || tries == TRIES_MAX || !has_changed(c, inactive, was, &now))
+		if (r >= 0 || e->cls != ERR_BUSY || tries == TRIES_MAX || !has_changed(c, inactive, was, &now))
 			return r;
 		r = 0;
 	}

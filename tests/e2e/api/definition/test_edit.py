@@ -265,7 +265,7 @@ def test_concurrent_changes_are_all_kept(fake):
     assert q.run("vm-define", definition=changed, was=before)["pending"] is False
     with pytest.raises(QmpError, match="was changed by another user") as said:
         q.run("vm-define", definition={**before, "vcpus": 3}, was=before)
-    assert said.value.cls == "Changed"
+    assert said.value.cls == "Busy"
     threads = [threading.Thread(target=fake.cairn, args=("attach-interface", "vm1", "user"))
                for _ in range(6)]
     for t in threads:

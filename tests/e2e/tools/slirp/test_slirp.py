@@ -688,12 +688,15 @@ def test_forward_is_removed_by_its_socket_whatever_its_number():
 
 def test_answer_waits_for_a_daemon_that_does_not_read():
     """The daemon took a change whose answer never came for lost."""
-    s = listener()
-    with Guest(("tcp", s, "-", 80), control=True) as g:
-        for _ in range(1000):  # each answer waits in the socket, which takes a few hundred
-            g.control.send(b'{"hold": true}')
-        g.control.send(b'{"remove": 0}')
-        until(lambda: fcntl.ioctl(g.control, termios.TIOCOUTQ, bytes(4)) == bytes(4))  # it has read all
+    with listener() as first, listener() as second, Guest(("tcp", first, "-", 80), ("tcp", second, "-", 81), control=True) as g:
+        for n in range(2):
+            for _ in range(1000):  # each answer waits in the socket, which takes a few hundred
+                g.control.send(b'{"hold": true}')
+            g.control.send(b'{"remove": 0}')
+            until(lambda: fcntl.ioctl(g.control, termios.TIOCOUTQ, bytes(4)) == bytes(4))  # it has read all
+            if not n:
+                g.daemon()  # which does not get the answer to the earlier one
+                assert not ordered(g, {"remove": 9})
         told = []
         while "done" not in (message := g.told()):
             told.append(message)

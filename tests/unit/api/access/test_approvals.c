@@ -33,11 +33,17 @@ static unsigned acts_of(enum dialect d, const char *command, const char *text)
 static void test_shutdown_is_what_the_definition_makes_of_it(void **state)
 {
 	struct definition d = { .shutdown_then = DEFINITION_DESTROY };
+	struct json_object *args;
 	unsigned destroy = approval_act_bit("destroy"), shutdown = approval_act_bit("shutdown");
 
 	(void)state;
 	assert_int_equal(approval_acts_of(DIALECT_DAEMON, "vm-shutdown", NULL, &d), shutdown | destroy);
 	assert_int_equal(approval_acts_of(DIALECT_DAEMON, "vm-reboot", NULL, &d), shutdown);
+	assert_int_equal(approval_acts_of(DIALECT_QEMU, "system_powerdown", NULL, &d), shutdown | destroy);
+	args = json_object_new_object();
+	json_object_object_add(args, "command-line", json_object_new_string("system_powerdown"));
+	assert_int_equal(approval_acts_of(DIALECT_QEMU, "human-monitor-command", args, &d), shutdown | destroy);
+	json_object_put(args);
 	d.shutdown_then = DEFINITION_SAVE;
 	assert_int_equal(approval_acts_of(DIALECT_DAEMON, "vm-shutdown", NULL, &d), shutdown);
 }
