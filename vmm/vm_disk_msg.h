@@ -1,9 +1,12 @@
-/* vm_disk_msg: the bodies of VM_MSG_DISK_COMMIT, _RESIZE and _SET. */
+/* vm_disk_msg: the bodies of VM_MSG_DISK_COMMIT, _RESIZE and _SET, and a member of vm_info. */
 #ifndef CAIRN_VMM_VM_DISK_MSG_H
 #define CAIRN_VMM_VM_DISK_MSG_H
 
 #include "base/util.h"
 #include "vmm/vm_msg.h"
+
+/* For vm_info: whether changes of a disk go to a copy, or to its base, too. */
+enum vm_mirrored { VM_NOT_MIRRORED = 1, VM_MIRRORED = 2 };
 
 /* Of a disk with the layers 0 (the image) to n. */
 struct vm_disk_commit {

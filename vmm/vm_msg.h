@@ -873,9 +873,6 @@ struct vm_info {
 	uint8_t mirrored[VM_DISKS_MAX]; /* of the disks: enum vm_mirrored; 0 from an older process */
 };
 
-/* Whether changes of a disk go to a copy, or to its base, too. */
-enum vm_mirrored { VM_NOT_MIRRORED = 1, VM_MIRRORED = 2 };
-
 enum vm_tray { VM_TRAY_NONE = 0, VM_TRAY_CLOSED, VM_TRAY_OPEN };
 enum vm_agent_state { VM_AGENT_NONE = 0, VM_AGENT_CLOSED, VM_AGENT_OPEN, VM_AGENT_ANSWERS };
 enum vm_disk_fault { VM_DISK_FINE = 0, VM_DISK_FAILED = 1, VM_DISK_NO_SPACE = 2, VM_DISK_CORRUPT = 3 };

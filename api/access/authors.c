@@ -22,8 +22,7 @@ enum { GAIN_WRITE = 1, GAIN_HOST = 2, GAIN_WORLD = 4, GAIN_READ = 8 /* by the gu
 
 struct claim {
 	char *key; /* owned */
-	/* owned: other text gains something: the egress rules of an interface, or what a screen is shown on; NULL: none */
-	char *limits;
+	char *limits; /* owned: a change gains something: egress rules, or where a screen is shown; NULL: none */
 	unsigned gains;
 };
 

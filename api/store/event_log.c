@@ -90,16 +90,23 @@ static int by_text(const void *a, const void *b)
 	return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* Return the UUID of the VM with the most events, owned by the caller; NULL: none has more than SHARE_MAX. */
+static const char *subject_of(const struct entry *e)
+{
+	return e->about.uuid ? e->about.uuid : "";
+}
+
+/* Return the UUID of the VM with the most events, owned by the caller; "": those of no VM, such as of denied commands,
+ * are the most; NULL: none has more than SHARE_MAX, or one has all. */
 static char *busiest_find(struct event_log *l)
 {
 	const char **uuids = must_alloc(calloc(EVENT_LOG_MAX, sizeof(*uuids))), *found = NULL;
 	unsigned most = SHARE_MAX, n = 0;
 	char *copy;
 
-	for (unsigned i = 0; i < l->n; i++)
-		if (ring_at(l, i)->about.uuid)
-			uuids[n++] = ring_at(l, i)->about.uuid;
+	while (n < l->n) {
+		uuids[n] = subject_of(ring_at(l, n));
+		n++;
+	}
 	qsort(uuids, n, sizeof(*uuids), by_text);
 	for (unsigned i = 0, first = 0; i < n; i++) {
 		if (strcmp(uuids[i], uuids[first]) != 0)
@@ -109,7 +116,7 @@ static char *busiest_find(struct event_log *l)
 			found = uuids[i];
 		}
 	}
-	copy = found ? must_alloc(strdup(found)) : NULL;
+	copy = found && most < n ? must_alloc(strdup(found)) : NULL;
 	free(uuids);
 	return copy;
 }
@@ -124,7 +131,7 @@ static void busiest_drop(struct event_log *l)
 	for (unsigned i = 0; uuid && i < l->n; i++) {
 		const struct entry *entry = ring_at(l, i);
 
-		if (gone < DROPPED_AT_ONCE && entry->about.uuid && !strcmp(entry->about.uuid, uuid)) {
+		if (gone < DROPPED_AT_ONCE && !strcmp(subject_of(entry), uuid)) {
 			l->dropped = entry->seq;
 			free(entry->line);
 			gone++;

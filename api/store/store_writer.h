@@ -77,7 +77,8 @@ void store_writer_work_to(struct store_writer *w, enum pending_kind kind, const 
 void store_writer_work_ahead(struct store_writer *w, enum pending_kind kind, const char *path, const char *to, char *text,
 	struct store_work *work);
 
-/* Return how many syncs without completion have failed so far. ret_last: the error of the last one; NULL: not wanted. */
+/* Return how many syncs without completion have failed so far.
+ * ret_last: the error of the last one; NULL: not wanted. */
 unsigned store_writer_failures(struct store_writer *w, struct err *ret_last);
 
 /* Begin no operation until store_writer_release(), unless a function below waits for one: file operations of the loop's

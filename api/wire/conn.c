@@ -438,16 +438,20 @@ static void conn_ready(void *opaque, unsigned revents)
 
 /* ---- accepting clients ---- */
 
-static void groups_take(struct conn *c)
+/* Returns false if the client is to be refused. Root needs no groups. */
+static bool groups_take(struct conn *c)
 {
 	socklen_t len = 0;
 
 	/* With an empty buffer the kernel returns the size needed. */
-	if (getsockopt(c->fd, SOL_SOCKET, SO_PEERGROUPS, NULL, &len) == 0 || errno != ERANGE || !len)
-		return;
+	if (getsockopt(c->fd, SOL_SOCKET, SO_PEERGROUPS, NULL, &len) == 0 || errno != ERANGE || !len || uid_is_root_or_own(c->uid))
+		return true;
+	if (len > CONN_GROUPS_MAX * sizeof(gid_t))
+		return false;
 	c->groups = malloc(len);
 	if (c->groups && getsockopt(c->fd, SOL_SOCKET, SO_PEERGROUPS, c->groups, &len) == 0)
 		c->ngroups = len / sizeof(gid_t);
+	return true;
 }
 
 struct peer conn_peer(const struct conn *c)
@@ -514,9 +518,9 @@ static bool has_place(const struct conn *c)
 	return same <= CONN_USER_MAX && strangers <= CONN_STRANGERS_MAX && others <= CONN_OTHERS_MAX;
 }
 
-static void place_refuse(struct conn *c)
+static void client_refuse(struct conn *c, const char *class_name, const char *why)
 {
-	CLEANUP_JS struct json_object *o = js_error("Busy", "too many clients of your user; close some connections");
+	CLEANUP_JS struct json_object *o = js_error(class_name, why);
 
 	c->closing = true;
 	conn_send(c, o, -1);
@@ -536,6 +540,7 @@ static void conn_new(struct listener *l, int fd)
 	struct conn *c = calloc(1, sizeof(*c));
 	struct ucred cred = { .pid = 0, .uid = (uid_t)-1, .gid = (gid_t)-1 };
 	socklen_t len = sizeof(cred);
+	bool has_groups;
 
 	if (!c || getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &cred, &len) < 0 ||
 		loop_watch(s->loop, fd, POLLIN, conn_ready, c, &c->watch) < 0) {
@@ -552,7 +557,7 @@ static void conn_new(struct listener *l, int fd)
 	c->pid = cred.pid;
 	c->uid = cred.uid;
 	c->gid = cred.gid;
-	groups_take(c);
+	has_groups = groups_take(c);
 	wire_init(&c->wire, NULL);
 	conn_rank(c);
 	c->next = s->conns;
@@ -560,10 +565,12 @@ static void conn_new(struct listener *l, int fd)
 		c->next->prev = c;
 	s->conns = c;
 	s->count++;
-	if (has_place(c))
-		greeting_send(c);
+	if (!has_place(c))
+		client_refuse(c, "Busy", "too many clients of your user; close some connections");
+	else if (!has_groups)
+		client_refuse(c, "Unsupported", "your process has more than 1024 supplementary groups; drop some, as with setpriv --groups");
 	else
-		place_refuse(c);
+		greeting_send(c);
 }
 
 static void conn_too_many(struct server *s, int fd)

@@ -26,6 +26,7 @@ struct vm;
 #define CONN_MAX 2000
 /* Limits that do not apply to root and the daemon's own user. */
 #define CONN_USER_MAX 500      /* clients of one user */
+#define CONN_GROUPS_MAX 1024   /* supplementary groups of a client; the kernel allows 65,536 */
 #define CONN_STRANGERS_MAX 500 /* clients of all users without a role for any VM */
 #define CONN_OTHERS_MAX 1800   /* clients of all users to whom these limits apply */
 #define CONN_EVENTS_MAX 128

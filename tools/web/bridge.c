@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #define COMMANDS_MAX 64
+#define NODES_MAX 16384 /* as the daemon takes */
 
 /* Returns the name of the command; NULL: no command of the allowed form. */
 static const char *command_name(struct json_object *command, struct json_object **ret_args)
@@ -45,12 +46,36 @@ static struct json_object *command_execute(struct client *c, struct json_object 
 	return js_error(err_class_name(e.cls), e.msg);
 }
 
+/* Count braces, brackets, commas and colons outside strings, each of which takes the parser much memory. */
+static size_t node_count(const char *text, size_t len)
+{
+	bool quoted = false;
+	size_t n = 0;
+
+	for (size_t i = 0; i < len; i++) {
+		if (text[i] == '"')
+			quoted = !quoted;
+		else if (quoted && text[i] == '\\')
+			i++;
+		else if (!quoted)
+			n += text[i] == '{' || text[i] == '[' || text[i] == ',' || text[i] == ':';
+	}
+	return n;
+}
+
+static int request_parse(const char *body, size_t len, struct json_object **ret, struct err *e)
+{
+	return node_count(body, len) > NODES_MAX
+		? err_set(e, -E2BIG, ERR_INVALID, "the request has more than %d braces, brackets, commas and colons", NODES_MAX)
+		: js_parse(body, len, "the request", ret, e);
+}
+
 struct json_object *bridge_execute(const struct links *links, const char *body, size_t len)
 {
 	struct json_object *request = NULL, *answer = NULL;
 	struct client *c = NULL;
 	struct err e;
-	int r = js_parse(body, len, "the request", &request, &e);
+	int r = request_parse(body, len, &request, &e);
 	bool many = r == 0 && json_object_is_type(request, json_type_array);
 
 	if (many && json_object_array_length(request) > COMMANDS_MAX)

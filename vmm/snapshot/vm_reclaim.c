@@ -93,8 +93,8 @@ static void reclaim_done(struct work *w)
 	free(container_of(j, struct reclaim_job, j));
 }
 
-/* A request of a device may use memory and not have told so, since it began before the reclaim. The kernel has the image
- * locked meanwhile, from which the tracker would read that memory if it were freed. So let all such requests end. */
+/* A request of a device may use memory and not have told so, since it began before the reclaim. The kernel has the
+ * image locked meanwhile, from which the tracker would read that memory if it were freed. Let all such requests end. */
 static void requests_end(struct work *w)
 {
 	struct vmsnap_job *j = container_of(w, struct vmsnap_job, work);

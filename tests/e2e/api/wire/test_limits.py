@@ -91,6 +91,21 @@ def test_strangers_send_small_texts(opened):
     assert "more than 4096 bytes" in too_long["error"]["desc"] and gone is None
 
 
+@pytest.mark.parametrize("groups", [1024, 1025])
+def test_client_has_few_groups(opened, groups):
+    """The kernel allows 65,536, which each connection and request of the client would take along."""
+    def client(say):
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(opened.socket)
+            say(json.loads(s.makefile().readline()))
+    (first,), = [run_as_user(client, groups=range(10000, 10000 + groups))]
+    if groups == 1024:
+        assert "QMP" in first
+    else:
+        assert first["error"]["class"] == "Unsupported" and "more than 1024 supplementary groups" in first["error"]["desc"]
+    assert opened.qmp().run("query-version")
+
+
 def test_strangers_unfinished_texts_take_little_memory(opened):
     opened.qmp().run("query-version")
     before = peak_bytes(opened)

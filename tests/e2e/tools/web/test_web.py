@@ -149,6 +149,10 @@ def test_commands_of_another_form_are_refused(web):
         answer = web.api(request)
         answer = answer[0] if isinstance(answer, list) else answer
         assert answer["error"]["class"] == "InvalidArgument", request
+    r, text = web.ask("POST", "/api", json.dumps([{"execute": "query-version", "arguments": {"a": [{}] * 20000}}]))
+    assert "the request has more than 16384 braces, brackets, commas and colons" in text
+    r, text = web.ask("POST", "/api", json.dumps({"execute": "vm-info", "arguments": {"vm": "\\\",{[:" * 9000}}))
+    assert "there is no VM" in text  # those in strings do not count
     r, text = web.ask("POST", "/api", '{"execute": ')
     assert "error" in json.loads(text)
     many = web.api([{"execute": "query-version"}, {"execute": "vm-info", "arguments": {"vm": "none"}}])

@@ -177,7 +177,8 @@ static void add_of(struct fixture *f, const char *uuid, unsigned n)
 		CLEANUP_JS struct json_object *o = json_object_new_object();
 		struct json_object *data = json_object_new_object();
 
-		js_put_str(data, VM_UUID_KEY, uuid);
+		if (uuid)
+			js_put_str(data, VM_UUID_KEY, uuid);
 		js_put_str(o, "event", "E");
 		js_put(o, "data", data);
 		event_log_add(f->log, o);
@@ -208,6 +209,16 @@ static void test_vm_with_many_events_displaces_none_of_others(void **state)
 		assert_int_equal(is_lost(f, 0), i > 0);
 		assert_false(is_lost(f, last - 2500));
 	}
+}
+
+/* Nor do those of no VM, such as denied commands of users without a role. */
+static void test_events_of_no_vm_displace_none_of_vms(void **state)
+{
+	struct fixture *f = *state;
+
+	add_of(f, "few", 5);
+	add_of(f, NULL, EVENT_LOG_MAX + 5000);
+	assert_int_equal(count(f, 0, of_uuid, "few"), 5);
 }
 
 /* VMs that share the log evenly keep as many events as fit. */
@@ -370,6 +381,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_malformed_lines_are_skipped, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_oldest_events_are_dropped, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_vm_with_many_events_displaces_none_of_others, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_events_of_no_vm_displace_none_of_vms, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_events_of_many_vms_go_in_their_order, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_filters_get_event_and_vm, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_page_prints_events_as_they_are_in_the_file, setup, teardown),
