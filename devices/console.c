@@ -522,10 +522,25 @@ static struct reader *socket_attach(struct console *c, int fd, bool history, str
 	return r;
 }
 
+/* Leave room for other users. */
+static int user_check(const struct console *c, struct console_user who, struct err *e)
+{
+	unsigned n = 0;
+
+	for (const struct reader *r = c->readers; r; r = r->next)
+		n += r->is_socket && r->who.user == who.user;
+	if (n < CONSOLE_USER_MAX || who.user <= 1 || who.user == 1 + getuid())
+		return 0;
+	return err_set(e, -EMFILE, ERR_BUSY, "console %s: %u of your clients are attached, the limit of a user; detach one first", c->name, n);
+}
+
 int console_attach(struct console *c, int fd, bool history, struct console_user who, struct err *e)
 {
-	struct reader *r = socket_attach(c, fd, history, e);
+	int ret = user_check(c, who, e);
+	struct reader *r = ret ? NULL : socket_attach(c, fd, history, e);
 
+	if (ret)
+		return ret;
 	if (!r)
 		return c->nreaders >= CONSOLE_READERS_MAX ? -EMFILE : -ENOMEM;
 	r->who = who;

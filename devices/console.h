@@ -22,6 +22,7 @@ struct state_reader;
 struct state_writer;
 
 #define CONSOLE_READERS_MAX 64
+#define CONSOLE_USER_MAX 16 /* of one user other than root and the process's own */
 #define CONSOLE_NOTE_BYTES 72
 #define CONSOLE_HISTORY_BYTES (64 * 1024)
 #define CONSOLE_INPUT_BYTES 4096
@@ -45,7 +46,7 @@ struct console_user {
  * fd: taken on success only; closed when the peer hangs up. A peer that ends only its input first gets the output so
  * far.
  * history: first send the retained output. who: copied.
- * Returns 0; -EMFILE at the limit of 64 readers; -errno. */
+ * Returns 0; -EMFILE at the limit of 64 readers, or of the user's; -errno. */
 int console_attach(struct console *c, int fd, bool history, struct console_user who, struct err *e);
 /* Detach the sockets for which stays() is false, and close them. NULL allowed. */
 void console_end(struct console *c, bool (*stays)(const void *opaque, struct console_user who), const void *opaque);

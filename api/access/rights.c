@@ -32,6 +32,11 @@ struct rights *rights_of_ids(const struct peer *who)
 	return r;
 }
 
+struct rights *rights_of_user(const struct peer *who)
+{
+	return rights_new(who->uid, who->gid, 0);
+}
+
 struct peer rights_peer(const struct rights *r)
 {
 	return (struct peer){ r->uid, r->gid, r->groups, r->ngroups };

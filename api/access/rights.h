@@ -31,6 +31,8 @@ int rights_of_peer(const struct peer *who, struct rights **ret, struct err *e);
 
 /* Return a client's ids, owned by the caller; NULL: no memory. */
 struct rights *rights_of_ids(const struct peer *who);
+/* The same without the groups, for those who ask for them later (groups.h). */
+struct rights *rights_of_user(const struct peer *who);
 /* Return the ids as a peer that borrows the groups of r. */
 struct peer rights_peer(const struct rights *r);
 

@@ -47,7 +47,7 @@ static int threshold_parse(struct call *c, struct threshold *t, struct err *e)
 	t->for_s = (uint32_t)(ns / (int64_t)CLOCK_NS_PER_S);
 	if (uid_is_root_or_own(c->uid))
 		return 0;
-	t->maker = rights_of_ids(&c->who);
+	t->maker = rights_of_user(&c->who);
 	return t->maker ? 0 : err_set_errno(e, -ENOMEM, "threshold");
 }
 

@@ -63,7 +63,7 @@ static int hook_parse(struct call *c, struct web_hook *w, struct err *e)
 		memcpy(w->uuid, c->vm->def->uuid, sizeof(w->uuid));
 	if (uid_is_root_or_own(c->uid))
 		return 0;
-	w->maker = rights_of_ids(&c->who);
+	w->maker = rights_of_user(&c->who);
 	return w->maker ? 0 : err_set_errno(e, -ENOMEM, "web hook");
 }
 

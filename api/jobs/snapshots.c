@@ -218,6 +218,9 @@ static int parents_find(struct snapshots *s)
 			bsearch(&want, ids, s->n, sizeof(*ids), by_id_compare) : NULL;
 
 		s->parent[i] = p ? p->i : SNAPSHOT_NO_PARENT;
+		want.id = s->list[i].name;
+		p = bsearch(&want, ids, s->n, sizeof(*ids), by_id_compare);
+		s->names_are_ids |= p && p->i != i;
 	}
 	free(ids);
 	return 0;
@@ -384,7 +387,7 @@ bool snapshots_descends(const struct snapshots *s, size_t i, size_t above)
 
 const char *snapshots_handle(const struct snapshots *s, size_t i)
 {
-	for (size_t k = 0; k < s->n; k++)
+	for (size_t k = 0; s->names_are_ids && k < s->n; k++)
 		if (k != i && !strcmp(s->list[k].name, s->list[i].id))
 			return s->list[i].name;
 	return s->list[i].id;

@@ -28,6 +28,7 @@ struct snapshots {
 	struct vm_snapshot_info *list; /* its texts are terminated and cleaned by utf8_clean() */
 	size_t *parent;		       /* for each snapshot, its parent's index or SNAPSHOT_NO_PARENT */
 	size_t n;
+	bool names_are_ids; /* some snapshot has another one's id as its name */
 };
 
 /* Send a request to the VM's process, or to the offline process if the VM is off. Parameters as for

@@ -236,7 +236,7 @@ static struct approval_request *request_new(const struct call *c, const char *co
 
 	*r = (struct approval_request){ .args = args, .asked_ns = now_ns(), .by = -1 };
 	r->expires_ns = r->asked_ns + expire_ns;
-	r->asker = must_alloc(rights_of_ids(&c->who));
+	r->asker = must_alloc(rights_of_user(&c->who));
 	snprintf(r->command, sizeof(r->command), "%s", command);
 	return r;
 }

@@ -90,9 +90,10 @@ static int by_text(const void *a, const void *b)
 	return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
+/* Return the UUID of the event's VM; "": it is of no VM; NULL: an older daemon wrote it, without the UUID. */
 static const char *subject_of(const struct entry *e)
 {
-	return e->about.uuid ? e->about.uuid : "";
+	return e->about.uuid || e->about.vm ? e->about.uuid : "";
 }
 
 /* Return the UUID of the VM with the most events, owned by the caller; "": those of no VM, such as of denied commands,
@@ -103,10 +104,9 @@ static char *busiest_find(struct event_log *l)
 	unsigned most = SHARE_MAX, n = 0;
 	char *copy;
 
-	while (n < l->n) {
-		uuids[n] = subject_of(ring_at(l, n));
-		n++;
-	}
+	for (unsigned i = 0; i < l->n; i++)
+		if (subject_of(ring_at(l, i)))
+			uuids[n++] = subject_of(ring_at(l, i));
 	qsort(uuids, n, sizeof(*uuids), by_text);
 	for (unsigned i = 0, first = 0; i < n; i++) {
 		if (strcmp(uuids[i], uuids[first]) != 0)
@@ -116,7 +116,7 @@ static char *busiest_find(struct event_log *l)
 			found = uuids[i];
 		}
 	}
-	copy = found && most < n ? must_alloc(strdup(found)) : NULL;
+	copy = found && most < l->n ? must_alloc(strdup(found)) : NULL;
 	free(uuids);
 	return copy;
 }
@@ -131,7 +131,7 @@ static void busiest_drop(struct event_log *l)
 	for (unsigned i = 0; uuid && i < l->n; i++) {
 		const struct entry *entry = ring_at(l, i);
 
-		if (gone < DROPPED_AT_ONCE && !strcmp(subject_of(entry), uuid)) {
+		if (gone < DROPPED_AT_ONCE && subject_of(entry) && !strcmp(subject_of(entry), uuid)) {
 			l->dropped = entry->seq;
 			free(entry->line);
 			gone++;

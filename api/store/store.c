@@ -492,14 +492,20 @@ void store_write_draft(struct store *s, struct store_work *w, struct json_object
 	store_writer_work(&s->writer, PENDING_DRAFT, path, text_of("definition.json", definition, JSON_C_TO_STRING_NOSLASHESCAPE), w);
 }
 
-/* Wait until the VMs that were removed or renamed have left their folders: a pending removal must not remove a new VM.
+/* Wait until a VM that was removed or renamed has left the folder: a pending removal must not remove a new VM.
  * is_new: refuse the folder of a VM whose rename has failed, and which takes its old name back soon. */
 static int folder_wait(struct store *s, const char *name, bool is_new, struct err *e)
 {
+	char path[PATH_MAX];
 	int r = store_check_vm(s, name, e);
 
-	store_writer_drain_leaving(&s->writer);
-	if (!r && is_new && store_has_file(s, name, "definition.json"))
+	if (!r)
+		r = vm_path(s, name, "", path, e);
+	if (r < 0)
+		return r;
+	*strrchr(path, '/') = 0;
+	store_writer_drain_leaving(&s->writer, path);
+	if (is_new && store_has_file(s, name, "definition.json"))
 		r = err_set(e, -EEXIST, ERR_EXISTS, "there is a VM '%s' still, which could not be renamed; choose another name", name);
 	return r;
 }

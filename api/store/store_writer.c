@@ -174,10 +174,10 @@ static void pendings_free(struct pending *p)
 	}
 }
 
-/* Return whether the operation frees the name of a VM's folder. */
-static bool is_leaving(enum pending_kind kind)
+/* Return whether the operation removes the folder, or renames it or another one to its name. p: NULL: none. */
+static bool leaves(const struct pending *p, const char *folder)
 {
-	return kind == PENDING_CLEAR || kind == PENDING_RENAME;
+	return p && (p->kind == PENDING_CLEAR || p->kind == PENDING_RENAME) && (!strcmp(p->path, folder) || (p->to && !strcmp(p->to, folder)));
 }
 
 /* ---- syncing files together ---- */
@@ -331,7 +331,6 @@ static void *writer_main(void *opaque)
 		else
 			list_sync(w, p);
 		pthread_mutex_lock(&w->mutex);
-		w->leaving -= is_leaving(p->kind);
 		w->writing = NULL;
 		pendings_free(p);
 		pthread_cond_broadcast(&w->changed);
@@ -408,7 +407,6 @@ static void pending_put(struct store_writer *w, struct pending *p)
 		return;
 	}
 	*at = p;
-	w->leaving += is_leaving(kind);
 	change_signal(w);
 }
 
@@ -448,7 +446,6 @@ void store_writer_work_ahead(struct store_writer *w, enum pending_kind kind, con
 			at = &(*k)->next;
 	p->next = *at;
 	*at = p;
-	w->leaving += is_leaving(kind);
 	change_signal(w);
 }
 
@@ -511,13 +508,23 @@ void store_writer_drain_path(struct store_writer *w, const char *path)
 	delays_end(w, false);
 }
 
-void store_writer_drain_leaving(struct store_writer *w)
+/* Called with the mutex held. */
+static bool is_leaving(const struct store_writer *w, const char *folder)
+{
+	const struct pending *p = w->first;
+
+	while (p && !leaves(p, folder))
+		p = p->next;
+	return p || leaves(w->writing, folder);
+}
+
+void store_writer_drain_leaving(struct store_writer *w, const char *folder)
 {
 	LOCK_GUARD(&w->mutex);
-	if (!w->leaving)
+	if (!is_leaving(w, folder))
 		return;
 	delays_end(w, true);
-	while (w->leaving)
+	while (is_leaving(w, folder))
 		pthread_cond_wait(&w->changed, &w->mutex);
 	delays_end(w, false);
 }

@@ -49,7 +49,6 @@ struct store_writer {
 	bool stop;
 	bool awaited;	  /* the loop's thread waits, so no operation is delayed */
 	bool held;	  /* store_writer_hold() */
-	unsigned leaving; /* queued or running PENDING_CLEAR and PENDING_RENAME */
 	unsigned failures; /* of syncs without completion */
 	struct err last_failure;
 	unsigned owed;	  /* struct store_work whose done() was not called yet; only the loop's thread uses it */
@@ -86,10 +85,10 @@ unsigned store_writer_failures(struct store_writer *w, struct err *ret_last);
 void store_writer_hold(struct store_writer *w);
 void store_writer_release(struct store_writer *w);
 /* Wait until all operations are done; with _path, those on the path; with _leaving, each PENDING_CLEAR and
- * PENDING_RENAME, after which the names of removed and renamed VMs are free. */
+ * PENDING_RENAME of the folder, or to it, after which its name is free. */
 void store_writer_drain(struct store_writer *w);
 void store_writer_drain_path(struct store_writer *w, const char *path);
-void store_writer_drain_leaving(struct store_writer *w);
+void store_writer_drain_leaving(struct store_writer *w, const char *folder);
 /* Drop the queued operations without completion whose path begins with `folder`. */
 void store_writer_drop(struct store_writer *w, const char *folder);
 

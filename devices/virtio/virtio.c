@@ -24,8 +24,9 @@
 
 bool virtio_is_running(const struct virtio_dev *v)
 {
-	return (v->status & VIRTIO_STATUS_DRIVER_OK) && !(v->status & VIRTIO_STATUS_NEEDS_RESET) &&
-		!v->paused;
+	uint8_t wanted = v->early ? VIRTIO_STATUS_FEATURES_OK : VIRTIO_STATUS_DRIVER_OK;
+
+	return (v->status & wanted) && !(v->status & VIRTIO_STATUS_NEEDS_RESET) && !v->paused;
 }
 
 static void doorbells_watch(struct virtio_dev *v, unsigned events)
@@ -62,6 +63,8 @@ static void queue_kicked(void *opaque, unsigned revents)
 	if (read(q->kick_fd, &n, sizeof(n)) < 0 && errno != EAGAIN)
 		return;
 	LOCK_GUARD(&v->lock);
+	/* Drivers of FreeBSD's console and OpenBSD's disks wait for an answer before they set DRIVER_OK. */
+	v->early |= q->vq.enabled && !(v->status & VIRTIO_STATUS_DRIVER_OK);
 	if (virtio_is_running(v) && q->vq.enabled)
 		v->ops->queue_run(v, q->index);
 	if (v->rest)
@@ -164,7 +167,7 @@ static void reset_locked(struct virtio_dev *v)
 	if (v->ops->quiesce)
 		v->ops->quiesce(v);
 	v->features = 0;
-	v->faulted = false;
+	v->faulted = v->early = false;
 	for (unsigned q = 0; q < v->nqueues; q++) {
 		virtqueue_reset(&v->queues[q].vq);
 		v->queues[q].quiet = false;
@@ -329,6 +332,7 @@ static int load_queues(struct virtio_dev *v, struct state_reader *r, struct err 
 		if (enabled && virtqueue_resume(vq, v->features & VIRTIO_F_EVENT_IDX,
 				       v->features & VIRTIO_F_INDIRECT_DESC))
 			return load_malformed(v, vq->fault, e);
+		v->early |= enabled && vq->last_avail && !(v->status & VIRTIO_STATUS_DRIVER_OK);
 	}
 	return 0;
 }

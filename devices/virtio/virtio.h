@@ -103,6 +103,7 @@ struct virtio_dev {
 	pthread_mutex_t lock; /* protects all fields below */
 	uint64_t features_offered, features; /* features: those that the driver accepted */
 	uint8_t status, generation;
+	bool early; /* the driver rang a doorbell before DRIVER_OK; the device serves it as if that were set */
 	bool paused;
 	bool faulted; /* NEEDS_RESET has been reported */
 	bool resetting; /* a reset waits for requests in flight, without the lock */

@@ -175,13 +175,17 @@ static void change_send(struct virtio_input *t)
 {
 	struct virtio_dev *v = &t->v;
 	struct virtqueue *vq = &v->queues[QUEUE_EVENTS].vq;
+	uint16_t waiting;
 	struct change c;
 
 	if (!virtio_is_running(v) || !vq->enabled)
 		return;
 	change_find(t, &c);
-	if (!c.n || virtqueue_waiting(vq) < c.n)
+	if (!c.n)
 		return;
+	while ((waiting = virtqueue_waiting(vq)) < c.n)
+		if (!virtqueue_notify_enable_beyond(vq, waiting))
+			return;
 	for (unsigned i = 0; i < c.n; i++)
 		if (!event_send(v, &c, i))
 			return;
@@ -195,10 +199,15 @@ static void status_run(struct virtio_dev *v)
 {
 	struct virtqueue *vq = &v->queues[QUEUE_STATUS].vq;
 	struct virtqueue_elem el;
+	unsigned budget = vq->size;
 	int got = 0;
 
-	for (unsigned i = 0; i < vq->size && (got = virtqueue_pop(vq, &el)) > 0; i++)
-		virtqueue_push(vq, &el, 0);
+	do {
+		while (budget && (got = virtqueue_pop(vq, &el)) > 0) {
+			virtqueue_push(vq, &el, 0);
+			budget--;
+		}
+	} while (!got && budget && virtqueue_notify_enable(vq));
 	if (got < 0)
 		virtio_fault(v, vq->fault);
 	else if (got)

@@ -25,7 +25,10 @@ enum {
 	CONFIG_SENSE_BYTES = 20, CONFIG_CDB_BYTES = 24, CONFIG_MAX_CHANNEL = 28, CONFIG_MAX_TARGET = 30, CONFIG_MAX_LUN = 32,
 	CONFIG_BYTES = 36,
 };
-#define MAX_SECTORS 0xffff
+/* Virtio-win's driver makes requests of this size in pages, whatever seg_max is; with the header, VIRTQUEUE_SEGS_MAX. */
+#define MAX_SECTORS 2032
+/* Virtio-win and others take the greatest target and unit for their numbers, and find nothing at 0. QEMU's value. */
+#define MAX_LUN 16383
 
 /* ---- the pool of requests ---- */
 
@@ -501,8 +504,8 @@ static void config_fill(struct virtio_scsi *s, unsigned queue_size)
 	store_le32(c + CONFIG_EVENT_BYTES, EVENT_INFO_BYTES);
 	store_le32(c + CONFIG_SENSE_BYTES, SENSE_BYTES);
 	store_le32(c + CONFIG_CDB_BYTES, SCSI_CDB_BYTES);
-	store_le16(c + CONFIG_MAX_TARGET, VIRTIO_SCSI_TARGETS_MAX - 1);
-	store_le32(c + CONFIG_MAX_LUN, 0);
+	store_le16(c + CONFIG_MAX_TARGET, VIRTIO_SCSI_TARGETS_MAX);
+	store_le32(c + CONFIG_MAX_LUN, MAX_LUN);
 	s->v.features_offered |= SCSI_F_HOTPLUG | SCSI_F_CHANGE;
 }
 

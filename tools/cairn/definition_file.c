@@ -131,6 +131,21 @@ static int json_read(const char *text, size_t len, const char *name, const char 
 
 /* ---- reading the file ---- */
 
+/* Complete the disks of a domain's XML: if the domain is off, virsh leaves out the backing files. */
+static int xml_read(const char *text, size_t len, struct definition_file *f, struct err *e)
+{
+	int r = xml_to_definition(text, len, &f->definition, &f->warnings, &f->origins, e);
+	struct json_object *disks = js_get_array(f->definition, "disks");
+
+	for (size_t i = 0; !r && disks && i < json_object_array_length(disks); i++) {
+		struct json_object *o = json_object_array_get_idx(disks, i);
+
+		if (js_get_str(o, "path") && !js_get(o, "backing") && !strcmp(js_get_str_or(o, "format", ""), "qcow2"))
+			r = backing_put(o, e);
+	}
+	return r;
+}
+
 int definition_file_read(const char *path, struct definition_file *f, struct err *e)
 {
 	const char *name = strcmp(path, "-") ? path : "standard input";
@@ -139,7 +154,7 @@ int definition_file_read(const char *path, struct definition_file *f, struct err
 	int r = text_read(path, f->folder, &text, &len, e);
 
 	if (!r && xml_is(text, len))
-		return (f->is_network ? xml_to_network : xml_to_definition)(text, len, &f->definition, &f->warnings, &f->origins, e);
+		return f->is_network ? xml_to_network(text, len, &f->definition, &f->warnings, &f->origins, e) : xml_read(text, len, f, e);
 	if (!r)
 		r = json_read(text, len, name, "a definition", f->is_network ? "network" : "domain", &f->definition, e);
 	if (!r)
@@ -164,7 +179,7 @@ static int device_of_xml(const char *text, size_t len, struct definition_file *f
 
 	if (n < 0)
 		return err_set_errno(e, -ENOMEM, "the device");
-	return xml_to_definition(all, (size_t)n, &f->definition, &f->warnings, &f->origins, e);
+	return xml_read(all, (size_t)n, f, e);
 }
 
 static int device_of_json(const char *text, size_t len, const char *name, struct definition_file *f, struct err *e)

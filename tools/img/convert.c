@@ -273,7 +273,7 @@ static int old_zero(struct img_sink *s, uint64_t off, uint64_t len)
 /* is_zero: the image reads as zeros where neither it nor its backing file has data. */
 static int pack_existing(struct img_convert *v, bool is_zero, struct err *e)
 {
-	struct old_image o = { .sink = { .add = old_add, .zero = old_zero }, .b = v->to, .size_bytes = v->size_bytes,
+	struct old_image o = { .sink = { .exists = true, .add = old_add, .zero = old_zero }, .b = v->to, .size_bytes = v->size_bytes,
 		.zeros_from = UINT64_MAX };
 	struct qcow2_create like;
 	struct block_info info;

@@ -97,6 +97,7 @@ static const char *other_format(const char *buf)
 		{ "parallels", 0, 16, "WithoutFreeSpace" },
 		{ "parallels", 0, 16, "WithouFreSpacExt" },
 		{ "bochs", 0, 22, "Bochs Virtual HD Image" },
+		{ "luks", 0, 6, "LUKS\xba\xbe" },
 	};
 
 	for (size_t i = 0; i < ARRAY_SIZE(all); i++)
@@ -266,11 +267,9 @@ bool img_has_protocol(const char *name)
 
 void img_path_beside(const char *image, const char *name, char *ret, size_t cap)
 {
-	const char *slash;
+	const char *path = img_name_path(name), *slash = *path == '/' || path != name ? NULL : strrchr(image, '/');
 
-	name = img_name_path(name);
-	slash = *name == '/' ? NULL : strrchr(image, '/');
-	snprintf(ret, cap, "%.*s%s", slash ? (int)(slash + 1 - image) : 0, image, name);
+	snprintf(ret, cap, "%.*s%s", slash ? (int)(slash + 1 - image) : 0, image, path);
 }
 
 void img_path_follow(const char *path, char ret[2 * PATH_MAX])
@@ -348,16 +347,14 @@ static int file_resolve(const struct img_open *o, const char *image, const char 
 	const char *what, char *ret, struct err *e)
 {
 	char dir[PATH_MAX], joined[2 * PATH_MAX];
-	bool ok;
+	const char *path = img_name_path(name);
+	bool ok, beside = *path != '/' && path == name; /* QEMU looks for "file:NAME" in the present folder */
 
-	if (img_name_path(name) != name)
-		name = img_name_path(name);
-	else if (img_has_protocol(name))
+	if (path == name && img_has_protocol(name))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s names '%s' as its %s file; only local files are followed%s",
 			image, name, what, strcmp(what, "backing") ? "" : "; if you trust the image, add --trust-backing");
 	img_folder_of(image, dir, sizeof(dir));
-	snprintf(joined, sizeof(joined), "%s%s%s", *name == '/' ? "" : dir, *name == '/' ? "" : "/",
-		name);
+	snprintf(joined, sizeof(joined), "%s%s%s", beside ? dir : "", beside ? "/" : "", path);
 	if (!realpath(joined, ret))
 		return err_set_errno(e, -errno, "%s: %s file %s", image, what, joined);
 	ok = o->trust || layer_below(ret, dir);

@@ -198,6 +198,8 @@ static int piece_write(struct pack *k, struct piece *p)
 
 		if (!p->sizes[i])
 			r = zeros_put(k, off, len);
+		else if (len < n && k->o->to->exists) /* the target's disk may be longer */
+			r = k->o->to->add(k->o->to, off, p->in + i * n, len, true);
 		else if (p->sizes[i] == n)
 			r = k->o->to->add(k->o->to, off, p->in + i * n, n, true);
 		else

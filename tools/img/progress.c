@@ -20,6 +20,7 @@
 
 static atomic_int interrupted; /* the signal, or 0; read by several threads */
 static int interrupt_fd = -1;
+static atomic_bool asked; /* by SIGUSR1 for a line of progress, as qemu-img and dd take it */
 
 static void on_signal(int sig)
 {
@@ -53,8 +54,17 @@ static void signals_handle(void (*handler)(int))
 	sigaction(SIGHUP, &sa, NULL);
 }
 
+static void on_question(int sig)
+{
+	(void)sig;
+	atomic_store(&asked, true);
+}
+
 void img_signals_catch(void)
 {
+	struct sigaction sa = { .sa_handler = on_question, .sa_flags = SA_RESTART };
+
+	sigaction(SIGUSR1, &sa, NULL);
 	if (interrupt_fd < 0)
 		interrupt_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	signals_handle(on_signal);
@@ -106,6 +116,8 @@ void img_progress_set(struct img_progress *p, uint64_t done, uint64_t total)
 
 	p->done = done;
 	p->total = total;
+	if (atomic_load(&asked) && atomic_exchange(&asked, false))
+		fprintf(stderr, "    (%d.%d0/100%%)\n", now / 10, now % 10);
 	if (p->mode == IMG_PROGRESS_BAR) {
 		/* As in qemu-img: steps of one percent. */
 		if (p->shown >= 0 && now < p->shown + 10 && (now < 1000 || p->shown == 1000))

@@ -145,11 +145,12 @@ static int snapshot_create(struct snapshot *s, struct err *e)
 	return op_wait(s, e);
 }
 
-/* Find a snapshot by name, or else by id. Refuse to delete a pin. */
+/* Find a snapshot by name, or else by id. Refuse to delete a pin, and to apply what qemu-img takes for another one: for it
+ * the id comes first. */
 static int snapshot_find(struct snapshot *s, char *ret_id, struct err *e)
 {
 	CLEANUP_FREE struct block_snapshot_info *all = NULL;
-	const struct block_snapshot_info *f = NULL;
+	const struct block_snapshot_info *f = NULL, *by_id = NULL;
 	size_t n;
 	int r = block_snapshot_list(s->b, &all, &n, e);
 
@@ -157,8 +158,12 @@ static int snapshot_find(struct snapshot *s, char *ret_id, struct err *e)
 		return r;
 	for (size_t i = 0; i < n && !f; i++)
 		f = strcmp(all[i].name, s->name) ? NULL : &all[i];
-	for (size_t i = 0; i < n && !f; i++)
-		f = strcmp(all[i].id, s->name) ? NULL : &all[i];
+	for (size_t i = 0; i < n && !by_id; i++)
+		by_id = strcmp(all[i].id, s->name) ? NULL : &all[i];
+	if (f && by_id && f != by_id && s->action == 'a')
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: '%s' is the name of one snapshot and the id of another one, '%s'; apply the first one by its "
+			"id, %s, or the other one by its name", s->common.o.path, s->name, by_id->name, f->id);
+	f = f ?: by_id;
 	if (!f)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "%s has no snapshot '%s'", s->common.o.path, s->name);
 	if (f->pinned && s->action == 'd')

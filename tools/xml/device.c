@@ -317,16 +317,22 @@ static int panics_read(struct reading *r, struct _xmlNode *devices)
 
 static int watchdog_read(struct reading *r, struct _xmlNode *devices)
 {
-	struct _xmlNode *n = node_child(devices, "watchdog");
-	CLEANUP_FREE char *model = node_attr(n, "model"), *action = node_attr(n, "action");
+	struct _xmlNode *n = NULL;
+	CLEANUP_FREE char *model = NULL, *action = NULL;
 	struct json_object *o;
 
+	for (struct _xmlNode *c = node_child(devices, "watchdog"); c; c = node_next(c)) {
+		if (node_attr_is(c, "model", "itco"))
+			reading_warn(r, c, NULL, "has no effect: the only model is i6300esb");
+		else if (n)
+			return reading_error(r, c, NULL, ERR_INVALID, "is there twice; the first is in line %ld", xmlGetLineNo(n));
+		else
+			n = c;
+	}
 	if (!n)
 		return 0;
-	if (model && !strcmp(model, "itco")) {
-		reading_warn(r, n, NULL, "has no effect: the only model is i6300esb");
-		return 0;
-	}
+	model = node_attr(n, "model");
+	action = node_attr(n, "action");
 	o = json_object_new_object();
 	js_put_str(o, "model", model ? model : "i6300esb");
 	js_put_str(o, "action", action ? action : "reset");

@@ -30,12 +30,17 @@ struct slots {
 	size_t n;
 };
 
+static void slot_done(struct slot *s)
+{
+	free(s->target);
+	free(s->bus);
+	*s = (struct slot){ 0 };
+}
+
 static void slots_done(struct slots *s)
 {
-	for (size_t i = 0; i < s->n; i++) {
-		free(s->list[i].target);
-		free(s->list[i].bus);
-	}
+	for (size_t i = 0; i < s->n; i++)
+		slot_done(&s->list[i]);
 	free(s->list);
 }
 
@@ -137,15 +142,21 @@ static int slot_init(struct reading *r, struct slots *all, struct slot *s)
 	return ret;
 }
 
+/* The letters of Cairn's own XML count over all buses. */
+static int slot_compare_own(const void *a, const void *b)
+{
+	const struct slot *x = a, *y = b;
+
+	if (x->index != y->index)
+		return x->index < y->index ? -1 : 1;
+	return x->place < y->place ? -1 : 1;
+}
+
 static int slot_compare(const void *a, const void *b)
 {
 	const struct slot *x = a, *y = b;
 
-	if (x->bus_rank != y->bus_rank)
-		return x->bus_rank < y->bus_rank ? -1 : 1;
-	if (x->index != y->index)
-		return x->index < y->index ? -1 : 1;
-	return x->place < y->place ? -1 : 1;
+	return x->bus_rank == y->bus_rank ? slot_compare_own(a, b) : x->bus_rank < y->bus_rank ? -1 : 1;
 }
 
 /* Limit of disks in a text, because every target is compared with every other. A definition may have far fewer
@@ -163,17 +174,36 @@ static int slots_collect(struct reading *r, struct _xmlNode *first, struct slots
 		if (s->n == SLOTS_MAX)
 			return reading_error(r, n, NULL, ERR_INVALID, "is one disk too many; the limit is %d",
 				SLOTS_MAX);
+		if (node_attr_is(n, "device", "floppy") && !node_child(n, "source")) {
+			reading_warn(r, n, NULL, "has no effect: there are no floppy disks, and this drive is empty");
+			continue;
+		}
 		s->list[s->n].node = n;
 		s->list[s->n].place = s->n;
 		ret = slot_init(r, s, &s->list[s->n]);
-		s->n++;
+		if (!ret) {
+			s->n++;
+			continue;
+		}
+		slot_done(&s->list[s->n]);
+		ret = reading_continue(r, ret);
 	}
 	if (!ret)
-		qsort(s->list, s->n, sizeof(*s->list), slot_compare);
+		qsort(s->list, s->n, sizeof(*s->list), js_get(r->definition, "machine") ? slot_compare_own : slot_compare);
 	return ret;
 }
 
 /* ---- images of a disk ---- */
+
+/* Whether an empty drive has this source: virsh prints its startupPolicy alone. */
+static bool is_empty(struct _xmlNode *source)
+{
+	struct _xmlAttr *a = source->properties;
+
+	while (a && (!xmlStrcmp(a->name, BAD_CAST "startupPolicy") || !xmlStrcmp(a->name, BAD_CAST "index")))
+		a = a->next;
+	return !a;
+}
 
 /* Read the file of type='file' or the dev of type='block'. Without a source, adds nothing. */
 static int source_read(struct reading *r, struct _xmlNode *n, struct json_object *into,
@@ -193,7 +223,7 @@ static int source_read(struct reading *r, struct _xmlNode *n, struct json_object
 	path = node_attr(source, block ? "dev" : "file");
 	if (source && !path && node_attr_is(source, block ? "file" : "dev", ""))
 		return 0;
-	if (source && !path && source->properties)
+	if (source && !path && !is_empty(source))
 		return reading_error(r, source, NULL, ERR_INVALID,
 			"has no %s='...', which type='%s' needs", block ? "dev" : "file",
 			block ? "block" : "file");

@@ -14,6 +14,7 @@
 #include <limits.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 
 /* ---- elements with a text ---- */
 
@@ -284,10 +285,10 @@ static void processor_read(struct reading *r, struct _xmlNode *n)
 	if (node_attr_is(n, "mode", "custom") || (model && !mode)) {
 		if (!model || strchr(model, ',') || cpu_model_check(model, &e) < 0) {
 			reading_warn(r, mode ? n : named, mode ? "mode" : NULL,
-				"has no effect, and the guest sees the host's processor: %s", e.msg);
-			return;
+				"has no effect, and the guest sees the host's processor, apart from <feature>s: %s", e.msg);
+		} else {
+			snprintf(text, sizeof(text), "%s", model);
 		}
-		snprintf(text, sizeof(text), "%s", model);
 	}
 	features_read(r, n, text, sizeof(text));
 	if (!cpu_model_is_host(text))
@@ -470,7 +471,7 @@ static int features_check(struct reading *r, struct _xmlNode *firmware)
 	return 0;
 }
 
-/* The variables begin with the template or, without one, with the file that libvirt has for the VM. A loader without
+/* The variables begin with the file that libvirt has for the VM, or else with the template. A loader without
  * either has a template with its own name and VARS in place of CODE, as in libvirt's configuration. */
 static int nvram_read(struct reading *r, struct _xmlNode *n, struct json_object *boot)
 {
@@ -478,13 +479,17 @@ static int nvram_read(struct reading *r, struct _xmlNode *n, struct json_object 
 	CLEANUP_FREE char *text = n ? node_text(n) : NULL;
 	const char *loader = js_get_str(boot, "loader"), *code = loader ? strstr(loader, "CODE") : NULL;
 	char path[PATH_MAX];
+	struct stat st;
+	/* libvirt uses the template only if the file is missing. */
+	bool own = text && *text && (!template || stat(text, &st) == 0);
 
-	if (n && node_attr_is(n, "format", "qcow2"))
+	if (n && (node_attr_is(n, "format", "qcow2") || (!own && node_attr_is(n, "templateFormat", "qcow2"))))
 		return reading_error(r, n, "format", ERR_UNSUPPORTED, "\"qcow2\" is not supported: give a raw file");
-	if (template && text && *text)
-		reading_warn(r, n, NULL, "has no effect: the variables are in the VM's folder, and begin with the template");
-	if (template || (text && *text)) {
-		js_put_str(boot, "nvram_template", template ? template : text);
+	if (template && text && *text && !own)
+		reading_warn(r, n, NULL, "has no effect: there is no such file. The variables, among them the boot entries, are in the VM's folder, and "
+			"begin with the template");
+	if (own || template) {
+		js_put_str(boot, "nvram_template", own ? text : template);
 		reading_origin(r, n, "boot.nvram_template");
 	} else if (code && snprintf(path, sizeof(path), "%.*sVARS%s", (int)(code - loader), loader, code + 4) < (int)sizeof(path)) {
 		js_put_str(boot, "nvram_template", path);
@@ -647,7 +652,10 @@ static int clock_read(struct reading *r, struct _xmlNode *domain)
 	bool moved = by && strcmp(by, "0") && strcmp(by, "reset");
 	int ret = 0;
 
-	if (!strcmp(word, "variable") && !moved)
+	if (moved)
+		return reading_error(r, n, "adjustment", ERR_UNSUPPORTED, "\"%.40s\" is not supported, and the guest would see another time; leave it "
+			"out, and let the guest set its clock", by);
+	if (!strcmp(word, "variable"))
 		word = basis ? basis : "utc";
 	if (strcmp(word, "utc") && strcmp(word, "localtime"))
 		return reading_error(r, n, "offset", ERR_UNSUPPORTED,

@@ -233,7 +233,9 @@ const struct element elements[] = {
 	{ "devices/interface/mac", ELEMENT_READ, "address", "mac" },
 	{ "devices/interface/mac/@*", ELEMENT_NONE, "", "Cairn accepts any address" },
 	{ "devices/interface/source", ELEMENT_READ, "network bridge portid", "source" },
-	{ "devices/interface/source/@*", ELEMENT_NONE, "", "networks have no port groups" },
+	{ "devices/interface/source/@portgroup", ELEMENT_REFUSED, "",
+		"networks have no port groups, and the guest would be in another network; name a network for this group" },
+	{ "devices/interface/source/@*", ELEMENT_NONE, "", "a network has no such property here" },
 	{ "devices/interface/model", ELEMENT_READ, "type",
 		"virtio; others become virtio with a warning" },
 	{ "devices/interface/target", ELEMENT_READ, "dev",
@@ -297,7 +299,7 @@ const struct element elements[] = {
 	{ "devices/video/model/*", ELEMENT_NONE, "", "the guest chooses the resolution" },
 	{ "devices/video/*", ELEMENT_NONE, "", "the screen has no driver on the host" },
 	{ "devices/hub", ELEMENT_NONE, "", "there is no USB" },
-	{ "devices/watchdog", ELEMENT_READ, "model action", "watchdog; itco causes a warning" },
+	{ "devices/watchdog", ELEMENT_REPEATED, "model action", "watchdog; itco causes a warning" },
 	{ "devices/memballoon", ELEMENT_READ, "model",
 		"balloon; a model other than none and virtio causes a warning" },
 	{ "devices/memballoon/@*", ELEMENT_SILENT, "", NULL },
@@ -382,7 +384,7 @@ static bool element_is_off(struct _xmlNode *n)
 	       node_attr_is(n, "enable", "no") || node_attr_is(n, "present", "no");
 }
 
-static void check_attribute(struct reading *r, struct _xmlNode *n, const char *path,
+static int check_attribute(struct reading *r, struct _xmlNode *n, const char *path,
 	const struct element *element, struct _xmlAttr *a)
 {
 	const char *name = (const char *)a->name;
@@ -390,13 +392,16 @@ static void check_attribute(struct reading *r, struct _xmlNode *n, const char *p
 	char at[PATH_LENGTH_MAX];
 
 	if (!a->ns && list_has(element->attrs, name))
-		return;
+		return 0;
 	path_join(at, path, "@", name);
 	row = a->ns ? NULL : element_find(r->table, at);
+	if (row && row->action == ELEMENT_REFUSED)
+		return reading_error(r, n, name, ERR_UNSUPPORTED, "%s", row->why);
 	if (!row)
 		reading_warn(r, n, name, "%s", unknown);
 	else if (row->action != ELEMENT_SILENT)
 		reading_warn_row(r, n, name, row);
+	return 0;
 }
 
 /* Check an element that has a namespace. QEMU's elements are errors, extra.c reads Cairn's, and others cause a
@@ -458,7 +463,8 @@ static int check_element(struct reading *r, struct _xmlNode *n, const char *path
 	if (row->action == ELEMENT_READ && check_once(r, n) < 0)
 		return -EINVAL;
 	for (struct _xmlAttr *a = n->properties; a; a = a->next)
-		check_attribute(r, n, path, row, a);
+		if (reading_continue(r, check_attribute(r, n, path, row, a)) < 0)
+			return -EINVAL;
 	return check_children(r, n, path);
 }
 

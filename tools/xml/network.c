@@ -34,13 +34,16 @@ static const struct element network_elements[] = {
 	{ "port", ELEMENT_READ, "isolated", NULL },
 	{ "dns", ELEMENT_READ, "enable", NULL },
 	{ "dns/forwarder", ELEMENT_REPEATED, "addr", NULL },
-	{ "dns/forwarder/@domain", ELEMENT_NONE, "", "the server is asked for all names" },
+	{ "dns/forwarder/@domain", ELEMENT_SILENT, "", NULL },
 	{ "dns/host", ELEMENT_REPEATED, "ip", NULL },
 	{ "dns/host/hostname", ELEMENT_REPEATED, "", NULL },
 	{ "ip", ELEMENT_REPEATED, "family address netmask prefix", NULL },
 	{ "ip/dhcp", ELEMENT_READ, "", NULL },
 	{ "ip/dhcp/range", ELEMENT_REPEATED, "start end", NULL },
 	{ "ip/dhcp/host", ELEMENT_REPEATED, "mac id name ip", NULL },
+	{ "vlan", ELEMENT_REFUSED, "", "VLAN tags are not supported, and the guests would be in another network; name a bridge in that VLAN" },
+	{ "virtualport", ELEMENT_REFUSED, "", "virtual ports (Open vSwitch, 802.1Qbg) are not supported; name a Linux bridge" },
+	{ "portgroup", ELEMENT_REFUSED, "", "networks have no port groups; define a network for each" },
 	{ NULL, ELEMENT_NONE, NULL, NULL },
 };
 
@@ -213,9 +216,11 @@ static void dns_read(struct reading *r, struct _xmlNode *n)
 		json_object_array_add(member(dns, "hosts", true), dns_host_make(c));
 	}
 	for (struct _xmlNode *c = node_child(n, "forwarder"); c; c = node_next(c)) {
-		CLEANUP_FREE char *address = node_attr(c, "addr");
+		CLEANUP_FREE char *address = node_attr(c, "addr"), *domain = node_attr(c, "domain");
 
-		if (address)
+		if (domain)
+			reading_warn(r, c, NULL, "has no effect: Cairn asks a server for all names, or for none");
+		else if (address)
 			json_object_array_add(member(dns, "forwarders", true), json_object_new_string(address));
 		else
 			reading_warn(r, c, NULL, "has no effect: it has no addr='...'");

@@ -859,6 +859,16 @@ def test_xml_loses_no_limit_silently(plain):
     assert r.stderr.count("warning") == 4
 
 
+@pytest.mark.parametrize("more,why", [
+    ("<vlan><tag id='42'/></vlan>", "VLAN tags are not supported, and the guests would be in another network"),
+    ("<virtualport type='openvswitch'/>", "virtual ports (Open vSwitch, 802.1Qbg) are not supported"),
+    ("<portgroup name='dmz'><vlan><tag id='42'/></vlan></portgroup>", "networks have no port groups")])
+def test_xml_of_a_network_in_a_vlan_is_refused(plain, more, why):
+    path = plain.tmp / "lan.xml"
+    path.write_text(f"<network><name>lan</name><forward mode='bridge'/><bridge name='br0'/>{more}</network>")
+    assert why in plain.cairn("net-define", str(path), ok=False).stderr
+
+
 def test_unknown_attributes_of_xml_are_named(plain):
     path = plain.tmp / "lan.xml"
     path.write_text(LIBVIRT.replace("<dns>", "<dns forwardPlainNames='yes'>").replace("<forwarder", "<forwarder domain='corp'")
@@ -867,7 +877,8 @@ def test_unknown_attributes_of_xml_are_named(plain):
     r = plain.cairn("net-define", str(path))
     for what in ("/network/dns/@forwardPlainNames", "/network/bridge/@zone", "/dhcp/host/@extra"):
         assert f"{what}: has no effect" in r.stderr, r.stderr
-    assert "/network/dns/forwarder/@domain: has no effect: the server is asked for all names" in r.stderr
+    assert "/network/dns/forwarder: has no effect: Cairn asks a server for all names, or for none" in r.stderr
+    assert "forwarders" not in json.loads(plain.cairn("net-dumpjson", "lan").stdout)["dns"]
     assert r.stderr.count("warning") == 4
 
 

@@ -365,3 +365,15 @@ def test_preallocated_overlay_shows_its_backing_file(box, how):
     box.img("convert", "-O", "qcow2", "-o", f"extended_l2=on,preallocation={how}", "-B", "base", "-F", "qcow2", "a", "b")
     box.qemu("compare", "a", "b")
     box.qemu("check", "b")
+
+
+@pytest.mark.parametrize("options", [[], ["-c"]], ids=["plain", "compressed"])
+def test_data_behind_a_shorter_source_stays(box, options):  # noqa: F811
+    """The source ends within a cluster of the target."""
+    box.qemu("create", "-q", "-f", "raw", "src", "77824")
+    box.io("src", "write -P 1 0 77824", fmt="raw")
+    box.qemu("create", "-q", "-f", "qcow2", "to", "143360")
+    box.io("to", "write -P 9 0 143360")
+    box.img("convert", "-n", *options, "-f", "raw", "-O", "qcow2", "src", "to")
+    box.qemu("convert", "-O", "raw", "to", "out")
+    assert (box.path / "out").read_bytes() == b"\1" * 77824 + b"\t" * (143360 - 77824)

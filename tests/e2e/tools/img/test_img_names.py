@@ -71,6 +71,19 @@ def test_target_options(disk):
     disk.qemu("compare", "ours", "r")
 
 
+def test_relative_file_name_is_of_the_present_folder(disk):
+    """As for qemu-img; a plain name is of the image's folder."""
+    (disk.path / "s").mkdir()
+    disk.qemu("create", "-q", "-f", "qcow2", "s/a", "8M")
+    disk.qemu("create", "-q", "-f", "qcow2", "-b", "file:a", "-F", "qcow2", "s/top")
+    disk.qemu("compare", "s/top", "r")
+    assert "lies outside of its folder" in disk.fails("convert", "-O", "raw", "s/top", "out")
+    disk.img("convert", "--allow", ".", "-O", "raw", "s/top", "out")
+    disk.qemu("compare", "-f", "raw", "-F", "raw", "out", "r")
+    disk.qemu("rebase", "-u", "-b", "a", "-F", "qcow2", "s/top")
+    disk.img("compare", "-f", "qcow2", "-F", "qcow2", "s/top", "s/a")
+
+
 def test_names_with_commas_and_colons(disk):
     os.rename(disk.path / "a", disk.path / "x:y,z")
     for tool in (disk.img, disk.qemu):

@@ -93,6 +93,13 @@ def test_option_values_with_commas(box):
         assert info["backing-filename"] == "a,b=c" and info["cluster-size"] == 4096
 
 
+def test_encrypted_file_is_no_raw_disk(box):  # noqa: F811
+    (box.path / "a").write_bytes(b"LUKS\xba\xbe" + bytes(4090))
+    for verb in (("info", "a"), ("convert", "-O", "raw", "a", "x")):
+        assert "a begins like an image of the format luks, which is not supported" in box.fails(*verb)
+    box.img("info", "-f", "raw", "a")
+
+
 @pytest.mark.parametrize("name", ["vmdk", "vmdk,subformat=monolithicFlat", "vdi", "vhdx", "vpc", "qed", "parallels", "bochs"])
 def test_other_formats_are_refused_and_never_taken_as_raw(box, name):
     fmt, _, option = name.partition(",")

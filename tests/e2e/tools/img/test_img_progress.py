@@ -2,6 +2,7 @@
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -111,3 +112,17 @@ def test_interrupted_snapshot_is_undone(images):
     images.img("snapshot", "-c", "other", "top")
     images.qemu("check", "-q", "top")
     assert sha(images, "top") == before
+
+
+@pytest.mark.parametrize("options", [[], ["-c"]], ids=["plain", "compressed"])
+def test_signal_asks_for_a_line_of_progress(images, options):
+    """SIGUSR1, as for qemu-img and dd."""
+    p = subprocess.Popen([IMG, "convert", *options, "-r", "4M", "-f", "raw", "-O", "qcow2", "src", "new"], cwd=images.path,
+                         stderr=subprocess.PIPE, text=True)
+    while not any(name.startswith("new") for name in os.listdir(images.path)):
+        time.sleep(0.002)
+    p.send_signal(signal.SIGUSR1)
+    line = p.stderr.readline()
+    assert re.fullmatch(r"    \(\d+\.\d0/100%\)\n", line), line
+    assert p.communicate(timeout=TIMEOUT)[1] == "" and p.returncode == 0
+    images.qemu("compare", "-f", "raw", "-F", "qcow2", "src", "new")

@@ -57,3 +57,13 @@ def test_ids_that_are_no_numbers_below_2_to_64_do_not_count(box, strange):  # no
     box.img("snapshot", "-c", "b", path)
     assert ids(box, path) == [*strange, "1", "2"]
     box.qemu("check", "-q", path)
+
+
+def test_revert_to_a_word_that_means_two_snapshots_is_refused(box):
+    """For qemu-img and `convert -l` an id comes first, and the present content would be gone."""
+    box.qemu("create", "-q", "-f", "qcow2", "img", "1M")
+    for name in ("first", "1"):  # which gets the id 2
+        box.qemu("snapshot", "-c", name, "img")
+    assert "'1' is the name of one snapshot and the id of another one, 'first'; apply the first one by its id, 2" in box.fails("snapshot", "-a", "1", "img")
+    for word in ("2", "first"):
+        box.img("snapshot", "-a", word, "img")

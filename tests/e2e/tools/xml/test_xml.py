@@ -222,6 +222,45 @@ def test_disks_are_ordered_as_libvirt_orders_them():
     assert ['"ide" becomes virtio' in w for w in got["warnings"]] == [True]
 
 
+def test_disks_of_own_xml_keep_their_order(fake):
+    """Its letters count over all buses."""
+    for name in ("a.raw", "b.raw"):
+        (fake.tmp / name).write_bytes(bytes(1 << 20))
+    fake.define("vm1", disks=[{"path": "a.raw", "format": "raw"}, {"id": "cd", "device": "cdrom", "bus": "scsi"}, {"path": "b.raw", "format": "raw"}])
+    round_trip(fake, "vm1")
+
+
+def test_empty_drives_and_a_second_watchdog_are_no_errors():
+    """As virsh prints an empty CD drive, and libvirt's q35 has a watchdog of its own."""
+    got = read(domain(devices=disk("sda", attrs="type='file' device='cdrom'", bus="sata", source="<source startupPolicy='optional'/>") +
+                      disk("fda", attrs="type='file' device='floppy'", bus="fdc", source="") +
+                      "<watchdog model='i6300esb' action='poweroff'/><watchdog model='itco' action='reset'/>"))
+    one, = got["definition"]["disks"]
+    assert (one["device"], "path" in one) == ("cdrom", False)
+    assert got["definition"]["watchdog"] == {"model": "i6300esb", "action": "poweroff"}
+    for why in ("there are no floppy disks, and this drive is empty", "the only model is i6300esb"):
+        assert any(why in w for w in got["warnings"]), got["warnings"]
+
+
+def test_features_count_although_the_model_is_unknown():
+    got = read(domain("<cpu mode='custom'><model>NoSuch</model><feature policy='disable' name='vmx'/></cpu>"))
+    assert got["definition"]["cpu"] == "host,-vmx"
+    assert any("the guest sees the host's processor, apart from <feature>s" in w for w in got["warnings"])
+
+
+@pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img, the oracle, is missing")
+def test_backing_files_that_virsh_leaves_out_are_found(fake):
+    """virsh dumpxml of a VM that is off has no <backingStore>."""
+    for args in (["base.raw", "1M"], ["-b", "base.raw", "-F", "raw", "top.qcow2"]):
+        subprocess.run(["qemu-img", "create", "-q", "-f", args[-1].rpartition(".")[2] if "-b" in args else "raw", *args], cwd=fake.tmp, check=True)
+    path = fake.tmp / "vm1.xml"
+    path.write_text(domain(devices=disk(source=f"<source file='{fake.tmp}/top.qcow2'/>", driver="<driver name='qemu' type='qcow2'/>"))
+                    .replace("/k<", f"{fake.tmp}/kernel<"))
+    fake.cairn("define", str(path))
+    one, = json.loads(fake.cairn("dumpjson", "vm1").stdout)["disks"]
+    assert one["backing"] == [{"path": f"{fake.tmp}/base.raw", "format": "raw"}]
+
+
 def test_cdrom_of_another_bus_becomes_scsi():
     """The firmware boots any ISO from a CD drive with bus scsi only."""
     cd = disk("sda", bus="sata", attrs="type='file' device='cdrom'", more="<blockio logical_block_size='512'/>")
@@ -345,6 +384,10 @@ def test_each_warning_is_printed_once():
     ("<commandline xmlns='http://libvirt.org/schemas/domain/qemu/1.0'/>", "", "is for QEMU"),
     ("<clock offset='timezone' timezone='Europe/Paris'/>", "", '/domain/clock/@offset: "timezone" is not'),
     ("<clock offset='variable' adjustment='3600'/>", "", "the guest would see another time"),
+    ("<clock offset='utc' adjustment='7200'/>", "", "the guest would see another time"),
+    ("", "<interface type='network'><source network='lan' portgroup='dmz'/></interface>", "networks have no port groups"),
+    ("", "<watchdog model='i6300esb'/><watchdog model='i6300esb'/>", "is there twice; the first is in line 1"),
+    ("", disk("fda", attrs="type='file' device='floppy'", bus="fdc") + disk("vdb", attrs="type='network'"), "\"floppy\" is not supported"),
     ("<on_crash>explode</on_crash>", "", '"explode" is not one of the choices; use destroy'),
     ("<on_reboot>coredump-restart</on_reboot>", "", "use destroy, restart or preserve"),
     ("<vcpu>x</vcpu>", "", '/domain/vcpu: "x" is not a number'),
@@ -769,7 +812,9 @@ def test_vnc_goes_to_xml_and_back(fake):
     ("<os><type>hvm</type><loader readonly='yes' type='pflash'>/code</loader><nvram>/vm_VARS.fd</nvram></os>",
      {"firmware": "uefi", "loader": "/code", "nvram_template": "/vm_VARS.fd"}, None),
     ("<os firmware='efi'><type>hvm</type><nvram template='/t'>/vm_VARS.fd</nvram></os>",
-     {"firmware": "uefi", "nvram_template": "/t"}, "os/nvram: has no effect: the variables are in the VM's folder"),
+     {"firmware": "uefi", "nvram_template": "/t"}, "os/nvram: has no effect: there is no such file. The variables, among them the boot entries,"),
+    ("<os firmware='efi'><type>hvm</type><nvram template='/t'>/dev/null</nvram></os>",  # libvirt takes the VM's own file if it is there
+     {"firmware": "uefi", "nvram_template": "/dev/null"}, None),
     ("<os><type>hvm</type><nvram>/vm_VARS.fd</nvram></os>", {"firmware": "bios"}, "os/nvram: has no effect: only UEFI has variables"),
     ("<os><type>hvm</type><loader readonly='yes'>/r</loader><bootmenu enable='yes'/></os>",
      {"firmware": "bios", "loader": "/r", "menu": True}, None),

@@ -561,7 +561,10 @@ static void test_held_operations_begin_when_the_loop_waits(void **state)
 	store_writer_drain(&f->writer);
 	assert_content(f->b, "two");
 	store_writer_put(&f->writer, PENDING_CLEAR, f->c, NULL);
-	store_writer_drain_leaving(&f->writer);
+	store_writer_drain_leaving(&f->writer, f->a); /* another folder: the loop need not wait */
+	assert_non_null(f->writer.first);
+	store_writer_drain_leaving(&f->writer, f->c);
+	assert_null(f->writer.first);
 	store_writer_put(&f->writer, PENDING_WRITE, f->c, strdup("three"));
 	store_writer_done(&f->writer);
 	assert_content(f->c, "three");

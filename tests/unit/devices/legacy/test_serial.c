@@ -421,6 +421,30 @@ static void too_many_readers(void **state)
 		close(fds[i][1]);
 }
 
+/* One user leaves places for others. */
+static void too_many_readers_of_a_user(void **state)
+{
+	struct console_user user = { .user = 2 + getuid() }, other = { .user = 3 + getuid() };
+	struct serial_test t;
+	struct err e = { 0 };
+	int fds[CONSOLE_USER_MAX][2], sv[2];
+
+	(void)state;
+	serial_begin(&t, false);
+	for (unsigned i = 0; i < CONSOLE_USER_MAX; i++) {
+		assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, fds[i]), 0);
+		assert_int_equal(console_attach(t.console, fds[i][0], false, user, NULL), 0);
+	}
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, sv), 0);
+	assert_int_equal(console_attach(t.console, sv[0], false, user, &e), -EMFILE);
+	assert_non_null(strstr(e.msg, "16 of your clients are attached"));
+	assert_int_equal(console_attach(t.console, sv[0], false, other, &e), 0);
+	serial_end(&t);
+	for (unsigned i = 0; i < CONSOLE_USER_MAX; i++)
+		close(fds[i][1]);
+	close(sv[1]);
+}
+
 static void foreground_uses_pipes(void **state)
 {
 	struct serial_test t;
@@ -631,6 +655,7 @@ int main(void)
 		cmocka_unit_test(closed_reader_is_removed),
 		cmocka_unit_test(unread_input_is_bounded),
 		cmocka_unit_test(too_many_readers),
+		cmocka_unit_test(too_many_readers_of_a_user),
 		cmocka_unit_test(console_goes_on_elsewhere),
 		cmocka_unit_test(malformed_console_is_refused),
 		cmocka_unit_test(foreground_uses_pipes),

@@ -193,6 +193,24 @@ static void doorbell_exists_only_while_in_use(void **state)
 	rng_end(&t);
 }
 
+/* Some drivers wait for an answer before they set DRIVER_OK; also after a restore. */
+static void doorbell_before_driver_ok_is_served(void **state)
+{
+	struct rng_test t;
+
+	(void)state;
+	rng_begin(&t, 0, true);
+	drv_init(&t.d, &t.f, SLOT, 0, true);
+	drv_queue_setup(&t.d, 0, 8);
+	ask(&t, false);
+	fx_state_test(&t.f, t.dev, 300);
+	ask(&t, false);
+	assert_int_equal(drv_status(&t.d), 11);
+	drv_ok(&t.d);
+	ask(&t, false);
+	rng_end(&t);
+}
+
 /* ---- protocol violations by the driver ---- */
 
 static void expect_needs_reset(struct rng_test *t, const char *words)
@@ -582,6 +600,7 @@ int main(void)
 		cmocka_unit_test(event_index_batches_interrupts),
 		cmocka_unit_test(masked_vector_stays_pending),
 		cmocka_unit_test(doorbell_exists_only_while_in_use),
+		cmocka_unit_test(doorbell_before_driver_ok_is_served),
 		cmocka_unit_test(loop_in_chain_needs_reset),
 		cmocka_unit_test(loop_in_an_indirect_table),
 		cmocka_unit_test(address_beyond_ram_needs_reset),

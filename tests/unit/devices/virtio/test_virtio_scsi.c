@@ -15,7 +15,8 @@ static void tells_its_configuration(void **state)
 	assert_int_equal(fx_read(&t.f, t.d.device, 4), 1);
 	assert_int_equal(fx_read(&t.f, t.d.device + 20, 4), 96);
 	assert_int_equal(fx_read(&t.f, t.d.device + 24, 4), 32);
-	assert_int_equal(fx_read(&t.f, t.d.device + 30, 2), VIRTIO_SCSI_TARGETS_MAX - 1);
+	assert_int_equal(fx_read(&t.f, t.d.device + 30, 2), VIRTIO_SCSI_TARGETS_MAX);
+	assert_int_equal(fx_read(&t.f, t.d.device + 32, 4), 16383);
 	scsi_end(&t);
 }
 
