@@ -332,7 +332,7 @@ static int load_queues(struct virtio_dev *v, struct state_reader *r, struct err 
 		if (enabled && virtqueue_resume(vq, v->features & VIRTIO_F_EVENT_IDX,
 				       v->features & VIRTIO_F_INDIRECT_DESC))
 			return load_malformed(v, vq->fault, e);
-		v->early |= enabled && vq->last_avail && !(v->status & VIRTIO_STATUS_DRIVER_OK);
+		v->early |= enabled && (vq->last_avail || virtqueue_waiting(vq)) && !(v->status & VIRTIO_STATUS_DRIVER_OK);
 	}
 	return 0;
 }

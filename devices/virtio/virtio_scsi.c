@@ -25,7 +25,8 @@ enum {
 	CONFIG_SENSE_BYTES = 20, CONFIG_CDB_BYTES = 24, CONFIG_MAX_CHANNEL = 28, CONFIG_MAX_TARGET = 30, CONFIG_MAX_LUN = 32,
 	CONFIG_BYTES = 36,
 };
-/* Virtio-win's driver makes requests of this size in pages, whatever seg_max is; with the header, VIRTQUEUE_SEGS_MAX. */
+/* Virtio-win's driver makes requests of this size in pages, whatever seg_max is; with the header,
+ * VIRTQUEUE_SEGS_MAX. */
 #define MAX_SECTORS 2032
 /* Virtio-win and others take the greatest target and unit for their numbers, and find nothing at 0. QEMU's value. */
 #define MAX_LUN 16383

@@ -140,7 +140,7 @@ static int xml_read(const char *text, size_t len, struct definition_file *f, str
 	for (size_t i = 0; !r && disks && i < json_object_array_length(disks); i++) {
 		struct json_object *o = json_object_array_get_idx(disks, i);
 
-		if (js_get_str(o, "path") && !js_get(o, "backing") && !strcmp(js_get_str_or(o, "format", ""), "qcow2"))
+		if (js_get_str_or(o, "path", "")[0] == '/' && !js_get(o, "backing") && !strcmp(js_get_str_or(o, "format", ""), "qcow2"))
 			r = backing_put(o, e);
 	}
 	return r;
@@ -179,7 +179,7 @@ static int device_of_xml(const char *text, size_t len, struct definition_file *f
 
 	if (n < 0)
 		return err_set_errno(e, -ENOMEM, "the device");
-	return xml_read(all, (size_t)n, f, e);
+	return xml_to_definition(all, (size_t)n, &f->definition, &f->warnings, &f->origins, e);
 }
 
 static int device_of_json(const char *text, size_t len, const char *name, struct definition_file *f, struct err *e)

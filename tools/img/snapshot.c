@@ -145,8 +145,8 @@ static int snapshot_create(struct snapshot *s, struct err *e)
 	return op_wait(s, e);
 }
 
-/* Find a snapshot by name, or else by id. Refuse to delete a pin, and to apply what qemu-img takes for another one: for it
- * the id comes first. */
+/* Find a snapshot by name, or else by id. Refuse to delete a pin, and to apply what qemu-img takes for another one: for
+ * it the id comes first. */
 static int snapshot_find(struct snapshot *s, char *ret_id, struct err *e)
 {
 	CLEANUP_FREE struct block_snapshot_info *all = NULL;

@@ -159,6 +159,16 @@ static int slot_compare(const void *a, const void *b)
 	return x->bus_rank == y->bus_rank ? slot_compare_own(a, b) : x->bus_rank < y->bus_rank ? -1 : 1;
 }
 
+/* Whether an empty drive has this source: virsh prints its startupPolicy alone. */
+static bool is_empty(struct _xmlNode *source)
+{
+	struct _xmlAttr *a = source->properties;
+
+	while (a && (!xmlStrcmp(a->name, BAD_CAST "startupPolicy") || !xmlStrcmp(a->name, BAD_CAST "index")))
+		a = a->next;
+	return !a;
+}
+
 /* Limit of disks in a text, because every target is compared with every other. A definition may have far fewer
  * disks. */
 #define SLOTS_MAX 1024
@@ -174,7 +184,7 @@ static int slots_collect(struct reading *r, struct _xmlNode *first, struct slots
 		if (s->n == SLOTS_MAX)
 			return reading_error(r, n, NULL, ERR_INVALID, "is one disk too many; the limit is %d",
 				SLOTS_MAX);
-		if (node_attr_is(n, "device", "floppy") && !node_child(n, "source")) {
+		if (node_attr_is(n, "device", "floppy") && (!node_child(n, "source") || is_empty(node_child(n, "source")))) {
 			reading_warn(r, n, NULL, "has no effect: there are no floppy disks, and this drive is empty");
 			continue;
 		}
@@ -194,16 +204,6 @@ static int slots_collect(struct reading *r, struct _xmlNode *first, struct slots
 }
 
 /* ---- images of a disk ---- */
-
-/* Whether an empty drive has this source: virsh prints its startupPolicy alone. */
-static bool is_empty(struct _xmlNode *source)
-{
-	struct _xmlAttr *a = source->properties;
-
-	while (a && (!xmlStrcmp(a->name, BAD_CAST "startupPolicy") || !xmlStrcmp(a->name, BAD_CAST "index")))
-		a = a->next;
-	return !a;
-}
 
 /* Read the file of type='file' or the dev of type='block'. Without a source, adds nothing. */
 static int source_read(struct reading *r, struct _xmlNode *n, struct json_object *into,

@@ -261,7 +261,8 @@ static bool feature_add(char *text, size_t size, char sign, const char *name)
 	return false;
 }
 
-static void features_read(struct reading *r, struct _xmlNode *cpu, char *text, size_t size)
+/* known: the model is; beside another one, the features that the guest is to have say nothing about the host's. */
+static void features_read(struct reading *r, struct _xmlNode *cpu, bool known, char *text, size_t size)
 {
 	for (struct _xmlNode *n = node_child(cpu, "feature"); n; n = node_next(n)) {
 		CLEANUP_FREE char *name = node_attr(n, "name");
@@ -269,6 +270,8 @@ static void features_read(struct reading *r, struct _xmlNode *cpu, char *text, s
 
 		if (!on && !node_attr_is(n, "policy", "disable") && !node_attr_is(n, "policy", "forbid"))
 			continue; /* policy `optional`: the model decides whether the guest has the feature */
+		if (on && !known)
+			continue;
 		if (!feature_add(text, size, on ? '+' : '-', name))
 			reading_warn(r, n, NULL, "has no effect: Cairn does not know the feature");
 	}
@@ -281,16 +284,18 @@ static void processor_read(struct reading *r, struct _xmlNode *n)
 	CLEANUP_FREE char *model = named ? node_text(named) : NULL, *mode = node_attr(n, "mode");
 	char text[CPU_MODEL_TEXT_MAX + 1] = CPU_MODEL_HOST;
 	struct err e = { .msg = "there is no <model> with the name of one model" };
+	bool known = true;
 
 	if (node_attr_is(n, "mode", "custom") || (model && !mode)) {
 		if (!model || strchr(model, ',') || cpu_model_check(model, &e) < 0) {
 			reading_warn(r, mode ? n : named, mode ? "mode" : NULL,
-				"has no effect, and the guest sees the host's processor, apart from <feature>s: %s", e.msg);
+				"has no effect, and the guest sees the host's processor: %s", e.msg);
+			known = false;
 		} else {
 			snprintf(text, sizeof(text), "%s", model);
 		}
 	}
-	features_read(r, n, text, sizeof(text));
+	features_read(r, n, known, text, sizeof(text));
 	if (!cpu_model_is_host(text))
 		js_put_str(r->definition, "cpu", text);
 	reading_origin(r, n, "cpu");
@@ -486,8 +491,10 @@ static int nvram_read(struct reading *r, struct _xmlNode *n, struct json_object 
 	if (n && (node_attr_is(n, "format", "qcow2") || (!own && node_attr_is(n, "templateFormat", "qcow2"))))
 		return reading_error(r, n, "format", ERR_UNSUPPORTED, "\"qcow2\" is not supported: give a raw file");
 	if (template && text && *text && !own)
-		reading_warn(r, n, NULL, "has no effect: there is no such file. The variables, among them the boot entries, are in the VM's folder, and "
-			"begin with the template");
+		reading_warn(r, n, NULL, "has no effect (%s). The variables, among them the boot entries, are in the VM's folder, and begin with the "
+			"template", strerror(errno));
+	else if (template && own)
+		reading_warn(r, n, "template", "has no effect: the variables begin with the file %s, which has to stay where it is", text);
 	if (own || template) {
 		js_put_str(boot, "nvram_template", own ? text : template);
 		reading_origin(r, n, "boot.nvram_template");

@@ -79,7 +79,7 @@ const struct element elements[] = {
 	{ "os/loader", ELEMENT_READ, "type readonly secure stateless format",
 		"boot.loader; type pflash is boot.firmware uefi; secure is refused; has no effect beside <kernel>" },
 	{ "os/nvram", ELEMENT_READ, "template templateFormat format",
-		"boot.nvram_template: the template, or else the file itself; the variables are in the VM's folder" },
+		"boot.nvram_template: the file if it exists, or else the template; the variables are in the VM's folder" },
 	{ "os/bios", ELEMENT_READ, "useserial", "none: a BIOS always uses the serial port" },
 	{ "os/bios/@rebootTimeout", ELEMENT_NONE, "", "SeaBIOS tries again after a minute" },
 	{ "os/smbios", ELEMENT_READ, "mode", "mode sysinfo: <sysinfo> has an effect; others cause a warning" },
