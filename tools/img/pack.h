@@ -28,8 +28,8 @@ struct img_copy_how {
 /* Destination of img_pack(), which passes on each cluster once, in ascending order. */
 struct img_sink {
 	bool exists; /* the target is an existing image, and its disk may be longer */
-	/* Add a cluster: a compressed stream, or plain: a whole cluster, filled up with zeros behind the disk's end, but
-	 * not with `exists`. */
+	/* Add a cluster: a compressed stream, or plain: a whole cluster, filled up with zeros behind the disk's end,
+	 * but not with `exists`. */
 	int (*add)(struct img_sink *s, uint64_t off, const void *data, size_t len, bool plain);
 	/* Write zeros. NULL: clusters that are not added already read as zeros. */
 	int (*zero)(struct img_sink *s, uint64_t off, uint64_t len);
