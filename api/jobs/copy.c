@@ -20,7 +20,6 @@
 
 /* What to note when the copy is complete. */
 struct copy {
-	char disk[16];
 	const char *format; /* static */
 	char *path; /* owned; NULL: not known */
 };
@@ -43,7 +42,7 @@ static void copy_done(void *opaque, int r, const struct vm_answer *a, const stru
 		job_fail(j, e);
 		return;
 	}
-	mirrors_add(j->vm, x->disk, j->type, x->path, x->format, j->uid);
+	mirrors_add(j->vm, j->disk, j->type, x->path, x->format, j->uid);
 	vm_save(j->vm);
 	job_succeed(j, NULL);
 }
@@ -83,10 +82,9 @@ int disk_copy(struct vm *vm, const struct disk_copy_opts *o, struct client_file 
 	if (r < 0)
 		return r;
 	x = must_alloc(calloc(1, sizeof(*x)));
-	memcpy(x->disk, body.disk, sizeof(x->disk));
 	x->format = body.format == DEFINITION_FORMAT_RAW ? "raw" : "qcow2";
 	x->path = o->path ? must_alloc(strdup(o->path)) : NULL;
-	snprintf((*ret_j)->disk, sizeof((*ret_j)->disk), "%s", x->disk);
+	memcpy((*ret_j)->disk, body.disk, sizeof((*ret_j)->disk));
 	(*ret_j)->speed = o->rate;
 	(*ret_j)->opaque = x;
 	(*ret_j)->release = copy_free;
