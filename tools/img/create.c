@@ -1,6 +1,7 @@
 #include "img.h"
 
 #include "base/cleanup.h"
+#include "base/file.h"
 #include "base/suggest.h"
 #include "base/util.h"
 #include "block/lock.h"
@@ -368,6 +369,23 @@ static int space_make(struct create_args *a, int fd, const struct img_data *d, s
 	return r;
 }
 
+/* Make a device a raw disk: blank its first sector, which may hold the header of another format. */
+static int device_blank(const struct create_args *a, int fd, struct err *e)
+{
+	static const uint8_t zeros[BLOCK_SECTOR_BYTES];
+	off_t end = lseek(fd, 0, SEEK_END);
+	int r = end < 0 ? -errno : 0;
+
+	if (!r && (uint64_t)end < a->c.qcow2.size_bytes)
+		return err_set(e, -ENOSPC, ERR_NO_SPACE, "the device has %llu bytes, fewer than the size %llu", (unsigned long long)end,
+			(unsigned long long)a->c.qcow2.size_bytes);
+	if (!r)
+		r = pwrite_full(fd, zeros, MIN((uint64_t)end, sizeof(zeros)), 0);
+	if (!r && fdatasync(fd) < 0)
+		r = -errno;
+	return r < 0 ? err_set_errno(e, r, "cannot write") : 0;
+}
+
 static int file_make(struct create_args *a, struct err *e)
 {
 	struct stat st;
@@ -389,6 +407,8 @@ static int file_make(struct create_args *a, struct err *e)
 	r = img_data_make(&data, a->path, &a->c.qcow2, e);
 	if (!r)
 		r = img_create_fd(fd, &a->c, e);
+	if (!r && S_ISBLK(st.st_mode) && a->c.format == BLOCK_FORMAT_RAW)
+		r = device_blank(a, fd, e);
 	img_signals_catch();
 	if (!r && img_create_prealloc(&a->c))
 		r = space_make(a, fd, &data, e);

@@ -385,16 +385,42 @@ def test_check_finds_faults(box):
     assert box.img("check", "-f", "raw", "a", status=63).stdout == ""
 
 
-@pytest.mark.parametrize("sector", [512, 4096])
-def test_convert_to_block_device(box, sector):
-    """A device keeps its size, and its old content is not visible."""
-    (box.path / "disk").write_bytes(os.urandom(32 * MIB))
+@contextlib.contextmanager
+def loop_device(box, sector, size):
+    """A device of random content."""
+    (box.path / "disk").write_bytes(os.urandom(size))
     p = subprocess.run(["losetup", "-b", str(sector), "-f", "--show", "disk"], cwd=box.path, capture_output=True,
                        text=True)
     if p.returncode:
         pytest.skip("no loop device: " + p.stderr.strip())
     dev = p.stdout.strip()
     try:
+        yield dev
+    finally:
+        run("losetup", "-d", dev, cwd=box.path)
+
+
+@pytest.mark.parametrize("sector", [512, 4096])
+def test_create_raw_on_block_device(box, sector):
+    """The old format is not detected any more; a size above the device's is refused before the device is written."""
+    with loop_device(box, sector, MIB) as dev:
+        box.img("create", "-q", "-f", "qcow2", dev, "1M")
+        before = pathlib.Path(dev).read_bytes()
+        box.qemu("create", "-q", "-f", "raw", dev, str(MIB + 512), status=1)
+        assert f"{dev}: the device has 1048576 bytes, fewer" in box.fails("create", "-q", "-f", "raw", dev, str(MIB + 512))
+        assert pathlib.Path(dev).read_bytes() == before
+        box.img("create", "-q", "-f", "raw", dev, "512k")
+        ours = pathlib.Path(dev).read_bytes()
+        assert ours == bytes(512) + before[512:]
+        box.img("create", "-q", "-f", "qcow2", dev, "1M")
+        box.qemu("create", "-q", "-f", "raw", dev, "512k")
+        assert pathlib.Path(dev).read_bytes() == ours
+
+
+@pytest.mark.parametrize("sector", [512, 4096])
+def test_convert_to_block_device(box, sector):
+    """A device keeps its size, and its old content is not visible."""
+    with loop_device(box, sector, 32 * MIB) as dev:
         box.qemu("create", "-q", "-f", "raw", "src", "20M")
         pattern(box, "src", 6, fmt="raw")
         box.img("convert", "-f", "raw", "src", dev)
@@ -405,8 +431,6 @@ def test_convert_to_block_device(box, sector):
         box.qemu("compare", "-f", "raw", "-F", "qcow2", "src", dev)
         box.qemu("create", "-q", "-f", "raw", "big", "33M")
         assert "33554432 bytes" in box.fails("convert", "-f", "raw", "big", dev)
-    finally:
-        run("losetup", "-d", dev, cwd=box.path)
 
 
 def test_backing_file_outside_folder_is_refused(box):
