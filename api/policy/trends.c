@@ -39,6 +39,8 @@
 struct trends {
 	struct loop_timer *timer;
 	bool armed;
+	struct trend_read *waiting; /* oldest first */
+	bool reads; /* the store's thread has a read */
 	bool ends; /* trends_finish() was called */
 	size_t waited_left; /* see WAITED_VMS */
 };
@@ -365,17 +367,37 @@ static void sample_all(void *opaque)
 
 /* ---- a VM's life ---- */
 
-static void trends_on_started(struct vm *vm)
-{
-	struct vm_host *host = vm->host;
+/* The store's thread has one read at a time, so that other users' changes, which it writes, wait for one at most. */
+struct trend_read {
+	struct store_work work;
+	struct trend_read *next;
+	struct vm *vm; /* while it waits; NULL: removed meanwhile */
+	struct vm_host *host;
+	char path[PATH_MAX];
+	uint32_t from, step_s;
+	size_t npoints;
+	struct trend_rows newest[TREND_RANGES]; /* not in the file yet */
+	struct trend_view view;
+	int r;
+	struct err e;
+	void (*done)(void *opaque, const struct trend_view *v, const struct err *e);
+	void *opaque;
+};
 
+static struct trends *trends_of(struct vm_host *host)
+{
 	if (!host->trends) {
 		host->trends = must_alloc(calloc(1, sizeof(*host->trends)));
 		if (loop_timer_new(host->loop, sample_all, host, &host->trends->timer) < 0)
 			abort();
 	}
-	if (!host->trends->armed)
-		sample_later(host);
+	return host->trends;
+}
+
+static void trends_on_started(struct vm *vm)
+{
+	if (!trends_of(vm->host)->armed)
+		sample_later(vm->host);
 }
 
 static void trends_on_adopted(struct vm *vm, const struct vm_info *info)
@@ -401,6 +423,9 @@ static void trends_on_removed(struct vm *vm)
 {
 	struct vm_trend *v = vm->trend;
 
+	for (struct trend_read *t = vm->host->trends ? vm->host->trends->waiting : NULL; t; t = t->next)
+		if (t->vm == vm)
+			t->vm = NULL;
 	if (!v)
 		return;
 	if (v->write)
@@ -435,19 +460,6 @@ void trends_free(struct vm_host *host)
 }
 
 /* ---- questions ---- */
-
-struct trend_read {
-	struct store_work work;
-	char path[PATH_MAX];
-	uint32_t from, step_s;
-	size_t npoints;
-	struct trend_rows newest[TREND_RANGES]; /* not in the file yet */
-	struct trend_view view;
-	int r;
-	struct err e;
-	void (*done)(void *opaque, const struct trend_view *v, const struct err *e);
-	void *opaque;
-};
 
 /* Read the rows of all ranges. rows: TREND_RANGES lists, filled as far as possible. */
 static int rows_read(struct trend_read *t, struct trend_rows *rows)
@@ -486,10 +498,8 @@ static void read_free(struct trend_read *t)
 	free(t);
 }
 
-static void read_done(struct store_work *w)
+static void read_end(struct trend_read *t)
 {
-	struct trend_read *t = container_of(w, struct trend_read, work);
-
 	t->done(t->opaque, t->r < 0 ? NULL : &t->view, t->r < 0 ? &t->e : NULL);
 	read_free(t);
 }
@@ -507,10 +517,43 @@ static void newest_copy(const struct vm_trend *v, struct trend_rows newest[TREND
 	}
 }
 
+static void read_next(struct vm_host *host);
+
+static void read_done(struct store_work *w)
+{
+	struct trend_read *t = container_of(w, struct trend_read, work);
+	struct vm_host *host = t->host;
+
+	host->trends->reads = false;
+	read_end(t);
+	read_next(host);
+}
+
+static int read_begin(struct trend_read *t)
+{
+	newest_copy(t->vm->trend, t->newest);
+	return store_run(t->host->store, t->vm->def->name, STORE_TRENDS, t->path, sizeof(t->path), &t->work, &t->e);
+}
+
+static void read_next(struct vm_host *host)
+{
+	struct trends *all = host->trends;
+	struct trend_read *t;
+
+	while (!all->reads && (t = all->waiting)) {
+		all->waiting = t->next;
+		t->r = t->vm ? read_begin(t) : err_set(&t->e, -ENOENT, ERR_NOT_FOUND, "the VM was removed meanwhile");
+		if (t->r < 0)
+			read_end(t);
+		else
+			all->reads = true;
+	}
+}
+
 void trends_query(struct vm *vm, uint32_t from, uint32_t step_s, size_t npoints,
 	void (*done)(void *opaque, const struct trend_view *v, const struct err *e), void *opaque)
 {
-	struct trend_read *t = must_alloc(calloc(1, sizeof(*t)));
+	struct trend_read *t = must_alloc(calloc(1, sizeof(*t))), **at = &trends_of(vm->host)->waiting;
 
 	t->work = (struct store_work){ .done = read_done, .run = read_run, .loop = vm->host->loop };
 	t->from = from;
@@ -518,9 +561,10 @@ void trends_query(struct vm *vm, uint32_t from, uint32_t step_s, size_t npoints,
 	t->npoints = npoints;
 	t->done = done;
 	t->opaque = opaque;
-	newest_copy(vm->trend, t->newest);
-	if (store_run(vm->host->store, vm->def->name, STORE_TRENDS, t->path, sizeof(t->path), &t->work, &t->e) < 0) {
-		done(opaque, NULL, &t->e);
-		read_free(t);
-	}
+	t->vm = vm;
+	t->host = vm->host;
+	while (*at)
+		at = &(*at)->next;
+	*at = t;
+	read_next(vm->host);
 }
