@@ -358,21 +358,29 @@ static int vsock_read(struct reading *r, struct _xmlNode *devices)
 	return 0;
 }
 
+/* libvirt adds a video to a VM that has graphics and no video. */
 static int videos_read(struct reading *r, struct _xmlNode *devices)
 {
-	for (struct _xmlNode *n = node_child(devices, "video"); n; n = node_next(n)) {
-		struct _xmlNode *model = node_child(n, "model");
+	struct _xmlNode *n = node_child(devices, "video"), *graphics = node_child(devices, "graphics");
 
-		if (node_attr_is(model, "type", "none"))
+	if (!n && graphics) {
+		js_put_bool(r->definition, "screen", true);
+		reading_origin(r, graphics, "screen");
+	}
+	for (; n; n = node_next(n)) {
+		struct _xmlNode *model = node_child(n, "model");
+		CLEANUP_FREE char *type = node_attr(model, "type");
+
+		if (type && !strcmp(type, "none"))
 			continue;
-		if (!node_attr_is(model, "type", "bochs")) {
-			reading_warn(r, n, NULL, "has no effect: the only model is bochs");
-		} else if (js_get_bool(r->definition, "screen", false)) {
+		if (js_get_bool(r->definition, "screen", false)) {
 			reading_warn(r, n, NULL, "has no effect: a VM has at most one screen");
-		} else {
-			js_put_bool(r->definition, "screen", true);
-			reading_origin(r, n, "screen");
+			continue;
 		}
+		if (type && strcmp(type, "bochs"))
+			reading_warn(r, model, "type", "\"%.40s\" becomes bochs: the guest needs a driver for it, as Linux (bochs-drm) and UEFI have", type);
+		js_put_bool(r->definition, "screen", true);
+		reading_origin(r, n, "screen");
 	}
 	return 0;
 }
@@ -385,12 +393,26 @@ static int inputs_read(struct reading *r, struct _xmlNode *devices)
 
 		if (screen && node_attr_is(n, "bus", "ps2"))
 			continue;
-		if (!screen || !node_attr_is(n, "type", "tablet") || node_attr_is(n, "bus", "usb")) {
-			reading_warn(r, n, NULL, "has no effect: a VM with a screen has a PS/2 keyboard and mouse, and can have a tablet with bus virtio");
+		if (!screen || !node_attr_is(n, "type", "tablet")) {
+			reading_warn(r, n, NULL, "has no effect: a VM with a screen has a PS/2 keyboard and mouse, and can have a tablet");
 			continue;
 		}
+		if (node_attr_is(n, "bus", "usb"))
+			reading_warn(r, n, "bus", "\"usb\" becomes virtio: the guest needs a driver for virtio-input, or uses the PS/2 mouse");
 		js_put_bool(r->definition, "tablet", true);
 		reading_origin(r, n, "tablet");
+	}
+	return 0;
+}
+
+/* A controller without a model, or with `auto`, is the hypervisor's choice. */
+static int controllers_read(struct reading *r, struct _xmlNode *devices)
+{
+	for (struct _xmlNode *n = node_child(devices, "controller"); n; n = node_next(n)) {
+		CLEANUP_FREE char *model = node_attr_is(n, "type", "scsi") ? node_attr(n, "model") : NULL;
+
+		if (model && strcmp(model, "virtio-scsi") && strcmp(model, "auto"))
+			reading_warn(r, n, "model", "\"%.40s\" becomes virtio-scsi: the guest needs a driver for it", model);
 	}
 	return 0;
 }
@@ -424,7 +446,9 @@ static int graphics_take(struct reading *r, struct _xmlNode *n)
 	CLEANUP_JS struct json_object *vnc = json_object_new_object();
 	int ret = 0;
 
-	if (socket || inner)
+	if (node_attr_is(n, "type", "spice"))
+		reading_warn(r, n, "type", "\"spice\" becomes vnc on a Unix socket, whose path cairn vncdisplay prints");
+	else if (socket || inner)
 		js_put_str(vnc, "path", inner ? inner : socket);
 	else
 		ret = graphics_port(r, n, vnc);
@@ -437,21 +461,26 @@ static int graphics_take(struct reading *r, struct _xmlNode *n)
 	return 0;
 }
 
-/* After the videos. */
+/* After the videos. A display of type vnc is preferred. */
 static int graphics_read(struct reading *r, struct _xmlNode *devices)
 {
+	static const char *const types[] = { "vnc", "spice" };
 	int ret = 0;
 
-	for (struct _xmlNode *n = node_child(devices, "graphics"); n && !ret; n = node_next(n)) {
-		if (!node_attr_is(n, "type", "vnc"))
-			reading_warn(r, n, NULL, "has no effect: the only type is vnc; the console is a serial port");
-		else if (!js_get_bool(r->definition, "screen", false))
-			reading_warn(r, n, NULL, "has no effect: there is nothing to show without a video of model bochs; the console is a serial port");
-		else if (js_get(r->definition, "vnc"))
-			reading_warn(r, n, NULL, "has no effect: a VM has at most one display");
-		else
-			ret = graphics_take(r, n);
-	}
+	for (size_t i = 0; i < ARRAY_SIZE(types); i++)
+		for (struct _xmlNode *n = node_child(devices, "graphics"); n && !ret; n = node_next(n)) {
+			if (!node_attr_is(n, "type", types[i]))
+				continue;
+			if (!js_get_bool(r->definition, "screen", false))
+				reading_warn(r, n, NULL, "has no effect: there is nothing to show without a video; the console is a serial port");
+			else if (js_get(r->definition, "vnc"))
+				reading_warn(r, n, NULL, "has no effect: a VM has at most one display");
+			else
+				ret = graphics_take(r, n);
+		}
+	for (struct _xmlNode *n = node_child(devices, "graphics"); n; n = node_next(n))
+		if (!node_attr_is(n, "type", "vnc") && !node_attr_is(n, "type", "spice"))
+			reading_warn(r, n, NULL, "has no effect: the only type is vnc");
 	return ret;
 }
 
@@ -459,7 +488,7 @@ int devices_read(struct reading *r, struct _xmlNode *domain)
 {
 	static int (*const parts[])(struct reading *, struct _xmlNode *) = { interfaces_read,
 		serials_read, consoles_read, channels_read, rngs_read, memballoon_read, panics_read,
-		watchdog_read, vsock_read, videos_read, inputs_read, graphics_read };
+		watchdog_read, vsock_read, controllers_read, videos_read, inputs_read, graphics_read };
 	struct _xmlNode *devices = node_child(domain, "devices");
 	int ret = 0;
 

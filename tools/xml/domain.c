@@ -454,26 +454,29 @@ static int bootmenu_read(struct reading *r, struct _xmlNode *n, struct json_obje
 static int loader_read(struct reading *r, struct _xmlNode *n, struct json_object *boot)
 {
 	CLEANUP_FREE char *type = n ? node_attr(n, "type") : NULL;
-	CLEANUP_FREE char *text = NULL;
+	CLEANUP_FREE char *text = n ? node_text(n) : NULL;
+	int ret = 0;
 
 	if (type && strcmp(type, "rom") && strcmp(type, "pflash"))
-		return reading_error(r, n, "type", ERR_UNSUPPORTED, "\"%.40s\" is not supported: give type='rom' with a BIOS, "
-			"type='pflash' with a UEFI, or <kernel>", type);
-	if (n && node_attr_is(n, "secure", "yes"))
-		return reading_error(r, n, "secure", ERR_UNSUPPORTED, "\"yes\" is not supported, since " NO_SMM ": leave it out");
-	if (n && node_attr_is(n, "format", "qcow2"))
-		return reading_error(r, n, "format", ERR_UNSUPPORTED, "\"qcow2\" is not supported: give a raw file");
-	text = n ? node_text(n) : NULL;
-	return text && *text ? text_read(r, n, boot, "loader", "boot.loader") : 0;
+		ret = reading_continue(r, reading_error(r, n, "type", ERR_UNSUPPORTED, "\"%.40s\" is not supported: give type='rom' with a BIOS, "
+			"type='pflash' with a UEFI, or <kernel>", type));
+	if (!ret && n && node_attr_is(n, "secure", "yes"))
+		ret = reading_continue(r, reading_error(r, n, "secure", ERR_UNSUPPORTED, "\"yes\" is not supported, since " NO_SMM ": leave it out"));
+	if (!ret && n && node_attr_is(n, "format", "qcow2"))
+		ret = reading_continue(r, reading_error(r, n, "format", ERR_UNSUPPORTED, "\"qcow2\" is not supported: give a raw file"));
+	return !ret && text && *text ? text_read(r, n, boot, "loader", "boot.loader") : ret;
 }
 
 /* libvirt enrols keys, or wants Secure Boot, by <firmware><feature enabled='yes' name='secure-boot'/>. */
 static int features_check(struct reading *r, struct _xmlNode *firmware)
 {
-	for (struct _xmlNode *n = firmware ? firmware->children : NULL; n; n = n->next)
+	int ret = 0;
+
+	for (struct _xmlNode *n = firmware ? firmware->children : NULL; n && !ret; n = n->next)
 		if (node_attr_is(n, "enabled", "yes"))
-			return reading_error(r, n, "enabled", ERR_UNSUPPORTED, "\"yes\" is not supported, since " NO_SMM ": give enabled='no'");
-	return 0;
+			ret = reading_continue(r, reading_error(r, n, "enabled", ERR_UNSUPPORTED,
+				"\"yes\" is not supported, since " NO_SMM ": give enabled='no'"));
+	return ret;
 }
 
 /* The variables begin with the file that libvirt has for the VM, or else with the template. A loader without
@@ -521,7 +524,6 @@ static int firmware_read(struct reading *r, struct _xmlNode *os, struct json_obj
 	int ret;
 
 	smbios_check(r, os);
-
 	if (firmware && strcmp(firmware, "bios") && strcmp(firmware, "efi"))
 		return reading_error(r, os, "firmware", ERR_UNSUPPORTED,
 			"\"%.40s\" is not supported: give firmware='bios' or 'efi' if the disk boots so, or <kernel>", firmware);
@@ -531,7 +533,7 @@ static int firmware_read(struct reading *r, struct _xmlNode *os, struct json_obj
 	if (!ret && uefi)
 		ret = features_check(r, node_child(os, "firmware"));
 	if (!ret && uefi)
-		ret = nvram_read(r, node_child(os, "nvram"), boot);
+		ret = reading_continue(r, nvram_read(r, node_child(os, "nvram"), boot));
 	else if (!ret && node_child(os, "nvram"))
 		reading_warn(r, node_child(os, "nvram"), NULL, "has no effect: only UEFI has variables");
 	return ret ? ret : bootmenu_read(r, node_child(os, "bootmenu"), boot);
@@ -546,7 +548,7 @@ static int os_read(struct reading *r, struct _xmlNode *domain)
 	if (!os)
 		return reading_error(r, domain, NULL, ERR_INVALID,
 			"has no <os>; give one with <type>hvm</type>, and <kernel> if no disk boots");
-	ret = os_type_check(r, os);
+	ret = reading_continue(r, os_type_check(r, os));
 	if (ret < 0)
 		return ret;
 	boot = json_object_new_object();

@@ -132,8 +132,9 @@ const struct element elements[] = {
 	{ "devices/disk/alias", ELEMENT_READ, "name", "id, if the alias begins with ua-" },
 	{ "devices/interface/alias", ELEMENT_READ, "name", "id, if the alias begins with ua-" },
 	{ "devices/*/alias", ELEMENT_SILENT, "", NULL },
+	{ "devices/interface/address", ELEMENT_NONE, "", "the guest finds the interface at another PCI address, so Linux may give it another name" },
 	{ "devices/*/address", ELEMENT_SILENT, "", NULL },
-	{ "devices/emulator", ELEMENT_NONE, "", "Cairn runs the VM itself" },
+	{ "devices/emulator", ELEMENT_SILENT, "", NULL },
 	{ "devices/disk", ELEMENT_REPEATED, "type device model snapshot",
 		"disks, sorted by bus and target; type: file or block; device: disk or cdrom" },
 	{ "devices/disk/@rawio", ELEMENT_NONE, "", "disks accept no SCSI commands" },
@@ -206,7 +207,9 @@ const struct element elements[] = {
 	{ "devices/disk/geometry", ELEMENT_NONE, "", "a virtio disk has no cylinders" },
 	{ "devices/disk/auth", ELEMENT_NONE, "", "a file needs no password" },
 	{ "devices/disk/mirror", ELEMENT_SILENT, "", NULL },
-	{ "devices/controller", ELEMENT_NONE, "", "Cairn adds the buses that its devices need" },
+	{ "devices/controller", ELEMENT_REPEATED, "type model", "none: Cairn adds the buses that its devices need. A SCSI controller of another model than virtio-scsi causes a warning" },
+	{ "devices/controller/@*", ELEMENT_SILENT, "", NULL },
+	{ "devices/controller/*", ELEMENT_SILENT, "", NULL },
 	{ "devices/lease", ELEMENT_REFUSED, "",
 		"lock managers are not supported; Cairn locks images itself" },
 	{ "devices/filesystem", ELEMENT_REPEATED, "type accessmode model", "shares; type mount, others are refused" },
@@ -286,16 +289,17 @@ const struct element elements[] = {
 		"guest_agent, if the type is unix and the target org.qemu.guest_agent.0; others cause a warning" },
 	{ "devices/channel/target", ELEMENT_READ, "type name state", NULL },
 	{ "devices/channel/source", ELEMENT_SILENT, "", NULL },
-	{ "devices/input", ELEMENT_REPEATED, "type bus", "tablet: of type tablet and bus virtio, with a screen. Others cause a warning: a VM with a screen has a PS/2 keyboard and mouse" },
+	{ "devices/input", ELEMENT_REPEATED, "type bus", "tablet: of type tablet, with a screen; its bus becomes virtio. Others but those of bus ps2 cause a warning: a VM with a screen has a PS/2 keyboard and mouse" },
 	{ "devices/tpm", ELEMENT_NONE, "", "there is no TPM" },
 	{ "devices/graphics", ELEMENT_REPEATED, "type port autoport listen socket passwd",
-		"vnc: path, or port and address; a port needs vnc.password_file. Other types than vnc, and a VM without a screen, cause a warning" },
+		"vnc: path, or port and address; a port needs vnc.password_file. spice becomes vnc on a Unix socket. Other types, and a VM without a screen, cause a warning" },
 	{ "devices/graphics/listen", ELEMENT_READ, "type address socket", NULL },
-	{ "devices/graphics/*", ELEMENT_NONE, "", "is for QEMU" },
+	{ "devices/graphics/*", ELEMENT_SILENT, "", NULL },
 	{ "devices/sound", ELEMENT_NONE, "", "there is no sound" },
-	{ "devices/audio", ELEMENT_NONE, "", "there is no sound" },
-	{ "devices/video", ELEMENT_REPEATED, "", "screen" },
-	{ "devices/video/model", ELEMENT_READ, "type", "screen: bochs; none: no screen; others cause a warning" },
+	{ "devices/audio", ELEMENT_SILENT, "", NULL },
+	{ "devices/video", ELEMENT_REPEATED, "", "screen; without it, graphics give one" },
+	{ "devices/video/model", ELEMENT_READ, "type", "screen, of model bochs whatever the type; none: no screen" },
+	{ "devices/video/model/@*", ELEMENT_SILENT, "", NULL },
 	{ "devices/video/model/*", ELEMENT_NONE, "", "the guest chooses the resolution" },
 	{ "devices/video/*", ELEMENT_NONE, "", "the screen has no driver on the host" },
 	{ "devices/hub", ELEMENT_NONE, "", "there is no USB" },
@@ -455,8 +459,7 @@ static int check_element(struct reading *r, struct _xmlNode *n, const char *path
 	}
 	if (row->action == ELEMENT_REFUSED)
 		return reading_error(r, n, NULL, ERR_UNSUPPORTED, "%s", row->why);
-	if ((row->action == ELEMENT_NONE && !node_attr_is(n, "model", "virtio-scsi")) ||
-		(row->action == ELEMENT_OPTIONAL && !element_is_off(n)))
+	if (row->action == ELEMENT_NONE || (row->action == ELEMENT_OPTIONAL && !element_is_off(n)))
 		reading_warn_row(r, n, NULL, row);
 	if (row->action != ELEMENT_READ && row->action != ELEMENT_REPEATED)
 		return 0;

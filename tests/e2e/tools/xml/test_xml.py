@@ -315,9 +315,10 @@ def test_boot_order():
     ("<clock offset='utc'><timer name='kvmclock' present='no'/></clock>", "", "clock/timer"),
     ("<pm><suspend-to-mem enabled='yes'/></pm>", "", "pm/suspend-to-mem"),
     ("<nonsense/>", "", "nonsense"), ("<x:name xmlns:x='urn:x'/>", "", "x:name"),
-    ("", "<emulator>/usr/bin/kvm</emulator>", "devices/emulator"),
-    ("", "<graphics type='vnc'/>", "devices/graphics"), ("", "<video/>", "devices/video"),
-    ("", "<controller type='usb'/>", "devices/controller"), ("", "<tpm model='tpm-tis'/>", "devices/tpm"),
+    ("", "<graphics type='vnc'/><video><model type='none'/></video>", "devices/graphics"), ("", "<graphics type='sdl'/>", "devices/graphics"),
+    ("", "<video/><video/>", "devices/video[2]"), ("", "<input type='keyboard' bus='ps2'/>", "devices/input"),
+    ("", "<controller type='scsi' model='lsilogic'/>", "devices/controller/@model"), ("", "<tpm model='tpm-tis'/>", "devices/tpm"),
+    ("", "<interface type='user'><address type='pci' bus='0x01'/></interface>", "devices/interface/address"),
     ("", "<memballoon model='xen'/>", "devices/memballoon/@model"),
     ("", "<watchdog model='itco'/>", "devices/watchdog"),
     ("", "<serial type='file'><source path='/x'/></serial>", "devices/serial/@type"),
@@ -482,6 +483,15 @@ def test_all_refused_elements_are_told_at_once():
     assert all(f"/{at}: " in line for at, line in zip(REFUSED_AT, got["refusals"])), got["refusals"]
     assert got["error"]["desc"] == got["refusals"][0] and "definition" not in got
     assert "refusals" not in read(domain("<keywrap/>"))
+
+
+def test_all_refused_parts_of_os_are_told():
+    got = read(domain(os_="""<os firmware='efi'><type arch='ppc64'>hvm</type>
+<loader secure='yes'>/x</loader>
+<firmware><feature enabled='yes' name='secure-boot'/></firmware>
+<nvram format='qcow2'>/n</nvram></os>"""))
+    assert [sentence.split(": ")[1] for sentence in got["refusals"]] == [
+        f"/domain/os/{at}" for at in ("type/@arch", "loader/@secure", "firmware/feature/@enabled", "nvram/@format")]
 
 
 def test_define_prints_all_refused_elements(fake):
@@ -786,13 +796,31 @@ def test_sysinfo(os_, sysinfo, warnings):
     ("<graphics type='vnc'/>", {}, None),
     ("<graphics type='vnc' port='-1' autoport='yes'/>", {}, "a port needs a password"),
     ("<graphics type='vnc' passwd='secret'/>", {}, "vnc.password_file"),
-    ("<graphics type='spice'/>", None, "the only type is vnc"),
+    ("<graphics type='spice' port='5900' autoport='yes'><image compression='off'/></graphics>", {}, '"spice" becomes vnc on a Unix socket'),
+    ("<graphics type='sdl'/>", None, "the only type is vnc"),
     ("<graphics type='vnc'/><graphics type='vnc'/>", {}, "at most one display"),
+    ("<graphics type='spice'/><graphics type='vnc' socket='/s'/>", {"path": "/s"}, "at most one display"),
 ])
 def test_graphics(graphics, vnc, warning):
     got = read(domain(devices="<video><model type='bochs'/></video>" + graphics))
     assert got["definition"].get("vnc") == vnc
     assert not got["warnings"] if not warning else warning in got["warnings"][0]
+
+
+@pytest.mark.parametrize("devices, screen, tablet, warnings", [
+    ("<video><model type='qxl' ram='65536' heads='1'/></video>", True, None, ['video/model/@type: "qxl" becomes bochs']),
+    ("<graphics type='vnc'/>", True, None, []),
+    ("<video/>", True, None, []),
+    ("<video><model type='none'/></video>", None, None, []),
+    ("<video/><input type='tablet' bus='usb'/><input type='mouse' bus='ps2'/>", True, True, ['input[1]/@bus: "usb" becomes virtio']),
+    ("<controller type='usb' model='qemu-xhci' ports='15'/><controller type='scsi'/><controller type='scsi' model='auto'/>"
+     "<emulator>/usr/bin/kvm</emulator>", None, None, []),
+])
+def test_what_makes_a_screen(devices, screen, tablet, warnings):
+    got = read(domain(devices=devices))
+    assert (got["definition"].get("screen"), got["definition"].get("tablet")) == (screen, tablet)
+    assert len(got["warnings"]) == len(warnings)
+    assert all(w in g for w, g in zip(warnings, got["warnings"]))
 
 
 def test_vnc_goes_to_xml_and_back(fake):
