@@ -26,6 +26,14 @@ int js_parse(const char *text, size_t len, const char *name, struct json_object 
 /* Parse a file of at most max bytes. Returns 0 or -errno. */
 int js_read(const char *path, size_t max, struct json_object **ret_o, struct err *e);
 
+/* Refuse a duplicate key, whose last value json-c would use silently. Keys that are written differently, with escapes,
+ * are not equal here.
+ * text: JSON that the parser accepts; strings may have single quotes.
+ * Returns 0; -EINVAL with the line and the key. */
+int js_keys_check(const char *text, size_t len, const char *name, struct err *e);
+/* Return the first character from p on that is no white space, or end. */
+const char *js_space_skip(const char *p, const char *end);
+
 void js_put(struct json_object *o, const char *key, struct json_object *v);
 /* Add a string member. v: NULL: add nothing. */
 void js_put_str(struct json_object *o, const char *key, const char *v);

@@ -9,6 +9,8 @@
 
 #define NODE_BYTES 400 /* bytes that json-c takes for a node, at most: measured with a list of empty objects */
 
+#define NUMBER_SHOWN 40 /* characters of a number in an error */
+
 static const struct wire_limits no_limits = { WIRE_TEXT_MAX, SIZE_MAX };
 
 void wire_init(struct wire *w, const struct wire_limits *limits)
@@ -30,7 +32,7 @@ static void wire_reset(struct wire *w)
 		w->buf = NULL;
 		w->cap = 0;
 	}
-	w->len = w->skipped = w->nodes = 0;
+	w->len = w->skipped = w->nodes = w->members = 0;
 	w->depth = 0;
 	w->quote = 0;
 	w->escaped = w->discarding = w->garbage = false;
@@ -65,6 +67,7 @@ static bool text_byte(struct wire *w, char c)
 			w->quote = 0;
 		return false;
 	}
+	w->members += c == ':';
 	w->nodes += c == '{' || c == '[' || c == ',' || c == ':';
 	if (c == '"' || c == '\'')
 		w->quote = c;
@@ -75,8 +78,73 @@ static bool text_byte(struct wire *w, char c)
 	return !w->depth;
 }
 
+/* Return the number of members of all objects in o. */
+static size_t members_count(struct json_object *o)
+{
+	size_t n = 0;
+
+	if (json_object_is_type(o, json_type_array))
+		for (size_t i = 0; i < json_object_array_length(o); i++)
+			n += members_count(json_object_array_get_idx(o, i));
+	if (!json_object_is_type(o, json_type_object))
+		return n;
+	json_object_object_foreach(o, key, v)
+	{
+		(void)key;
+		n += 1 + members_count(v);
+	}
+	return n;
+}
+
+/* Return the first integer of the text out of range, which json-c would silently clamp.
+ * text: valid JSON, which may have single quotes. Returns NULL: there is none. */
+static const char *wide_integer(const char *text, const char *end, int *ret_len)
+{
+	char quote = 0;
+
+	for (const char *p = text; p < end; p++) {
+		size_t n = quote ? 0 : strspn(p, "-+.0123456789eE");
+
+		if (quote && *p == '\\')
+			p++;
+		else if (quote)
+			quote = *p == quote ? 0 : quote;
+		else if (*p == '"' || *p == '\'')
+			quote = *p;
+		else if (n && strcspn(p, ".eE") >= n) {
+			errno = 0;
+			(void)(*p == '-' ? (unsigned long long)strtoll(p, NULL, 10) : strtoull(p, NULL, 10));
+			*ret_len = (int)n;
+			if (errno == ERANGE)
+				return p;
+		}
+		p += n ? n - 1 : 0;
+	}
+	return NULL;
+}
+
+/* Refuse what json-c changes silently: a duplicate key, an integer out of range.
+ * o: the text, parsed. */
+static int text_check(const struct wire *w, struct json_object *o, struct err *e)
+{
+	int len;
+	const char *wide = wide_integer(w->buf, w->buf + w->len, &len);
+	int r = 0;
+
+	if (wide)
+		return err_set(e, -ERANGE, ERR_GENERIC, "JSON parse error, the number %.*s%s is below -2^63 or above 2^64 - 1",
+			len < NUMBER_SHOWN ? len : NUMBER_SHOWN, wide, len > NUMBER_SHOWN ? "..." : "");
+	if (members_count(o) != w->members) {
+		r = js_keys_check(w->buf, w->len, "JSON parse error", e);
+		if (!r) /* the two are written differently, with escapes */
+			r = err_set(e, -EINVAL, ERR_GENERIC, "JSON parse error: duplicate key in one object");
+	}
+	return r;
+}
+
 static enum wire_result text_finish(struct wire *w, struct json_object **ret_o, struct err *e)
 {
+	int r = 0;
 	struct json_tokener *t = json_tokener_new_ex(JS_DEPTH_MAX);
 	struct json_object *o = NULL;
 	enum json_tokener_error why = json_tokener_error_size;
@@ -91,13 +159,16 @@ static enum wire_result text_finish(struct wire *w, struct json_object **ret_o, 
 		json_tokener_free(t);
 	}
 	w->cost = w->len + w->nodes * NODE_BYTES;
+	if (why == json_tokener_success)
+		r = text_check(w, o, e);
 	wire_reset(w);
-	if (why == json_tokener_success) {
+	if (why == json_tokener_success && !r) {
 		*ret_o = o;
 		return WIRE_TEXT;
 	}
 	json_object_put(o);
-	err_set(e, -EINVAL, ERR_GENERIC, "JSON parse error, %s", json_tokener_error_desc(why));
+	if (!r)
+		err_set(e, -EINVAL, ERR_GENERIC, "JSON parse error, %s", json_tokener_error_desc(why));
 	return WIRE_ERROR;
 }
 

@@ -3,6 +3,7 @@
  *
  * A text begins at a brace or a bracket and ends when all of them are closed. Bytes between texts that are not white
  * space give one error and are skipped up to the next line, brace, bracket or 0xFF. A byte 0xFF resets the parser.
+ * A text with a duplicate key, or with an integer below -2^63 or above 2^64 - 1, is refused.
  *
  * Threading: one thread at a time uses a struct wire. */
 #ifndef CAIRN_API_WIRE_WIRE_H
@@ -37,6 +38,7 @@ struct wire {
 	size_t len, cap;
 	size_t skipped;	 /* bytes of garbage or of a refused text since the last text */
 	size_t nodes;	 /* of the current text */
+	size_t members;	 /* of the objects of the current text, each as often as it is written */
 	size_t cost;	 /* bytes that the last parsed text takes, about */
 	unsigned depth;
 	char quote;	 /* inside a string: its closing quote; else 0 */

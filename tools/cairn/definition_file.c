@@ -48,69 +48,12 @@ static int text_read(const char *path, char folder[PATH_MAX], char **ret_text, s
 
 /* ---- parsing and checking JSON text ---- */
 
-static const char *space_skip(const char *p, const char *end)
-{
-	while (p < end && *p && strchr(" \t\r\n", *p))
-		p++;
-	return p;
-}
-
-/* Find the end of a string. p: the character after the opening quote. Returns the place of the closing quote. */
-static const char *string_end(const char *p, const char *end)
-{
-	while (p < end && *p != '"')
-		p += *p == '\\' ? 2 : 1;
-	return p < end ? p : end;
-}
-
-static int key_add(struct json_object *seen, const char *key, int len, const char *text, const char *name, struct err *e)
-{
-	char copy[256];
-	unsigned line = 1;
-
-	snprintf(copy, sizeof(copy), "%.*s", len, key);
-	if (!json_object_object_get_ex(seen, copy, NULL)) {
-		js_put_bool(seen, copy, true);
-		return 0;
-	}
-	for (; text < key; text++)
-		line += *text == '\n';
-	return err_set(e, -EINVAL, ERR_INVALID, "%s: line %u: duplicate key \"%s\" in one object", name, line,
-		copy);
-}
-
-/* Refuse duplicate keys: the parser would silently use the last one.
- * text: JSON that the parser accepts. */
-static int keys_check(const char *text, size_t len, const char *name, struct err *e)
-{
-	struct json_object *seen[JS_DEPTH_MAX + 1] = { NULL };
-	const char *end = text + len, *close;
-	size_t depth = 0;
-	int r = 0;
-
-	for (const char *p = text; !r && p < end; p++) {
-		if ((*p == '{' || *p == '[') && depth < JS_DEPTH_MAX)
-			seen[++depth] = *p == '{' ? json_object_new_object() : NULL;
-		else if ((*p == '}' || *p == ']') && depth)
-			json_object_put(seen[depth--]);
-		else if (*p == '"') {
-			close = string_end(p + 1, end);
-			if (seen[depth] && *space_skip(close + 1, end) == ':')
-				r = key_add(seen[depth], p + 1, (int)(close - p - 1), text, name, e);
-			p = close;
-		}
-	}
-	while (depth)
-		json_object_put(seen[depth--]);
-	return r;
-}
-
 /* what: the file's content, such as "a definition". xml: the same in libvirt's XML, such as "domain". */
 static int json_read(const char *text, size_t len, const char *name, const char *what, const char *xml, struct json_object **ret_o,
 	struct err *e)
 {
 	const char *at = len >= 3 && !memcmp(text, "\xef\xbb\xbf", 3) ? text + 3 : text; /* skip a byte order mark */
-	const char *end = text + len, *first = space_skip(at, end);
+	const char *end = text + len, *first = js_space_skip(at, end);
 	CLEANUP_JS struct json_object *o = NULL;
 	int r;
 
@@ -123,7 +66,7 @@ static int json_read(const char *text, size_t len, const char *name, const char 
 			"%s: neither JSON (starts with {) nor libvirt's %s XML (starts with <)", name, xml);
 	r = js_parse(at, (size_t)(end - at), name, &o, e);
 	if (!r)
-		r = keys_check(at, (size_t)(end - at), name, e);
+		r = js_keys_check(at, (size_t)(end - at), name, e);
 	if (!r)
 		*ret_o = STEAL_PTR(o);
 	return r;

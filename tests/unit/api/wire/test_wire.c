@@ -91,6 +91,51 @@ static void test_malformed_texts_yield_one_error(void **state)
 	EXPECT("{\"a\":tru}{\"b\":2}", "!{\"b\":2};");
 }
 
+static void test_integers_out_of_range_are_refused(void **state)
+{
+	(void)state;
+	EXPECT("{\"id\":18446744073709551615}", "{\"id\":18446744073709551615};");
+	EXPECT("{\"id\":18446744073709551616}", "!");
+	EXPECT("{\"a\":[1,-9223372036854775808]}", "{\"a\":[1,-9223372036854775808]};");
+	EXPECT("{\"a\":[1,-9223372036854775809]}{\"b\":2}", "!{\"b\":2};");
+	EXPECT("{\"a\":1e30,\"b\":123456789012345678901234.5}", "{\"a\":1e30,\"b\":123456789012345678901234.5};");
+	EXPECT("{\"a\":\"\\\"18446744073709551616\",'99999999999999999999':1}",
+		"{\"a\":\"\\\"18446744073709551616\",\"99999999999999999999\":1};");
+}
+
+static void test_duplicate_keys_are_refused(void **state)
+{
+	(void)state;
+	EXPECT("{\"a\":1,\"a\":1}{\"b\":2}", "!{\"b\":2};");
+	EXPECT("{'a':1,\"a\":1}", "!");
+	EXPECT("{\"a\":1,\"\\u0061\":1}", "!");
+	EXPECT("[{\"b\":[{\"a\":{\"c\":1}, \"a\":2}]}]", "!");
+	EXPECT("{\"a\":{\"a\":[{\"a\":\":\"},{\"a\":2}]}}", "{\"a\":{\"a\":[{\"a\":\":\"},{\"a\":2}]}};");
+}
+
+static void test_error_names_key_and_number(void **state)
+{
+	static const struct {
+		const char *text, *why;
+	} cases[] = {
+		{ "{\"id\": 1,\n\"id\": 2}", "JSON parse error: line 2: duplicate key \"id\" in one object" },
+		{ "{\"id\": -9223372036854775809}", "JSON parse error, the number -9223372036854775809 is below -2^63 or above 2^64 - 1" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		CLEANUP_JS struct json_object *o = NULL;
+		struct wire w;
+		struct err e;
+		size_t used;
+
+		wire_init(&w, NULL);
+		assert_int_equal(wire_feed(&w, cases[i].text, strlen(cases[i].text), &used, &o, &e), WIRE_ERROR);
+		assert_string_equal(e.msg, cases[i].why);
+		wire_done(&w);
+	}
+}
+
 static void test_byte_0xff_resets_parser(void **state)
 {
 	(void)state;
@@ -247,6 +292,9 @@ int main(void)
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_texts_are_found_at_any_cut),
 		cmocka_unit_test(test_malformed_texts_yield_one_error),
+		cmocka_unit_test(test_integers_out_of_range_are_refused),
+		cmocka_unit_test(test_duplicate_keys_are_refused),
+		cmocka_unit_test(test_error_names_key_and_number),
 		cmocka_unit_test(test_byte_0xff_resets_parser),
 		cmocka_unit_test(test_deep_nesting_is_refused),
 		cmocka_unit_test(test_nodes_are_limited_before_parsing),
