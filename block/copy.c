@@ -27,9 +27,9 @@
  * fails with an errno and nobody gets SIGBUS. Zeros within such data are not detected. */
 #define MAPPED_BYTES (2 * MIB)
 #define MAP_ALIGN 4096u
-/* Zeros shorter than this are written together with their neighbours; one word has a bit for each
- * piece of a chunk. */
-#define SPARSE_BYTES (CHUNK_BYTES / 64)
+/* Data is searched for zeros in pieces of a cluster of the target, at most of this length. */
+#define PIECE_BYTES_MAX 4096u
+#define PIECES_MAX (CHUNK_BYTES / BLOCK_SECTOR_BYTES)
 
 struct copy;
 
@@ -44,7 +44,7 @@ struct chunk {
 	uint64_t off, len;
 	bool hole;      /* len bytes of zeros, of any length; buf is unused */
 	bool skip;	/* len bytes that the target's backing file has; buf is unused */
-	uint64_t zeros; /* a bit for each piece of SPARSE_BYTES that is all zeros */
+	bool zeros[PIECES_MAX]; /* whether each piece is written as zeros */
 	uint64_t done;  /* bytes that are written or skipped */
 };
 
@@ -52,7 +52,8 @@ struct copy {
 	const struct block_copy *o;
 	uint64_t size_bytes;
 	uint64_t below_from, below_to; /* sizes of the backing files of both disks */
-	uint32_t block_bytes, to_block_bytes; /* the logical blocks of both disks; at most SPARSE_BYTES */
+	uint32_t block_bytes; /* the logical block of the source */
+	uint32_t piece_bytes; /* a multiple of the logical block of the target */
 	bool direct; /* the write bypasses the page cache */
 	struct chunk chunks[MAX(CHUNKS, CHUNKS_DIRECT)];
 	unsigned nchunks, at_a_time;
@@ -98,17 +99,16 @@ static void chunk_return(struct loop_task *t)
 /* Find the next stretch of the chunk that is all zeros, or all data. */
 static uint64_t extent_stretch(const struct chunk *k, bool *ret_zero)
 {
-	uint64_t i = k->done / SPARSE_BYTES, bits, n;
+	uint64_t piece_bytes = k->c->piece_bytes, i = k->done / piece_bytes;
 
 	*ret_zero = k->hole;
 	if (k->hole || k->skip || k->map)
 		return k->len - k->done;
-	bits = k->zeros >> i;
-	*ret_zero = bits & 1;
-	if (*ret_zero)
-		bits = ~bits;
-	n = bits ? (uint64_t)__builtin_ctzll(bits) : 64;
-	return MIN((i + n) * SPARSE_BYTES, k->len) - k->done;
+	*ret_zero = k->zeros[i];
+	do
+		i++;
+	while (i * piece_bytes < k->len && k->zeros[i] == *ret_zero);
+	return MIN(i * piece_bytes, k->len) - k->done;
 }
 
 static void chunk_next(struct chunk *k);
@@ -206,22 +206,18 @@ static void chunk_send(struct chunk *k)
 static void zeros_find(struct chunk *k)
 {
 	const struct block_copy *o = k->c->o;
-	uint64_t run = 0, pieces = DIV_ROUND_UP(k->len, SPARSE_BYTES);
-	uint64_t least = MIN(MAX(DIV_ROUND_UP(o->sparse_bytes, SPARSE_BYTES), 1u), 64u);
+	uint64_t run = 0, piece_bytes = k->c->piece_bytes, pieces = DIV_ROUND_UP(k->len, piece_bytes);
+	uint64_t least = DIV_ROUND_UP(MIN(o->sparse_bytes, CHUNK_BYTES), piece_bytes);
 
-	k->zeros = 0;
-	if (o->dense)
-		return;
 	for (uint64_t i = 0; i < pieces; i++)
-		if (bytes_are_zero(k->buf + i * SPARSE_BYTES, MIN(SPARSE_BYTES, k->len - i * SPARSE_BYTES)))
-			k->zeros |= 1ULL << i;
+		k->zeros[i] = !o->dense && bytes_are_zero(k->buf + i * piece_bytes, MIN(piece_bytes, k->len - i * piece_bytes));
 	for (uint64_t i = 0; i <= pieces && least > 1; i++) {
-		if (i < pieces && (k->zeros >> i & 1)) {
+		if (i < pieces && k->zeros[i]) {
 			run++;
 			continue;
 		}
-		while (run < least && run)
-			k->zeros &= ~(1ULL << (i - run--));
+		for (; run && run < least; run--)
+			k->zeros[i - run] = false;
 		run = 0;
 	}
 }
@@ -296,8 +292,8 @@ static bool chunk_map(struct chunk *k, const struct block_extent *x)
 }
 
 /* Describe the next stretch. With o->unreadable, a stretch whose tables cannot be read counts as data, so its
- * blocks fail one by one. The stretch ends with a block of the target; a block of which only a part is a hole is
- * data. */
+ * blocks fail one by one. The stretch ends with a piece, so that no piece lies in two clusters of the target; a piece
+ * of which only a part is a hole is data. */
 static int extent_next(const struct copy *c, struct block_extent *x)
 {
 	int r = block_extent(c->o->from, c->pos, c->size_bytes - c->pos, x); /* runs the loop */
@@ -307,9 +303,13 @@ static int extent_next(const struct copy *c, struct block_extent *x)
 		r = 0;
 	}
 	if (!r && x->len < c->size_bytes - c->pos) {
-		x->len = ROUND_DOWN(x->len, (uint64_t)c->to_block_bytes);
-		if (!x->len)
-			*x = (struct block_extent){ .present = true, .len = c->to_block_bytes };
+		uint64_t end = ROUND_DOWN(c->pos + x->len, (uint64_t)c->piece_bytes);
+
+		if (end <= c->pos) {
+			*x = (struct block_extent){ .present = true };
+			end = MIN(ROUND_DOWN(c->pos, (uint64_t)c->piece_bytes) + c->piece_bytes, c->size_bytes);
+		}
+		x->len = end - c->pos;
 	}
 	return r;
 }
@@ -420,7 +420,7 @@ int block_copy(const struct block_copy *o, struct err *e)
 	c.below_from = info.backing_bytes;
 	c.below_to = to.backing_bytes;
 	c.block_bytes = info.logical_block_bytes;
-	c.to_block_bytes = to.logical_block_bytes;
+	c.piece_bytes = to.format == BLOCK_FORMAT_QCOW2 ? MIN(to.discard_granularity, PIECE_BYTES_MAX) : PIECE_BYTES_MAX;
 	c.direct = to.direct;
 	c.nchunks = to.direct ? CHUNKS_DIRECT : CHUNKS;
 	c.at_a_time = to.direct ? AT_A_TIME_DIRECT : AT_A_TIME;

@@ -21,8 +21,8 @@ struct block_copy {
 	 * own layer. */
 	bool over_backing;
 	bool dense; /* write zeros as data */
-	/* Shortest run of zeros within data that is not written as data; rounded up to 4 KiB, at most 256 KiB;
-	 * 0: 4 KiB. */
+	/* Shortest run of zeros within data that is not written as data; rounded up to 4 KiB, or to a cluster of a
+	 * target of smaller ones; at most 256 KiB; 0: the least. */
 	uint32_t sparse_bytes;
 	/* Callbacks; each may be NULL.
 	 * stop: returns true to end with -ECANCELED; called on both threads.

@@ -82,15 +82,27 @@ int qcow2_create_check(const struct qcow2_create *c, struct err *e)
 	return 0;
 }
 
+uint64_t qcow2_refcount_clusters(const struct qcow2_create *c, uint64_t clusters, uint64_t *ret_table)
+{
+	uint64_t cluster_bytes = 1ULL << c->cluster_bits, refs_per_block = cluster_bytes * 8 >> c->refcount_order;
+	uint64_t blocks = 0, table = 0, last;
+
+	do {
+		last = blocks + table;
+		blocks = DIV_ROUND_UP(clusters + last, refs_per_block);
+		table = DIV_ROUND_UP(blocks * 8, cluster_bytes);
+	} while (blocks + table != last);
+	*ret_table = table;
+	return blocks + table;
+}
+
 /* Returns the number of clusters of a refcount table for the fully allocated disk, so that the table need not move
  * later; at most the limit of the format. */
 static uint64_t reftable_wanted(const struct qcow2_create *c, const struct layout *l)
 {
-	uint64_t refs_per_block = (uint64_t)l->cluster_bytes * 8 >> c->refcount_order;
-	uint64_t clusters = (c->size_bytes >> c->cluster_bits) + l->l1_entries + l->l1_clusters + 2;
-	uint64_t blocks = DIV_ROUND_UP(clusters, refs_per_block);
-	uint64_t n = DIV_ROUND_UP((blocks + 1) * 8, (uint64_t)l->cluster_bytes);
+	uint64_t data = DIV_ROUND_UP(c->size_bytes, (uint64_t)l->cluster_bytes), n;
 
+	qcow2_refcount_clusters(c, 1 + data + l->l1_entries + l->l1_clusters, &n);
 	return MIN(n, QCOW2_REFTABLE_BYTES_MAX / l->cluster_bytes);
 }
 

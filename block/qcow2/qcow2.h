@@ -80,6 +80,9 @@ int qcow2_create(int fd, const struct qcow2_create *c, struct err *e);
 int qcow2_create_all(const int *fds, unsigned n, const struct qcow2_create *c, struct err *e);
 /* Check the options without changing a file. Returns 0 or -EINVAL. */
 int qcow2_create_check(const struct qcow2_create *c, struct err *e);
+/* Returns how many clusters the refcount table and the refcount blocks need that count `clusters` and themselves.
+ * ret_table: those of the table. */
+uint64_t qcow2_refcount_clusters(const struct qcow2_create *c, uint64_t clusters, uint64_t *ret_table);
 
 /* Allocate a host cluster for every cluster from byte `from` on that has none. Zeros stay zeros. Unless the image has
  * subclusters, the backing file must have no content where the image has no entry. Runs the loop.

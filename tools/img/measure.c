@@ -16,28 +16,14 @@ struct measure {
 	bool has_bitmaps; /* the formats of both images can have bitmaps */
 };
 
-static uint64_t refcount_bytes(uint64_t clusters, const struct qcow2_create *q)
-{
-	uint64_t cluster = 1ULL << q->cluster_bits, per_block = cluster * 8 >> q->refcount_order;
-	uint64_t table = 0, blocks = 0, n = 0, last;
-
-	do {
-		last = n;
-		blocks = DIV_ROUND_UP(clusters + table + blocks, per_block);
-		table = DIV_ROUND_UP(blocks, cluster / 8);
-		n = clusters + blocks + table;
-	} while (n != last);
-	return (blocks + table) * cluster;
-}
-
 static uint64_t tables_bytes(uint64_t size, const struct qcow2_create *q)
 {
 	uint64_t cluster = 1ULL << q->cluster_bits, entry = q->extended_l2 ? 16 : 8;
 	uint64_t l2 = ROUND_UP(DIV_ROUND_UP(size, cluster), cluster / entry) * entry;
 	uint64_t l1 = ROUND_UP(l2 / cluster, cluster / 8) * 8;
-	uint64_t meta = cluster + l2 + l1;
+	uint64_t meta = cluster + l2 + l1, reftable;
 
-	return meta + refcount_bytes((meta + ROUND_UP(size, cluster)) / cluster, q);
+	return meta + qcow2_refcount_clusters(q, (meta + ROUND_UP(size, cluster)) / cluster, &reftable) * cluster;
 }
 
 /* Count the bytes of target clusters that are not zeros according to the tables. */

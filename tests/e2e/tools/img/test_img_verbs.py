@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import time
@@ -273,6 +274,29 @@ def test_measure_as_qemu(box, args):
     box.img("convert", "-f", "raw", "-O", "qcow2", "src", "a")
     if args[-1] == "src" and len(args) == 3:
         assert (box.path / "a").stat().st_size <= ours["required"]
+
+
+@pytest.mark.parametrize("options", [f"cluster_size={c},extended_l2={e}" for c in ("512", "2k", "4k", "16k", "64k") for e in ("off", "on")
+                                     if e == "off" or c in ("16k", "64k")])
+@pytest.mark.parametrize("grain", ["512", "4k"])
+def test_convert_needs_no_more_than_measured(box, options, grain):
+    """Data and holes of the source end anywhere in a cluster of the target."""
+    box.qemu("create", "-q", "-f", "qcow2", "-o", f"cluster_size={grain}", "src", "2M")
+    box.io("src", *(f"write -P 5 {16384 * k + 512} 512" for k in range(1, 60, 7)), *(f"write -P 6 {16384 * k} 512" for k in range(3, 60, 7)))
+    args = "-O", "qcow2", "-o", options
+    ours = box.img("measure", *args, "src").stdout
+    assert ours == box.qemu("measure", *args, "src").stdout
+    box.img("convert", *args, "src", "a")
+    assert (box.path / "a").stat().st_size <= int(re.findall(r"\d+", ours)[0])
+
+
+@pytest.mark.parametrize("bits", [1, 16, 64])
+def test_full_image_needs_no_more_than_measured(box, bits):
+    """The refcount table counts itself and its blocks, which are many with small clusters."""
+    args = "-o", f"cluster_size=512,refcount_bits={bits},preallocation=metadata"
+    ours = json.loads(box.img("measure", "--output", "json", "-O", "qcow2", *args, "--size", "64M").stdout)
+    box.img("create", "-q", "-f", "qcow2", *args, "a", "64M")
+    assert (box.path / "a").stat().st_size <= ours["fully-allocated"]
 
 
 @pytest.mark.parametrize("mode", ["metadata", "falloc", "full"])
