@@ -151,7 +151,8 @@ static int new_open(struct rebase *z, struct err *e)
 		return r;
 	if (!img_stat(o.path, &a) && !img_stat(z->common.o.path, &b) && img_same_file(&a, &b))
 		return err_set(e, -EINVAL, ERR_INVALID, "%s cannot be its own backing file", z->common.o.path);
-	return img_block_open(z->loop, &o, &z->new, e);
+	r = img_block_open(z->loop, &o, &z->new, e);
+	return r ? r : img_depth_check(z->new, z->base, e);
 }
 
 static int rebase_content(struct rebase *z, struct err *e)

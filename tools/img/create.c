@@ -263,7 +263,9 @@ static int backing_probe(struct create_args *a, struct err *e)
 		if (!a->c.has_size)
 			q->size_bytes = info.size_bytes;
 		a->c.has_size = true;
-		r = chain_check(a, b, e);
+		r = img_depth_check(b, q->backing_name, e);
+		if (!r)
+			r = chain_check(a, b, e);
 		block_close(b);
 	}
 	return r;

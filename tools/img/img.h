@@ -312,6 +312,9 @@ bool img_has_protocol(const char *name);
 void img_folder_of(const char *path, char *ret, size_t cap);
 /* Return whether the name is neither a path nor "file:PATH". */
 #define img_is_no_path(name) (img_name_path(name) == (name) && img_has_protocol(name))
+/* Refuse a backing file that has as many layers as a disk can have: an overlay on it could not be opened.
+ * name: as the user gave it. Returns 0; -EINVAL with a sentence. */
+int img_depth_check(const struct block *backing, const char *name, struct err *e);
 /* Close a disk that was written; NULL: none. r: the result so far. Returns r; 0 becomes -errno with a sentence if the
  * last writes fail. */
 int img_block_close(struct block *b, const char *path, int r, struct err *e);

@@ -743,6 +743,16 @@ int img_block_open(struct loop *l, const struct img_open *o, struct block **ret_
 	return r;
 }
 
+int img_depth_check(const struct block *backing, const char *name, struct err *e)
+{
+	struct block_layer layers[BLOCK_LAYERS_MAX];
+
+	if (block_layers(backing, layers) < BLOCK_LAYERS_MAX)
+		return 0;
+	return err_set(e, -EINVAL, ERR_INVALID, "the backing file %s has %d layers itself, and a disk has at most %d; shorten its chain first, "
+		"with `cairn-img rebase` or `cairn-img commit`", name, BLOCK_LAYERS_MAX, BLOCK_LAYERS_MAX);
+}
+
 int img_block_close(struct block *b, const char *path, int r, struct err *e)
 {
 	int closed = block_close(b);

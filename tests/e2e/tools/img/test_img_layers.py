@@ -135,3 +135,18 @@ def test_header_names_stay_untrusted(disk):
     disk.qemu("rebase", "-u", "-b", "nbd:unix:/nowhere", "-F", "raw", "sub/t")
     assert "--trust-backing" in disk.fails("map", "--image-opts", name)
     assert "cannot connect" in disk.fails("map", "--trust-backing", "--image-opts", name)
+
+
+@pytest.mark.parametrize("verb", ["create", "rebase"])
+def test_overlay_beyond_the_most_layers_is_refused(box, verb):
+    """Cairn could not open it; -u, which does not open the backing file, refuses nothing."""
+    box.img("create", "-q", "-f", "raw", "l0", "1M")
+    for n in range(1, 16):
+        box.img("create", "-q", "-f", "qcow2", "-b", f"l{n - 1}", "-F", "qcow2" if n > 1 else "raw", f"l{n}")
+    box.img("info", "--backing-chain", "l15")
+    box.img("create", "-q", "-f", "qcow2", "top", "1M")
+    before = (box.path / "top").read_bytes()
+    args = ("create", "-f", "qcow2", "-b", "l15", "-F", "qcow2", "top") if verb == "create" else ("rebase", "-b", "l15", "-F", "qcow2", "top")
+    assert "the backing file l15 has 16 layers itself" in box.fails(*args)
+    assert (box.path / "top").read_bytes() == before
+    box.img(*args[:-1], "-u", "top", *(["1M"] if verb == "create" else []))
