@@ -161,20 +161,42 @@ static int target_fits(const struct img_convert *v, struct err *e)
 		(unsigned long long)info.size_bytes, (unsigned long long)v->size_bytes);
 }
 
+/* Get the path of the target's data file. Returns ret; NULL: there is none, or the target cannot be opened, as a later
+ * open reports. */
+static const char *target_data(const struct img_convert *v, char *ret, size_t cap)
+{
+	struct img_layer layers[BLOCK_LAYERS_MAX];
+	struct img_open o = v->target;
+	struct err e;
+	unsigned n;
+
+	*ret = 0;
+	if (!v->existing && v->ic.qcow2.data_file)
+		img_path_beside(v->path, v->ic.qcow2.data_file, ret, cap);
+	o.no_backing = true;
+	o.writable = false;
+	if (v->existing && o.data_path)
+		return o.data_path;
+	if (v->existing && img_layers_open(&o, layers, &n, &e) >= 0) {
+		if (*layers[0].header.data_file)
+			img_path_beside(v->path, layers[0].header.data_file, ret, cap);
+		img_layers_free(layers, n);
+	}
+	return *ret ? ret : NULL;
+}
+
 static int sources_open(struct img_convert *v, struct block_part *parts, unsigned *n, struct err *e)
 {
-	const char *data = v->ic.qcow2.data_file;
 	char beside[2 * PATH_MAX];
+	const char *data = target_data(v, beside, sizeof(beside));
 
-	if (data)
-		img_path_beside(v->path, data, beside, sizeof(beside));
 	for (*n = 0; *n < v->nsources; ++*n) {
 		struct img_open o = v->sources[*n];
 		struct block_info info;
 		int r;
 
 		o.targets[0] = strcmp(v->path, "-") ? v->path : NULL;
-		o.targets[1] = data ? beside : NULL;
+		o.targets[1] = data;
 		r = img_block_open(v->from_loop, &o, &parts[*n].b, e);
 		if (r < 0)
 			return r;

@@ -342,3 +342,14 @@ def test_repair_of_image_with_data_file(box):
     box.img("check", "-r", "all", "disk")
     box.qemu("check", "disk")
     box.io("disk", "read -P 6 0 1M")  # a raw data file has lost nothing
+
+
+@pytest.mark.parametrize("target", [("-O", "qcow2", "x"), ("--target-image-opts", "driver=qcow2,file.filename=x"),
+                                    ("--target-image-opts", "driver=qcow2,file.filename=x,data-file.filename=d")])
+def test_convert_to_an_image_whose_data_file_is_the_source_is_refused(box, target):
+    """-U takes no lock, so no lock detects it."""
+    box.qemu("create", "-q", "-f", "qcow2", "-o", "data_file=d", "x", "1M")
+    box.io("x", "write -P 7 0 128k")
+    before = (box.path / "d").read_bytes()
+    assert "source and target's data file are the same file" in box.fails("convert", "-U", "-n", "-f", "raw", "d", *target)
+    assert (box.path / "d").read_bytes() == before
