@@ -36,6 +36,7 @@ static struct job *former_new(struct vm_host *host, const char *id, const char *
 	snprintf(j->id, sizeof(j->id), "%s", id);
 	if (qmp_id && job_id_check(qmp_id, false, NULL) == 0)
 		snprintf(j->qmp_id, sizeof(j->qmp_id), "%s", qmp_id);
+	j->keeps_qmp_id = !js_get_bool(o, "auto-dismiss", true);
 	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm ? vm : "");
 	if (uuid)
 		uuid_parse(uuid, j->vm_uuid);

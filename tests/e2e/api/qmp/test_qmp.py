@@ -584,7 +584,8 @@ def test_job_can_be_cancelled(fake):
 
 
 def test_id_of_a_concluded_block_job_is_free(fake):
-    """Its job stays in the list until another takes the id; with auto-dismiss false, until job-dismiss."""
+    """Its job stays in the list until another takes the id; with auto-dismiss false, until job-dismiss, also after a restart of the
+    daemon."""
     disks = [{"path": f"{i}.img", "format": "qcow2", "backing": [{"path": f"base{i}.img", "format": "raw"}]} for i in range(3)]
     for layer in [d for disk in disks for d in (disk, disk["backing"][0])]:
         (fake.tmp / layer["path"]).write_bytes(bytes(1 << 20))
@@ -598,6 +599,10 @@ def test_id_of_a_concluded_block_job_is_free(fake):
         assert statuses(q, "s")[-1] == "concluded"
         job, = q.run("query-jobs")
         assert (job["id"], job["type"]) == ("s", "stream")
+    fake.stop()
+    fake.start()
+    q = Qmp(fake.cairn("qmp-path", "vm1").stdout.rstrip("\n"))
+    fake.clients.append(q)
     with pytest.raises(QmpError, match="there is a job 's'; dismiss it"):
         q.run("block-stream", device="vdc", job_id="s")
     with pytest.raises(QmpError, match="auto-finalize: only true"):
