@@ -72,12 +72,14 @@ static struct blk_request *request_get(struct virtio_blk *b)
 	if (r) {
 		b->nrequests++;
 		r->blk = b;
+		virtqueue_elem_init(&r->elem);
 	}
 	return r;
 }
 
 static void request_put(struct blk_request *r)
 {
+	virtqueue_elem_done(&r->elem);
 	r->next = r->blk->free;
 	r->blk->free = r;
 }
@@ -765,6 +767,8 @@ static int blk_init(struct virtio_blk *b, struct dev_host *h, struct pci_host *p
 
 	if (r)
 		return r;
+	for (unsigned i = 0; i < queues; i++)
+		b->v.queues[i].vq.large = true;
 	b->requests_max = queues * size;
 	b->loaded = calloc(b->requests_max, sizeof(*b->loaded));
 	if (!b->loaded)

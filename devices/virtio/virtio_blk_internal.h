@@ -14,7 +14,11 @@ struct state_writer;
 struct virtio_blk;
 
 /* A request of the guest, from the ring to the block layer and back. Allocated on demand and kept
- * for reuse. */
+ * for reuse.
+ *
+ * Drivers of virtio-win before 2022 send up to 515 descriptors in a request, whatever seg_max is. A request of more
+ * than VIRTQUEUE_SEGS_MAX has an array of 16 KiB until it ends: 4 MiB for a ring of 256 requests, 128 MiB for 8 rings
+ * of 1024. This memory is part of the VM process's, which its control group limits. */
 struct blk_request {
 	struct virtio_blk *blk;
 	struct blk_request *next; /* next in `free`, `held` or `waiting` */

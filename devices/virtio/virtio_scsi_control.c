@@ -113,6 +113,7 @@ static void tmf_begin(struct scsi_lun *l, uint32_t subtype, uint64_t tag, struct
 	t->subtype = subtype;
 	t->tag = tag;
 	t->elem = *el;
+	virtqueue_elem_init(&t->elem);
 	while (*end)
 		end = &(*end)->next;
 	*end = t;

@@ -5,6 +5,7 @@
 #include "snapshot/state.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* Split ring, virtio 1.2 section 2.7: all little-endian.
@@ -79,7 +80,10 @@ void virtqueue_init(struct virtqueue *q, struct dev_host *h, uint16_t size_max)
 
 void virtqueue_reset(struct virtqueue *q)
 {
+	bool large = q->large;
+
 	virtqueue_init(q, q->host, q->size_max);
+	q->large = large;
 }
 
 static int queue_fault(struct virtqueue *q, const char *sentence)
@@ -135,13 +139,41 @@ static struct desc desc_fetch(const uint8_t *table, unsigned i)
 		load_le16(raw + 14) };
 }
 
+void virtqueue_elem_init(struct virtqueue_elem *el)
+{
+	el->iov = el->own;
+}
+
+void virtqueue_elem_done(struct virtqueue_elem *el)
+{
+	if (el->iov == el->own)
+		return;
+	free(el->iov);
+	el->iov = el->own;
+}
+
+/* Make room for another segment. */
+static int elem_grow(struct virtqueue *q, struct virtqueue_elem *el)
+{
+	if (!q->large || el->iov != el->own)
+		return queue_fault(q, "a request has too many descriptors");
+	el->iov = malloc(VIRTQUEUE_LARGE_SEGS_MAX * sizeof(el->iov[0]));
+	if (!el->iov) {
+		el->iov = el->own;
+		return queue_fault(q, "no memory is left for a request's descriptors");
+	}
+	memcpy(el->iov, el->own, sizeof(el->own));
+	return 0;
+}
+
 static int elem_add(struct virtqueue *q, struct virtqueue_elem *el, const struct desc *d)
 {
+	unsigned n = el->nout + el->nin;
 	bool writable = d->flags & DESC_WRITE;
 	void *p;
 
-	if (el->nout + el->nin == VIRTQUEUE_SEGS_MAX)
-		return queue_fault(q, "a request has too many descriptors");
+	if (n == (el->iov == el->own ? VIRTQUEUE_SEGS_MAX : VIRTQUEUE_LARGE_SEGS_MAX) && elem_grow(q, el))
+		return -EPROTO;
 	if (!writable && el->nin)
 		return queue_fault(q, "a readable descriptor follows a writable one");
 	if (!d->len)
@@ -152,7 +184,7 @@ static int elem_add(struct virtqueue *q, struct virtqueue_elem *el, const struct
 		     : dev_ram(q->host, d->addr, d->len);
 	if (!p)
 		return queue_fault(q, "a descriptor points outside of RAM");
-	el->iov[el->nout + el->nin] = (struct iovec){ .iov_base = p, .iov_len = d->len };
+	el->iov[n] = (struct iovec){ .iov_base = p, .iov_len = d->len };
 	*(writable ? &el->nin : &el->nout) += 1;
 	*(writable ? &el->in_bytes : &el->out_bytes) += d->len;
 	return 0;
@@ -206,6 +238,7 @@ int virtqueue_parse(struct virtqueue *q, uint16_t head, struct virtqueue_elem *e
 	struct desc indirect = { 0 };
 	int r;
 
+	virtqueue_elem_init(el);
 	el->head = head;
 	el->nout = el->nin = 0;
 	el->out_bytes = el->in_bytes = 0;

@@ -19,11 +19,14 @@ struct state_writer;
 #define VIRTQUEUE_SIZE_MAX 1024
 /* Segments of one request: 256 of data, one header, one status. */
 #define VIRTQUEUE_SEGS_MAX 258
+/* Segments of one request in a queue with `large`. QEMU takes as many. */
+#define VIRTQUEUE_LARGE_SEGS_MAX 1024
 #define VIRTQUEUE_INDIRECT_MAX 1024 /* entries of an indirect table */
 
 struct virtqueue {
 	struct dev_host *host; /* borrowed */
 	uint16_t size_max;     /* power of two */
+	bool large; /* take requests of more than VIRTQUEUE_SEGS_MAX segments; then call virtqueue_elem_done() */
 	/* as the driver wrote them; constant while enabled */
 	uint16_t size;
 	uint64_t desc_gpa, avail_gpa, used_gpa;
@@ -43,7 +46,8 @@ struct virtqueue_elem {
 	uint16_t head;
 	unsigned nout, nin;
 	uint64_t out_bytes, in_bytes; /* their sum is below 4 GiB */
-	struct iovec iov[VIRTQUEUE_SEGS_MAX]; /* addresses in guest RAM */
+	struct iovec *iov; /* addresses in guest RAM; `own`, or the array of a large request */
+	struct iovec own[VIRTQUEUE_SEGS_MAX];
 };
 
 void virtqueue_init(struct virtqueue *q, struct dev_host *h, uint16_t size_max);
@@ -63,6 +67,10 @@ void virtqueue_unpop(struct virtqueue *q);
 /* Parse the chain at head, as virtqueue_pop() does; also for a request that was held back when the state was saved.
  * Returns 0; -EPROTO with `fault` set. */
 int virtqueue_parse(struct virtqueue *q, uint16_t head, struct virtqueue_elem *ret_el);
+/* Prepare an element for virtqueue_elem_done() without a request before. */
+void virtqueue_elem_init(struct virtqueue_elem *el);
+/* Free the array of a large request. */
+void virtqueue_elem_done(struct virtqueue_elem *el);
 /* Complete a request. written: bytes from the start of its writable part. */
 void virtqueue_push(struct virtqueue *q, const struct virtqueue_elem *el, uint32_t written);
 /* Tell the dirty tracking that a device has written to the request's buffers. virtqueue_fill() and virtqueue_push() do
