@@ -11,7 +11,7 @@ import tempfile
 
 import pytest
 
-from conftest import BUILD, Console, Daemon, Qmp
+from conftest import BUILD, Console, Daemon, Qmp, QmpError
 from daemonlib import NOBODY, shared  # noqa: F401
 from otherslib import as_user
 from test_compat import grow_old
@@ -171,6 +171,22 @@ def test_console_of_a_real_vm_ends(real, who):
             assert works(roots)
             real.cairn("revoke", "mine", *subject)
             assert ended(lines) and ended(more) and ended(last)
+    assert works(roots)
+    roots.close()
+
+
+def test_user_with_all_its_consoles_gets_no_more_and_the_vm_runs(real):
+    def ask(say):
+        q = Qmp(real.socket)
+        for _ in range(16):
+            q.run("vm-console", vm="mine")
+        with pytest.raises(QmpError) as e:
+            q.run("vm-console", vm="mine")
+        say(str(e.value))
+    real.cairn("grant", "operator", "mine", "--user", "nobody")
+    with as_user(ask) as lines:
+        assert "16 of your clients are attached, the limit of a user" in json.loads(lines.readline())
+    roots = Console(real, "mine")
     assert works(roots)
     roots.close()
 
