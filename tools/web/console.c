@@ -40,21 +40,31 @@ static struct console *console_find(struct consoles *c, int session, const char 
 	return NULL;
 }
 
-/* fd: taken on success. Returns NULL if there are too many consoles, or the session has one of this id. */
-static struct console *console_add(struct consoles *c, int session, const char *id, int fd)
+/* fd: taken on success. */
+static int console_add(struct consoles *c, int session, const char *user, const char *id, int fd, struct console **ret, struct err *e)
 {
+	struct console *row = NULL;
+	unsigned n = 0;
 	LOCK_GUARD(&c->lock);
 
-	for (size_t i = 0; i < CONSOLES_MAX && !console_find(c, session, id); i++) {
-		struct console *row = &c->rows[i];
-
-		if (row->fd >= 0)
-			continue;
-		*row = (struct console){ .fd = fd, .session = session };
-		memcpy(row->id, id, strlen(id) + 1);
-		return row;
+	for (size_t i = 0; i < CONSOLES_MAX; i++) {
+		if (c->rows[i].fd < 0)
+			row = &c->rows[i];
+		else
+			n += !strcmp(c->rows[i].user, user);
 	}
-	return NULL;
+	if (console_find(c, session, id))
+		return err_set(e, -EEXIST, ERR_EXISTS, "the page has a console of this id");
+	if (n >= USER_CONSOLES_MAX)
+		return err_set(e, -EBUSY, ERR_BUSY, "your pages have %d consoles and screens open, which is the most; close one", USER_CONSOLES_MAX);
+	if (!row)
+		return err_set(e, -EBUSY, ERR_BUSY, "all users' pages have %d consoles and screens open, which is the most; try again later",
+			CONSOLES_MAX);
+	*row = (struct console){ .fd = fd, .session = session };
+	memcpy(row->user, user, strlen(user) + 1);
+	memcpy(row->id, id, strlen(id) + 1);
+	*ret = row;
+	return 0;
 }
 
 static ssize_t output_read(void *opaque, uint64_t position, char *buf, size_t max)
@@ -87,15 +97,16 @@ static void output_free(void *opaque)
 }
 
 /* Make the answer. fd: taken. */
-static int output_new(struct consoles *c, int session, const char *id, int fd, struct MHD_Connection *browser,
+static int output_new(struct consoles *c, int session, const char *user, const char *id, int fd, struct MHD_Connection *browser,
 	struct MHD_Response **ret_r, struct err *e)
 {
-	struct console *row = console_add(c, session, id, fd);
+	struct console *row = NULL;
 	struct output *o;
+	int r = console_add(c, session, user, id, fd, &row, e);
 
-	if (!row) {
+	if (r < 0) {
 		close(fd);
-		return err_set(e, -EBUSY, ERR_BUSY, "too many consoles are open in pages, %d at most; close one", CONSOLES_MAX);
+		return r;
 	}
 	o = must_alloc(calloc(1, sizeof(*o)));
 	*o = (struct output){ .consoles = c, .row = row, .fd = fd, .browser = browser };
@@ -103,12 +114,12 @@ static int output_new(struct consoles *c, int session, const char *id, int fd, s
 	return 0;
 }
 
-int console_open(struct consoles *c, const struct links *links, enum link_kind kind, int session, const char *vm, const char *id,
-	struct MHD_Connection *browser, struct MHD_Response **ret_r, struct err *e)
+int console_open(struct consoles *c, const struct links *links, enum link_kind kind, int session, const char *user, const char *vm,
+	const char *id, struct MHD_Connection *browser, struct MHD_Response **ret_r, struct err *e)
 {
 	int fd = -1, r = links_open(links, kind, vm, &fd, e);
 
-	return r < 0 ? r : output_new(c, session, id, fd, browser, ret_r, e);
+	return r < 0 ? r : output_new(c, session, user, id, fd, browser, ret_r, e);
 }
 
 /* Returns a duplicate of the console's fd, which the caller closes; -1: no such console. */

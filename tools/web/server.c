@@ -28,6 +28,8 @@
 #define STACK_BYTES (256 * KIB)
 #define FILES_MAX (4 * CONNECTIONS_MAX)
 
+#define SESSION_OVER "This session has ended; log in again.\n"
+
 #define TLS_VERSIONS "NORMAL:-VERS-ALL:+VERS-TLS1.3:+VERS-TLS1.2"
 
 /* Everything is the page's own, scripts are files, and no other page may show this one in a frame. */
@@ -302,12 +304,15 @@ static const char *argument(struct MHD_Connection *c, const char *name)
 static enum MHD_Result stream_answer(struct server *s, struct MHD_Connection *c, const struct request *q, enum link_kind kind)
 {
 	const char *id = argument(c, "id");
+	char user[LOGIN_USER_BYTES];
 	struct MHD_Response *r;
 	struct err e;
 
+	if (guard_session_get(&s->guard, q->session, user, NULL) < 0)
+		return refuse(c, MHD_HTTP_UNAUTHORIZED, SESSION_OVER);
 	if (!id[0] || strlen(id) >= CONSOLE_ID_BYTES)
 		return refuse(c, MHD_HTTP_BAD_REQUEST, "id has 1 to 32 characters\n");
-	if (console_open(&s->consoles, &q->links, kind, q->session, argument(c, "vm"), id, c, &r, &e) < 0)
+	if (console_open(&s->consoles, &q->links, kind, q->session, user, argument(c, "vm"), id, c, &r, &e) < 0)
 		return refuse(c, MHD_HTTP_SERVICE_UNAVAILABLE, e.msg);
 	return response_send(c, MHD_HTTP_OK, "application/octet-stream", r);
 }
@@ -432,7 +437,7 @@ static enum MHD_Result request_handle(void *opaque, struct MHD_Connection *c, co
 	MHD_set_connection_option(c, MHD_CONNECTION_OPTION_TIMEOUT, 0u);
 	/* The session may have ended meanwhile; from now on, its end ends this connection. */
 	if (route && !route->open && guard_session_get(&s->guard, q->session, NULL, &q->links.delegate) < 0)
-		return refuse(c, MHD_HTTP_UNAUTHORIZED, "This session has ended; log in again.\n");
+		return refuse(c, MHD_HTTP_UNAUTHORIZED, SESSION_OVER);
 	if (route)
 		return route->answer(s, c, q);
 	page = page_find(url);

@@ -368,6 +368,23 @@ def test_console_and_screen_of_a_users_vm(kvm, guest):
             assert d.info("vm1")["word"] == "running"
 
 
+def test_consoles_of_a_user_leave_room_for_others(kvm, guest):
+    with host_with_daemon(None) as (host, d), contextlib.ExitStack() as stack:
+        for name in "abcd":  # a VM has 16 consoles for a user
+            d.define(name, boot={"kernel": guest("idle.elf")})
+            d.cairn("grant", "operator", "--user", str(ALICE if name < "d" else BOB), "--vm", name)
+            d.cairn("start", name)
+        w = stack.enter_context(contextlib.closing(host.serve(d)))
+        alice, bob = [w.user("alice") for _ in range(3)], w.user("bob")
+        outs = []
+        for i in range(32):  # a login has 16 connections
+            outs.append(alice[i % 2].send("GET", f"/console?vm={'ab'[i % 2]}&id={i}"))
+            assert outs[-1].read1(1) == b"\0"
+        r, text = alice[2].ask("GET", "/console?vm=c&id=more")
+        assert r.status == 503 and text == "your pages have 32 consoles and screens open, which is the most; close one"
+        assert bob.send("GET", "/console?vm=d&id=0").read1(1) == b"\0"
+
+
 # ---- a cairn-web that was taken over ----
 
 BUSY, FAILED = 5, 6  # enum login_verdict
