@@ -234,6 +234,8 @@ static void call_reply(struct call *c, struct json_object *o, int fd)
 
 	if (log_traces() && c->command)
 		call_trace(c, error ? js_get_str(error, "class") : "ok");
+	if (c->request && error)
+		approver_refused(c->host, c->request, error);
 	c->answer = o;
 	c->answer_fd = fd;
 	c->waits = 1;

@@ -102,6 +102,38 @@ static void request_end(struct approver *a, struct approval_request *r, enum app
 	request_emit(a->host, r);
 }
 
+static void approver_soon(struct approver *a)
+{
+	loop_timer_arm(a->timer, loop_now_ns());
+}
+
+/* Return whether the command was refused because something else was under way or the VM was in another state, so that
+ * the act did not begin. */
+static bool has_not_begun(struct json_object *error)
+{
+	const char *class_name = js_get_str_or(error, "class", "");
+
+	return !strcmp(class_name, err_class_name(ERR_BUSY)) || !strcmp(class_name, err_class_name(ERR_WRONG_STATE));
+}
+
+/* Let the asker repeat the command, until the request expires. */
+static void approval_return(struct approver *a, struct approval_request *r, struct json_object *error)
+{
+	approval_end(r, APPROVAL_APPROVED, js_get_str(error, "desc"), 0);
+	table_store(a, NULL);
+	request_emit(a->host, r);
+	approver_soon(a);
+}
+
+void approver_refused(struct vm_host *host, unsigned id, struct json_object *error)
+{
+	struct approver *a = host->approver;
+	struct approval_request *r = a ? approvals_find(&a->table, id) : NULL;
+
+	if (r && r->state == APPROVAL_DONE && has_not_begun(error))
+		approval_return(a, r, error);
+}
+
 /* ---- expiry, and jobs that have ended ---- */
 
 static void expiry_audit(const struct vm_host *host, const struct approval_request *r)
@@ -158,11 +190,6 @@ static void approver_check(void *opaque)
 	}
 	if (wait != INT64_MAX)
 		loop_timer_arm(a->timer, loop_now_ns() + (uint64_t)MAX(wait, NS / 100));
-}
-
-static void approver_soon(struct approver *a)
-{
-	loop_timer_arm(a->timer, loop_now_ns());
 }
 
 /* ---- asking ---- */
@@ -275,10 +302,12 @@ static void again_stored(struct store_work *w)
 	else if (ch->of_vm && !c->vm)
 		err_set(&e, -ENOENT, ERR_NOT_FOUND, "the VM is not there any more");
 	c->approved = true;
-	if (w->r < 0 || (ch->of_vm && !c->vm))
+	if (w->r < 0 || (ch->of_vm && !c->vm)) {
 		call_fail(c, &e);
-	else
+	} else {
+		c->request = ch->id;
 		c->go_on(c);
+	}
 	free(ch);
 }
 
@@ -417,7 +446,9 @@ static void run_answered(void *opaque, struct json_object *answer)
 	free(run);
 	if (!r || r->state != APPROVAL_RUNNING)
 		return;
-	if (error) {
+	if (error && has_not_begun(error) && !approval_is_grant(r)) {
+		approval_return(a, r, error);
+	} else if (error) {
 		request_end(a, r, APPROVAL_FAILED, js_get_str_or(error, "desc", ""));
 	} else if (job) {
 		snprintf(r->job, sizeof(r->job), "%s", job);

@@ -1,6 +1,7 @@
 /* approver: holds back an act of a user if a rule names it (api/access/approvals.h), until another user with the role
  * for the same act approves it. An approved act runs once, with the rights that its asker has then, as if the asker
- * called the command. A command that takes an open file cannot wait: the asker repeats it after the approval.
+ * called the command. A command that takes an open file cannot wait: the asker repeats it after the approval. So does
+ * the asker of an act that could not begin, because the VM was busy or in another state.
  *
  * An act that was approved runs after that is on stable storage, and an act that was running when the daemon ended is
  * not run again.
@@ -31,6 +32,9 @@ bool approver_binds(const struct call *c);
 /* Make a request of such a call. If the call was approved before, it continues, once, when that is on stable storage.
  * Returns 1: the call is taken, and answered later; -errno: the call is refused. */
 int approver_ask(struct call *c, struct err *e);
+/* A call that used the approval of request `id` was answered with an error. If the act has not begun, because something
+ * else was under way or the VM was in another state, the approval counts as unused. error: borrowed. */
+void approver_refused(struct vm_host *host, unsigned id, struct json_object *error);
 
 /* Ask for a role for the call's user. Takes the call.
  * vm: a valid name, which need not be a VM's; NULL: for all VMs. note: the reason; NULL: none. */

@@ -66,6 +66,7 @@ struct call {
 	void (*done)(void *opaque, struct json_object *answer);
 	void *opaque;
 	char *by;
+	unsigned request; /* the request whose approval the call uses; 0: none */
 	bool approved; /* another user has approved it (api/policy/approver.h) */
 	bool concerns;	 /* the command's role was checked for the VM with this uuid; else for all VMs */
 	uint8_t uuid[16];

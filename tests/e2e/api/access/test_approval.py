@@ -89,6 +89,22 @@ def test_act_needs_the_askers_role_also_when_it_runs(host):
     assert host.cairn("requests", str(n), "--wait", ok=1)
 
 
+def test_approval_is_used_up_only_by_an_act_that_begins(host):
+    n = asked(destroy(host))
+    host.cairn("destroy", "mine")
+    host.cairn("approve", str(n))
+    until(lambda: request(host, n)["state"] == "approved")
+    assert "shutoff" in request(host, n)["detail"] or "shut off" in request(host, n)["detail"]
+    host.cairn("start", "mine")
+    host.stop()
+    host.start()
+    assert request(host, n)["state"] == "approved"
+    assert "return" in destroy(host) and state(host) == "shutoff"
+    assert request(host, n)["state"] == "done"
+    host.cairn("start", "mine")
+    assert asked(destroy(host)) == n + 1
+
+
 def test_only_named_acts_of_bound_users_wait(host):
     a, b = as_nobody(host, ["vm-suspend", {"vm": "mine"}], ["vm-resume", {"vm": "mine"}])
     assert "return" in a and "return" in b
@@ -292,6 +308,11 @@ def test_command_with_a_file_is_repeated_after_approval(host):
     table.rmdir()
     aside.rename(table)
     assert request(host, one["id"])["state"] == "approved"
+    # An act that is refused for another reason does not use it.
+    host.cairn("start", "mine")
+    assert "shut it down" in export().stderr
+    assert request(host, one["id"])["state"] == "approved" and "shut it down" in request(host, one["id"])["detail"]
+    host.cairn("destroy", "mine")
     r = export()
     assert "approval" not in r.stderr
     assert request(host, one["id"])["state"] == "done" and json.loads(table.read_text())["requests"][0]["state"] == "done"

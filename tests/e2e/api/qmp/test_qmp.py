@@ -584,8 +584,8 @@ def test_job_can_be_cancelled(fake):
 
 
 def test_id_of_a_concluded_block_job_is_free(fake):
-    """Its job stays in the list until another takes the id; with auto-dismiss false, until job-dismiss, also after a restart of the
-    daemon."""
+    """Its job stays in the list until another takes the id; with auto-dismiss false, until job-dismiss, also after
+    a restart of the daemon."""
     disks = [{"path": f"{i}.img", "format": "qcow2", "backing": [{"path": f"base{i}.img", "format": "raw"}]} for i in range(3)]
     for layer in [d for disk in disks for d in (disk, disk["backing"][0])]:
         (fake.tmp / layer["path"]).write_bytes(bytes(1 << 20))
