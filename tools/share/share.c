@@ -98,6 +98,7 @@ enum {
 	BEFORE = 16,  /* allowed before FUSE_INIT */
 	FOLDER = 32,  /* the node has to be a folder */
 	WITH_DATA = 64, /* data may follow the struct */
+	DOT = 128,      /* "." names the folder itself */
 };
 
 struct op {
@@ -114,10 +115,10 @@ static const struct op ops[] = {
 	[FUSE_FORGET] = { share_forget, ARG(fuse_forget_in), 0, NO_NODE | SILENT },
 	[FUSE_BATCH_FORGET] = { share_batch_forget, ARG(fuse_batch_forget_in), 0, NO_NODE | SILENT | WITH_DATA },
 	[FUSE_INTERRUPT] = { share_nothing, 0, 0, NO_NODE | SILENT | WITH_DATA },
-	[FUSE_LOOKUP] = { share_lookup, 0, 1, FOLDER },
+	[FUSE_LOOKUP] = { share_lookup, 0, 1, FOLDER | DOT },
 	[FUSE_GETATTR] = { share_getattr, ARG(fuse_getattr_in), 0, 0 },
 	[FUSE_SETATTR] = { share_setattr, ARG(fuse_setattr_in), 0, CHANGES },
-	[FUSE_READLINK] = { share_readlink, 0, 0, 0 },
+	[FUSE_READLINK] = { share_readlink, 0, 0, WITH_DATA }, /* Windows' driver sends bytes without a meaning */
 	[FUSE_SYMLINK] = { share_symlink, 0, 2, CHANGES | TEXT | FOLDER },
 	[FUSE_MKNOD] = { share_mknod, ARG(fuse_mknod_in), 1, CHANGES | FOLDER },
 	[FUSE_MKDIR] = { share_mkdir, ARG(fuse_mkdir_in), 1, CHANGES | FOLDER },
@@ -161,7 +162,7 @@ static int names_parse(const struct op *op, struct request *q)
 		q->name[i] = at;
 		at += n + 1;
 		left -= n + 1;
-		if (!(op->flags & TEXT && i) && !name_is_sound(q->name[i]))
+		if (!(op->flags & TEXT && i) && !(op->flags & DOT && !strcmp(q->name[i], ".")) && !name_is_sound(q->name[i]))
 			return strlen(q->name[i]) > NAME_MAX ? -ENAMETOOLONG : -EINVAL;
 	}
 	return left && !(op->flags & WITH_DATA) ? -EINVAL : 0;

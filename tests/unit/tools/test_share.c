@@ -181,7 +181,7 @@ static void test_file_is_found_opened_and_read(void **state)
 
 static void test_names_stay_in_the_folder(void **state)
 {
-	static const char *const wrong[] = { "..", ".", "", "sub/..", "/", "/etc", "../secret", "sub/x" };
+	static const char *const wrong[] = { "..", "", "./", "sub/..", "/", "/etc", "../secret", "sub/x" };
 	char longest[NAME_MAX + 2];
 	struct bench b;
 	uint64_t id, fh;
@@ -205,6 +205,8 @@ static void test_names_stay_in_the_folder(void **state)
 	id = look_up(&b, ROOT, "link", NULL);
 	assert_int_equal(ask(&b, FUSE_READLINK, id, NULL, 0), 0);
 	assert_memory_equal(reply_of(&b), "../secret", 9);
+	assert_int_equal(ask(&b, FUSE_READLINK, id, longest, sizeof(longest)), 0);
+	assert_memory_equal(reply_of(&b), "../secret", 9);
 	assert_int_equal(open_it(&b, FUSE_OPEN, id, O_RDONLY, &fh), -ENXIO);
 	assert_int_equal(look_up(&b, id, "x", &r), 0);
 	assert_int_equal(r, -ENOTDIR);
@@ -213,6 +215,22 @@ static void test_names_stay_in_the_folder(void **state)
 		sizeof(struct fuse_setattr_in)), -EOPNOTSUPP);
 	assert_int_equal(ask(&b, FUSE_SETATTR, id, &(struct fuse_setattr_in){ .valid = FATTR_SIZE }, sizeof(struct fuse_setattr_in)),
 		-EINVAL);
+	bench_done(&b);
+}
+
+/* Windows' driver looks the root up in this way. */
+static void test_lookup_of_dot_finds_the_folder_itself(void **state)
+{
+	struct bench b;
+	uint64_t sub;
+
+	(void)state;
+	bench_init(&b, false);
+	assert_int_equal(look_up(&b, ROOT, ".", NULL), ROOT);
+	sub = look_up(&b, ROOT, "sub", NULL);
+	assert_int_equal(look_up(&b, sub, ".", NULL), sub);
+	assert_int_equal(ask_name(&b, FUSE_RMDIR, sub, NULL, 0, "."), -EINVAL);
+	assert_int_equal(ask_name(&b, FUSE_MKDIR, sub, &(struct fuse_mkdir_in){ 0 }, 8, "."), -EINVAL);
 	bench_done(&b);
 }
 
@@ -417,6 +435,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_file_is_found_opened_and_read),
 		cmocka_unit_test(test_names_stay_in_the_folder),
+		cmocka_unit_test(test_lookup_of_dot_finds_the_folder_itself),
 		cmocka_unit_test(test_wrong_lengths_are_refused),
 		cmocka_unit_test(test_read_only_folder_does_not_change),
 		cmocka_unit_test(test_files_are_made_written_moved_and_removed),
