@@ -226,7 +226,7 @@ int img_fd_open(const char *path, int flags, mode_t mode);
 
 /* Create the file tmp, which is to replace the file `old` when it is complete. old: -1: there is none.
  * Returns an fd; 0: write to `old` itself, because its folder takes no new file, or a new one would lack old's further
- * names, owner, group or permissions; -errno. */
+ * names, owner, group, permissions, ACL or other extended attributes; -errno. */
 int img_replacement_open(const char *tmp, int old);
 
 /* Get the format from its name; "file" and "host_device" mean raw, as in QEMU's headers. Returns 0; -EINVAL or -ENOTSUP

@@ -14,6 +14,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/xattr.h>
 
 /* Links that are followed to a file, at most, as in the kernel. */
 #define LINKS_MAX 40u
@@ -156,6 +157,28 @@ int img_fd_open(const char *path, int flags, mode_t mode)
 	return fd < 0 ? open(path, flags, mode) : dup(fd);
 }
 
+/* Give the file the extended attribute of the file `old`: an ACL, for example. Returns whether it has it now. */
+static bool attribute_copy(int old, int fd, const char *name)
+{
+	char had[XATTR_SIZE_MAX], has[XATTR_SIZE_MAX];
+	ssize_t n = fgetxattr(old, name, had, sizeof(had)), m = fgetxattr(fd, name, has, sizeof(has));
+
+	return n >= 0 && ((m == n && !memcmp(had, has, (size_t)n)) || !fsetxattr(fd, name, had, (size_t)n, 0));
+}
+
+static bool attributes_copy(int old, int fd)
+{
+	char names[XATTR_LIST_MAX];
+	ssize_t n = flistxattr(old, names, sizeof(names));
+
+	if (n < 0)
+		return errno == ENOTSUP;
+	for (const char *at = names; at < names + n; at += strlen(at) + 1)
+		if (!attribute_copy(old, fd, at))
+			return false;
+	return true;
+}
+
 int img_replacement_open(const char *tmp, int old)
 {
 	struct stat had, st;
@@ -167,7 +190,7 @@ int img_replacement_open(const char *tmp, int old)
 	if (fd < 0)
 		return old >= 0 && errno == EACCES ? 0 : -errno;
 	if (old < 0 || (!fstat(fd, &st) && had.st_nlink == 1 && st.st_uid == had.st_uid && st.st_gid == had.st_gid &&
-		st.st_mode == had.st_mode))
+		st.st_mode == had.st_mode && attributes_copy(old, fd)))
 		return fd;
 	close(fd);
 	unlink(tmp);

@@ -44,7 +44,7 @@ static const int allowed[] = {
 	/* open files */
 	SYS_read, SYS_write, SYS_readv, SYS_writev, SYS_pread64, SYS_pwrite64, SYS_preadv, SYS_pwritev, SYS_lseek, SYS_fstat,
 	SYS_fstatfs, SYS_statx, SYS_ftruncate, SYS_fallocate, SYS_fsync, SYS_fdatasync, SYS_sync_file_range, SYS_fadvise64,
-	SYS_close, SYS_dup, SYS_poll, SYS_ppoll, SYS_eventfd2, SYS_memfd_create,
+	SYS_close, SYS_dup, SYS_poll, SYS_ppoll, SYS_eventfd2, SYS_memfd_create, SYS_flistxattr, SYS_fgetxattr, SYS_fsetxattr,
 	/* names */
 	SYS_openat, SYS_newfstatat, SYS_readlink, SYS_getcwd, SYS_access, SYS_faccessat2, SYS_rename, SYS_unlink,
 	/* threads, signals and time */

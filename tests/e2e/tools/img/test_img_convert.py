@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import stat
+import struct
 import subprocess
 
 import pytest
@@ -377,3 +378,22 @@ def test_data_behind_a_shorter_source_stays(box, options):  # noqa: F811
     box.img("convert", "-n", *options, "-f", "raw", "-O", "qcow2", "src", "to")
     box.qemu("convert", "-O", "raw", "to", "out")
     assert (box.path / "out").read_bytes() == b"\1" * 77824 + b"\t" * (143360 - 77824)
+
+
+@pytest.mark.parametrize("compress", [(), ("-c",)])
+def test_replaced_target_keeps_its_acl_and_attributes(box, compress):
+    box.qemu("create", "-q", "-f", "qcow2", "src", "1M")
+    box.img("create", "-q", "-f", "qcow2", "-o", "data_file=data", "new", "1M")
+    # user::rw-, user:12345:r--, group::---, mask::r--, other::---
+    rows = ((1, 6, -1), (2, 4, 12345), (4, 0, -1), (0x10, 4, -1), (0x20, 0, -1))
+    acl = struct.pack("<I", 2) + b"".join(struct.pack("<HHi", *row) for row in rows)
+    kept = {"user.note": b"backup", "system.posix_acl_access": acl}
+    names = ["new"] if compress else ["new", "data"]
+    for name in names:
+        for key, value in kept.items():
+            os.setxattr(box.path / name, key, value)
+    inodes = [(box.path / name).stat().st_ino for name in names]
+    box.img("convert", "-O", "qcow2", *compress, *([] if compress else ["-o", "data_file=data"]), "src", "new")
+    assert all((box.path / name).stat().st_ino != inode for name, inode in zip(names, inodes))
+    for name in names:
+        assert {key: os.getxattr(box.path / name, key) for key in os.listxattr(box.path / name)} == kept
