@@ -3,6 +3,7 @@
 #include "api/access/open_as.h"
 #include "api/definition/definition.h"
 #include "api/definition/vm_config.h"
+#include "api/jobs/archiver.h"
 #include "api/jobs/commit_ready.h"
 #include "api/jobs/job_recover.h"
 #include "api/jobs/snapshots.h"
@@ -268,7 +269,7 @@ static void commit_done(void *opaque, int r, const struct vm_answer *a, const st
 		commit_fail(x, e);
 	} else if (x->live && !x->top) { /* both images get each change */
 		const struct definition_layer *base = &x->only->disks[0].layers[0];
-		const char *format = base->format == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw";
+		const char *format = archiver_format(base->format);
 
 		mirrors_add(x->vm, x->id, x->job->type, base->path, format, 0);
 		vm_save(x->vm);

@@ -1,6 +1,7 @@
 #include "api/jobs/copy.h"
 #include "api/access/client_file.h"
 #include "api/definition/definition.h"
+#include "api/jobs/archiver.h"
 #include "api/jobs/job.h"
 #include "api/jobs/outfile.h"
 #include "api/jobs/snapshots.h"
@@ -82,7 +83,7 @@ int disk_copy(struct vm *vm, const struct disk_copy_opts *o, struct client_file 
 	if (r < 0)
 		return r;
 	x = must_alloc(calloc(1, sizeof(*x)));
-	x->format = body.format == DEFINITION_FORMAT_RAW ? "raw" : "qcow2";
+	x->format = archiver_format(body.format);
 	x->path = o->path ? must_alloc(strdup(o->path)) : NULL;
 	memcpy((*ret_j)->disk, body.disk, sizeof((*ret_j)->disk));
 	(*ret_j)->speed = o->rate;
