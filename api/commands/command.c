@@ -200,13 +200,14 @@ struct state_wait {
 static void state_stored(struct store_work *work)
 {
 	struct state_wait *w = container_of(work, struct state_wait, work);
+	/* The failed sync may be that of another client's change. */
+	bool is_doubtful = !work->r && store_failures(w->call->host->store, &work->e) != w->call->store_failures;
 	struct err e;
 
-	if (!work->r && store_failures(w->call->host->store, &work->e) != w->call->store_failures)
-		work->r = -EIO;
-	if (work->r < 0 && !js_get(w->call->answer, "error")) {
-		err_set(&e, work->r, work->e.cls, "%s was carried out, but could not be stored, so the next daemon will not know of it: %.300s",
-			w->call->command->name, work->e.msg);
+	if ((work->r < 0 || is_doubtful) && !js_get(w->call->answer, "error")) {
+		err_set(&e, -EIO, work->e.cls, "%s was carried out, but %s: %.300s", w->call->command->name,
+			is_doubtful ? "a file of the daemon could not be synced meanwhile, so a power cut may undo it" :
+				"could not be stored, so the next daemon will not know of it", work->e.msg);
 		answer_replace(w->call, &e);
 	}
 	answer_wait_end(w->call);

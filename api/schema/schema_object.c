@@ -142,7 +142,7 @@ static const struct field mirror[] = {
 	{ "type", FIELD_STRING, REQUIRED, "type of the job that began it: blockcopy or blockcommit" },
 	{ "path", FIELD_STRING, OPTIONAL, "path of the file, if it is known" },
 	{ "format", FIELD_IMAGE_FORMAT, OPTIONAL, "its format, with `path`" },
-	{ "user", FIELD_INT, OPTIONAL, "uid of the user who said that this is its path; 0: also a base, which the definition names" }, END };
+	{ "user", FIELD_INT, OPTIONAL, "uid of the user who said that this is its path; 0: root, or the base of a commit, which the definition names" }, END };
 static const struct field systemd_scope[] = {
 	{ "unit", FIELD_STRING, OPTIONAL, "name of its unit" },
 	{ "machine", FIELD_STRING, OPTIONAL, "name of its machine in machined" },

@@ -568,7 +568,7 @@ static void conn_new(struct listener *l, int fd)
 	if (!has_place(c))
 		client_refuse(c, "Busy", "too many clients of your user; close some connections");
 	else if (!has_groups)
-		client_refuse(c, "Unsupported", "your process has more than 1024 supplementary groups; drop some, as with setpriv --groups");
+		client_refuse(c, "Unsupported", "your process has more than 1024 supplementary groups; have root start it with fewer, as with setpriv --groups");
 	else
 		greeting_send(c);
 }

@@ -112,16 +112,19 @@ static int format_find(const struct img_open *o, int fd, enum block_format *ret,
 {
 	char buf[512] = { 0 };
 	const char *other;
+	bool is_luks;
 
 	if (o->format)
 		return img_format_parse(o->format, ret, e);
 	if (pread(fd, buf, sizeof(buf), 0) < 0)
 		return err_set_errno(e, -errno, "cannot read %s", o->path);
 	other = other_format(buf);
+	is_luks = other && !strcmp(other, "luks");
 	if (other)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s begins like an image of the format %s, which is not supported; "
-			"`qemu-img convert -f %s -O qcow2 OLD NEW` makes a qcow2 image of one, and -f raw takes it as a raw disk",
-			o->path, other, other);
+			"`qemu-img convert %s%s -O qcow2 %sOLD NEW` makes a qcow2 image of one, and -f raw takes it as a raw disk",
+			o->path, other, is_luks ? "--object secret,id=s,file=SECRET --image-opts" : "-f ", is_luks ? "" : other,
+			is_luks ? "driver=luks,key-secret=s,file.filename=" : "");
 	*ret = img_is_qcow2(buf) ? BLOCK_FORMAT_QCOW2 : BLOCK_FORMAT_RAW;
 	return 0;
 }

@@ -45,15 +45,16 @@ static int disk_find(struct cli *c, struct json_object *info, struct json_object
 	return MIN(at, 0);
 }
 
+/* Read the jobs first: one that concludes meanwhile leaves a mirror. */
 static int work_find(struct cli *c, struct work *w, struct err *e)
 {
 	CLEANUP_JS struct json_object *info = NULL, *all = NULL, *disk = NULL;
-	int r = cli_vm_info(c, c->pos[0], &info, e);
+	int r = jobs_fetch(c, &all, e);
 
 	if (!r)
-		r = disk_find(c, info, &disk, e);
+		r = cli_vm_info(c, c->pos[0], &info, e);
 	if (!r)
-		r = jobs_fetch(c, &all, e);
+		r = disk_find(c, info, &disk, e);
 	w->mirror = json_object_get(js_get(disk, "mirror"));
 	for (size_t i = 0; !r && i < json_object_array_length(all) && !w->job; i++)
 		if (works_on(json_object_array_get_idx(all, i), js_get_str_or(info, "name", ""), js_get_str_or(disk, "id", "")))
@@ -136,14 +137,17 @@ static int abort_work(struct cli *c, const struct work *w, struct err *e)
 int verb_blockjob(struct cli *c)
 {
 	bool pivots = option_flag(c, "pivot"), aborts = option_flag(c, "abort");
+	const char *format = option_value(c, "dest-format");
 	struct work w = { 0 };
 	struct err e;
 	int r, code = CLI_OK;
 
 	if (pivots + aborts + option_flag(c, "info") > 1)
 		return cli_usage(c, "--pivot, --abort and --info exclude each other");
-	if (!pivots && (option_value(c, "dest") || option_value(c, "dest-format")))
+	if (!pivots && (option_value(c, "dest") || format))
 		return cli_usage(c, "--dest and --dest-format belong to --pivot");
+	if (format && strcmp(format, "raw") && strcmp(format, "qcow2"))
+		return cli_usage(c, "--dest-format must be raw or qcow2");
 	r = work_find(c, &w, &e);
 	if (!r && pivots)
 		r = pivot(c, &w, &e);

@@ -598,7 +598,7 @@ const struct verb verbs[] = {
 		"vm-blockcopy vm-blockjob-pivot vm-blockjob-abort vm-define vm-dump-definition",
 		verb_blockcopy },
 	{ "blockjob", "Clones", "VM DISK", "show or end the job of a disk, or its copy", blockjob_options, 2, 2, true, "vm",
-		"vm-info query-jobs vm-blockjob-pivot vm-blockjob-abort vm-define vm-dump-definition",
+		"vm-info query-jobs job-cancel vm-blockjob-pivot vm-blockjob-abort vm-define vm-dump-definition",
 		verb_blockjob },
 	{ "blockcommit", "Clones", "VM DISK", "merge upper layers of a disk into a lower one", blockcommit_options, 2, 2, false, "vm",
 		"vm-blockcommit vm-blockjob-pivot vm-blockjob-abort vm-define vm-dump-definition",

@@ -116,6 +116,7 @@ def test_flushed_data_is_on_both_when_one_is_killed(vm, who):
         compare(vm, "disk.qcow2", "copy.qcow2")
         assert path_of(vm, False) == ("disk.qcow2", "qcow2")
         return
+    until(lambda: vm.kept("vm1").get("mirrors"))
     vm.stop(signal.SIGKILL)
     vm.start()
     compare(vm, "disk.qcow2", "copy.qcow2")
@@ -132,6 +133,8 @@ def mirror_of(d):
 
 
 def test_blockjob_shows_and_cancels_the_copy(vm):
+    for n in range(192):  # the copy takes 24 s
+        vm.console_of_guest.run(f"write {n * 256} 256 {n + 1}")
     id = vm.cairn("blockcopy", "vm1", "vda", "--dest", "copy.raw", "--bandwidth", "1", "--no-wait").stdout.strip()
     shown = vm.cairn("blockjob", "vm1", "vda", "--info").stdout
     assert re.fullmatch(r"Block Copy: \[ *\d+\.\d\d %\]    Bandwidth limit: 1048576 bytes/s \(1\.000 MiB/s\)\n", shown), shown
@@ -143,6 +146,7 @@ def test_blockjob_shows_and_cancels_the_copy(vm):
     assert vm.cairn("blockjob", "vm1", "vda", "--abort").stdout == "The job is being cancelled\n"
     until(lambda: vm.cairn("blockjob", "vm1", "vda").stdout == "No current block job for vda\n")
     assert mirror_of(vm) is None
+    assert "--dest-format must be raw or qcow2" in vm.cairn("blockjob", "vm1", "vda", "--pivot", "--dest", "x", "--dest-format", "vdi", ok=2).stderr
     why = "no copy of the disk is known; if an older Cairn began one, name its file with --dest"
     assert why in vm.cairn("blockjob", "vm1", "vda", "--pivot", ok=3).stderr
     assert "No disk found whose source path or target is vdz" in vm.cairn("blockjob", "vm1", "vdz", ok=3).stderr
@@ -153,6 +157,7 @@ def test_a_daemon_compares_its_mirrors_with_the_process(vm):
     vm.cairn("blockcopy", "vm1", "vda", "--dest", "copy.raw")
     assert mirror_of(vm) == {"type": "blockcopy", "path": str(vm.tmp / "copy.raw"), "format": "raw", "user": os.geteuid()}
     state = vm.state / "vms/vm1/state.json"
+    until(lambda: vm.kept("vm1").get("mirrors"))
     vm.stop(signal.SIGKILL)
     noted = state.read_text()
     o = json.loads(noted)

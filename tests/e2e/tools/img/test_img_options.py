@@ -100,6 +100,15 @@ def test_encrypted_file_is_no_raw_disk(box):  # noqa: F811
     box.img("info", "-f", "raw", "a")
 
 
+def test_command_that_is_named_for_an_encrypted_file_converts_it(box):  # noqa: F811
+    (box.path / "SECRET").write_text("x")
+    box.qemu("create", "-q", "-f", "luks", "--object", "secret,id=s,file=SECRET", "-o", "key-secret=s,iter-time=10", "OLD", "1M")
+    command = box.fails("info", "OLD").split("`")[1].split()
+    assert command[0] == "qemu-img"
+    box.qemu(*command[1:])
+    assert json.loads(box.qemu("info", "--output", "json", "NEW").stdout)["format"] == "qcow2"
+
+
 @pytest.mark.parametrize("name", ["vmdk", "vmdk,subformat=monolithicFlat", "vdi", "vhdx", "vpc", "qed", "parallels", "bochs"])
 def test_other_formats_are_refused_and_never_taken_as_raw(box, name):
     fmt, _, option = name.partition(",")
