@@ -102,6 +102,8 @@ static void folder_calls(struct seed *s)
 	PUT_ARG(s, FUSE_OPENDIR, ROOT, fuse_open_in, .flags = O_DIRECTORY);
 	PUT_ARG(s, FUSE_READDIR, ROOT, fuse_read_in, .fh = 1, .size = 64);
 	PUT_ARG(s, FUSE_READDIR, ROOT, fuse_read_in, .fh = 1, .size = 4096);
+	PUT_ARG(s, FUSE_READDIRPLUS, ROOT, fuse_read_in, .fh = 1, .size = 300);
+	PUT_ARG(s, FUSE_READDIRPLUS, ROOT, fuse_read_in, .fh = 1, .size = 8192);
 	PUT_ARG(s, FUSE_FSYNCDIR, ROOT, fuse_fsync_in, .fh = 1);
 	PUT_ARG(s, FUSE_OPEN, FILE_A, fuse_open_in, .flags = O_RDONLY);
 	PUT_ARG(s, FUSE_READ, FILE_A, fuse_read_in, .fh = 2, .size = 4096);

@@ -139,6 +139,7 @@ static const struct op ops[] = {
 	[FUSE_LSEEK] = { share_lseek, ARG(fuse_lseek_in), 0, 0 },
 	[FUSE_OPENDIR] = { share_opendir, ARG(fuse_open_in), 0, FOLDER },
 	[FUSE_READDIR] = { share_readdir, ARG(fuse_read_in), 0, FOLDER },
+	[FUSE_READDIRPLUS] = { share_readdir, ARG(fuse_read_in), 0, FOLDER }, /* of Windows' driver, which asks for no feature */
 	[FUSE_FSYNCDIR] = { share_fsyncdir, ARG(fuse_fsync_in), 0, FOLDER },
 	[FUSE_RELEASEDIR] = { share_release, ARG(fuse_release_in), 0, FOLDER },
 };

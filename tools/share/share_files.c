@@ -276,16 +276,22 @@ int share_opendir(struct share *s, const struct request *q, struct reply *r)
 	return fd < 0 ? fd : share_handle_reply(s, fd, true, r);
 }
 
-/* Returns false if there is no room for the entry. */
-static bool entry_add(struct reply *r, size_t limit, const struct dirent64 *d)
+/* fd: of the folder. Returns false if there is no room for the entry. */
+static bool entry_add(struct share *s, const struct request *q, int fd, struct reply *r, size_t limit, const struct dirent64 *d)
 {
+	bool plus = q->opcode == FUSE_READDIRPLUS;
+	struct fuse_entry_out entry;
 	struct fuse_dirent out = { .ino = d->d_ino, .off = (uint64_t)d->d_off, .namelen = (uint32_t)strlen(d->d_name), .type = d->d_type };
-	size_t bytes = FUSE_DIRENT_SIZE(&out);
+	size_t bytes = FUSE_DIRENT_SIZE(&out), entry_bytes = plus ? sizeof(entry) : 0;
 
 	if (!strcmp(d->d_name, ".."))
 		out.ino = FUSE_UNKNOWN_INO; /* above the shared folder is nothing that the guest may know */
-	if (bytes > limit - r->bytes)
+	if (bytes + entry_bytes > limit - r->bytes)
 		return false;
+	if (plus) {
+		share_entry_fill(s, fd, &out, d->d_name, &entry);
+		reply_add(r, &entry, sizeof(entry));
+	}
 	reply_add(r, &out, FUSE_NAME_OFFSET);
 	reply_add(r, d->d_name, out.namelen);
 	reply_add(r, NULL, bytes - FUSE_NAME_OFFSET - out.namelen);
@@ -311,7 +317,7 @@ int share_readdir(struct share *s, const struct request *q, struct reply *r)
 		for (ssize_t at = 0; at < n;) {
 			const struct dirent64 *d = (const struct dirent64 *)(entries.bytes + at);
 
-			if (!entry_add(r, limit, d))
+			if (!entry_add(s, q, fd, r, limit, d))
 				return 0; /* the guest asks for the rest, from the last entry's offset on */
 			at += d->d_reclen;
 		}

@@ -2,10 +2,12 @@
 #include "base/cleanup.h"
 #include "tools/share/share.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -31,6 +33,20 @@ static int entry_reply(struct share *s, int fd, struct reply *r)
 	entry_fill(&e, id, &st);
 	reply_add(r, &e, sizeof(e));
 	return 0;
+}
+
+void share_entry_fill(struct share *s, int folder, const struct fuse_dirent *d, const char *name, struct fuse_entry_out *ret)
+{
+	struct stat st = { .st_ino = d->ino, .st_mode = DTTOIF(d->type) };
+	uint64_t id = 0;
+	int fd;
+
+	if (strcmp(name, ".") && strcmp(name, "..") && fstatat(folder, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISLNK(st.st_mode)) {
+		fd = openat(folder, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
+		if (fd >= 0 && node_add(&s->nodes, fd, &id, &st) < 0)
+			id = 0;
+	}
+	entry_fill(ret, id, &st);
 }
 
 /* The name has no slash and is not "..", and a symbolic link is not followed: the file is in this folder. */

@@ -383,6 +383,84 @@ static void test_large_folder_is_read_in_pieces(void **state)
 	bench_done(&b);
 }
 
+/* Read the root with the entries' attributes. Returns the number of entries, and *ret: the one of this name. */
+static unsigned plus_find(struct bench *b, uint32_t size, const char *name, struct fuse_entry_out *ret)
+{
+	uint64_t fh, offset = 0;
+	unsigned n = 0;
+
+	assert_int_equal(open_it(b, FUSE_OPENDIR, ROOT, 0, &fh), 0);
+	for (;;) {
+		struct fuse_read_in in = { .fh = fh, .offset = offset, .size = size };
+		size_t at = 0;
+
+		assert_int_equal(ask(b, FUSE_READDIRPLUS, ROOT, &in, sizeof(in)), 0);
+		if (b->answered == sizeof(struct fuse_out_header))
+			break;
+		assert_true(b->answered <= sizeof(struct fuse_out_header) + size);
+		for (; at < b->answered - sizeof(struct fuse_out_header); n++) {
+			const struct fuse_direntplus *d = (const struct fuse_direntplus *)((const uint8_t *)reply_of(b) + at);
+
+			if (d->dirent.namelen == strlen(name) && !memcmp(d->dirent.name, name, strlen(name)))
+				*ret = d->entry_out;
+			offset = d->dirent.off;
+			at += FUSE_DIRENTPLUS_SIZE(d);
+		}
+	}
+	assert_int_equal(ask(b, FUSE_RELEASEDIR, ROOT, &(struct fuse_release_in){ .fh = fh }, sizeof(struct fuse_release_in)), 0);
+	return n;
+}
+
+static void test_folder_is_read_with_attributes(void **state)
+{
+	static const uint32_t sizes[] = { 200, 4096, UINT32_MAX };
+	struct fuse_entry_out e;
+	struct bench b;
+
+	(void)state;
+	bench_init(&b, true);
+	for (size_t i = 0; i < ARRAY_SIZE(sizes); i++) {
+		assert_int_equal(plus_find(&b, sizes[i], "file", &e), 5);
+		assert_true(!e.nodeid && S_ISREG(e.attr.mode) && e.attr.size == 8);
+		plus_find(&b, sizes[i], "sub", &e);
+		assert_true(!e.nodeid && S_ISDIR(e.attr.mode) && e.attr.nlink);
+		plus_find(&b, sizes[i], "..", &e);
+		assert_true(!e.nodeid && S_ISDIR(e.attr.mode) && e.attr.ino == 0xffffffff && !e.attr.mtime);
+	}
+	assert_int_equal(plus_find(&b, 8, "file", &e), 0);
+	/* The driver reads symbolic links. */
+	plus_find(&b, 4096, "link", &e);
+	assert_true(e.nodeid && S_ISLNK(e.attr.mode));
+	assert_int_equal(ask(&b, FUSE_READLINK, e.nodeid, NULL, 0), 0);
+	assert_memory_equal(reply_of(&b), "../secret", 9);
+	ask(&b, FUSE_FORGET, e.nodeid, &(struct fuse_forget_in){ UINT64_MAX }, 8);
+	assert_int_equal(ask(&b, FUSE_READLINK, e.nodeid, NULL, 0), -ESTALE);
+	bench_done(&b);
+}
+
+static void test_folder_with_more_links_than_nodes_is_read(void **state)
+{
+	struct fuse_entry_out e;
+	struct bench b;
+	char name[16];
+	unsigned n = 0;
+
+	(void)state;
+	bench_init(&b, true);
+	for (unsigned i = 0; i < 2 * NODES_MAX; i++) {
+		snprintf(name, sizeof(name), "l%u", i);
+		assert_int_equal(symlinkat("file", b.in, name), 0);
+	}
+	for (unsigned i = 0; i < 2 * NODES_MAX; i++) {
+		snprintf(name, sizeof(name), "l%u", i);
+		assert_int_equal(plus_find(&b, 4096, name, &e), 5 + 2 * NODES_MAX);
+		assert_true(S_ISLNK(e.attr.mode) && e.attr.size == 4);
+		n += e.nodeid != 0;
+	}
+	assert_in_range(n, NODES_MAX - 2, NODES_MAX - 1); /* without the root; `link` may have one, too */
+	bench_done(&b);
+}
+
 static void test_limits_hold(void **state)
 {
 	struct bench b;
@@ -440,6 +518,8 @@ int main(void)
 		cmocka_unit_test(test_read_only_folder_does_not_change),
 		cmocka_unit_test(test_files_are_made_written_moved_and_removed),
 		cmocka_unit_test(test_large_folder_is_read_in_pieces),
+		cmocka_unit_test(test_folder_is_read_with_attributes),
+		cmocka_unit_test(test_folder_with_more_links_than_nodes_is_read),
 		cmocka_unit_test(test_limits_hold),
 		cmocka_unit_test(test_other_versions_are_refused),
 	};
