@@ -1,6 +1,7 @@
 #include "api/wire/wire.h"
 #include "api/wire/json.h"
 #include "base/err.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <stdint.h>
@@ -96,9 +97,10 @@ static size_t members_count(struct json_object *o)
 	return n;
 }
 
-/* Return the first integer of the text out of range, which json-c would silently clamp.
- * text: valid JSON, which may have single quotes. Returns NULL: there is none. */
-static const char *wide_integer(const char *text, const char *end, int *ret_len)
+/* Return the first number of the text that is not finite, which no JSON has, or an integer out of range, which json-c
+ * would silently clamp.
+ * text: as json-c reads it, also with single quotes. Returns NULL: there is none. */
+static const char *wrong_number(const char *text, const char *end, int *ret_len)
 {
 	char quote = 0;
 
@@ -117,23 +119,26 @@ static const char *wide_integer(const char *text, const char *end, int *ret_len)
 			*ret_len = (int)n;
 			if (errno == ERANGE)
 				return p;
+		} else if (!strncasecmp(p, "nan", 3) || !strncasecmp(p, "inf", 3)) {
+			*ret_len = (int)strcspn(p, ",]} \t\r\n");
+			return p;
 		}
 		p += n ? n - 1 : 0;
 	}
 	return NULL;
 }
 
-/* Refuse what json-c changes silently: a duplicate key, an integer out of range.
+/* Refuse what json-c takes or changes silently: a duplicate key, and wrong_number().
  * o: the text, parsed. */
 static int text_check(const struct wire *w, struct json_object *o, struct err *e)
 {
 	int len;
-	const char *wide = wide_integer(w->buf, w->buf + w->len, &len);
+	const char *wrong = wrong_number(w->buf, w->buf + w->len, &len);
 	int r = 0;
 
-	if (wide)
-		return err_set(e, -ERANGE, ERR_GENERIC, "JSON parse error, the number %.*s%s is below -2^63 or above 2^64 - 1",
-			len < NUMBER_SHOWN ? len : NUMBER_SHOWN, wide, len > NUMBER_SHOWN ? "..." : "");
+	if (wrong)
+		return err_set(e, -ERANGE, ERR_GENERIC, "JSON parse error, the number %.*s%s is %s", MIN(len, NUMBER_SHOWN), wrong,
+			len > NUMBER_SHOWN ? "..." : "", strchr("nNiI", *wrong) ? "not finite" : "below -2^63 or above 2^64 - 1");
 	if (members_count(o) != w->members) {
 		r = js_keys_check(w->buf, w->len, "JSON parse error", e);
 		if (!r) /* the two are written differently, with escapes */

@@ -53,8 +53,8 @@ share_op share_getattr, share_setattr, share_open, share_read, share_write, shar
 void reply_add(struct reply *r, const void *p, size_t bytes);
 void share_attr_fill(struct fuse_attr *a, const struct stat *st);
 /* Get what the guest may know of a name in a folder.
- * d: of that name. Only a symbolic link gets a node and a reference: Windows' driver reads it, and older ones never drop
- * the references of a list. */
+ * d: of that name. Only a symbolic link gets a node and a reference: Windows' driver reads it, and older drivers never
+ * drop the references of a list. */
 void share_entry_fill(struct share *s, int folder, const struct fuse_dirent *d, const char *name, struct fuse_entry_out *ret);
 /* Add a handle for the fd, which is taken, and the struct fuse_open_out. Returns 0 or -errno. */
 int share_handle_reply(struct share *s, int fd, bool is_folder, struct reply *r);

@@ -103,6 +103,14 @@ static void test_integers_out_of_range_are_refused(void **state)
 		"{\"a\":\"\\\"18446744073709551616\",\"99999999999999999999\":1};");
 }
 
+static void test_numbers_that_are_not_finite_are_refused(void **state)
+{
+	(void)state;
+	EXPECT("{\"id\":NaN}{\"b\":2}", "!{\"b\":2};");
+	EXPECT("{\"a\":[1,-Infinity]}{\"a\":nan}", "!!");
+	EXPECT("{\"a\":\"NaN\",'Infinity':null}", "{\"a\":\"NaN\",\"Infinity\":null};");
+}
+
 static void test_duplicate_keys_are_refused(void **state)
 {
 	(void)state;
@@ -119,6 +127,7 @@ static void test_error_names_key_and_number(void **state)
 		const char *text, *why;
 	} cases[] = {
 		{ "{\"id\": 1,\n\"id\": 2}", "JSON parse error: line 2: duplicate key \"id\" in one object" },
+		{ "{\"id\": -Infinity}", "JSON parse error, the number Infinity is not finite" },
 		{ "{\"id\": -9223372036854775809}", "JSON parse error, the number -9223372036854775809 is below -2^63 or above 2^64 - 1" },
 	};
 
@@ -293,6 +302,7 @@ int main(void)
 		cmocka_unit_test(test_texts_are_found_at_any_cut),
 		cmocka_unit_test(test_malformed_texts_yield_one_error),
 		cmocka_unit_test(test_integers_out_of_range_are_refused),
+		cmocka_unit_test(test_numbers_that_are_not_finite_are_refused),
 		cmocka_unit_test(test_duplicate_keys_are_refused),
 		cmocka_unit_test(test_error_names_key_and_number),
 		cmocka_unit_test(test_byte_0xff_resets_parser),
