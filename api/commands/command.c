@@ -27,7 +27,6 @@
 #include <string.h>
 #include <unistd.h>
 
-#define ID_BYTES_MAX 1024 /* of a command's id */
 
 /* ---- answering commands ---- */
 

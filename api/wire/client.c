@@ -132,8 +132,11 @@ static int client_next(struct client *c, uint64_t deadline_ns, struct json_objec
 		}
 		if (w == WIRE_TEXT)
 			return 0;
-		if (w != WIRE_MORE)
+		if (w != WIRE_MORE) {
+			json_object_put(*ret_o);
+			*ret_o = NULL;
 			return err_set(e, -EPROTO, ERR_GENERIC, "the program that listens there is not a Cairn daemon");
+		}
 		r = c->at < c->len ? 0 : client_read(c, deadline_ns, e);
 		if (r < 0)
 			return r;

@@ -212,12 +212,19 @@ void conn_answer(struct conn *c, struct json_object *o, int fd)
 
 /* ---- receiving from clients ---- */
 
-static void conn_refuse(struct conn *c, const struct err *e)
+/* text: what is refused; NULL: it could not be read. Its id is answered unless it is a number that may be another one
+ * than the client sent (wire.h). */
+static void conn_refuse(struct conn *c, struct json_object *text, const struct err *e)
 {
+	struct json_object *id = js_get(text, "id");
+	bool is_number = json_object_is_type(id, json_type_int) && json_object_get_int64(id) > INT64_MIN &&
+		json_object_get_uint64(id) < UINT64_MAX;
 	/* QMP clients may know only QEMU's classes. */
 	const char *class_name = err_class_name(c->dialect == DIALECT_QEMU ? ERR_GENERIC : e->cls);
 	CLEANUP_JS struct json_object *o = js_error(class_name, e->msg);
 
+	if (is_number || (json_object_is_type(id, json_type_string) && json_object_get_string_len(id) <= ID_BYTES_MAX))
+		js_put(o, "id", json_object_get(id));
 	conn_send(c, o, -1);
 }
 
@@ -225,7 +232,7 @@ static void conn_refuse(struct conn *c, const struct err *e)
 static void conn_hang_up(struct conn *c, const struct err *e)
 {
 	c->closing = true;
-	conn_refuse(c, e);
+	conn_refuse(c, NULL, e);
 }
 
 /* Free the received bytes if no command is left in them, or let the client wait for its next turn. */
@@ -296,7 +303,7 @@ static void conn_turn(struct conn *c)
 		conn_hang_up(c, &e);
 		break;
 	case WIRE_ERROR:
-		conn_refuse(c, &e);
+		conn_refuse(c, text, &e);
 		break;
 	case WIRE_MORE:
 		conn_check_room(c);

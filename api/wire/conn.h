@@ -29,6 +29,7 @@ struct vm;
 #define CONN_GROUPS_MAX 1024   /* supplementary groups of a client; the kernel allows 65,536 */
 #define CONN_STRANGERS_MAX 500 /* clients of all users without a role for any VM */
 #define CONN_OTHERS_MAX 1800   /* clients of all users to whom these limits apply */
+#define ID_BYTES_MAX 1024      /* of a command's id */
 #define CONN_EVENTS_MAX 128
 
 /* Callbacks to the server's owner. The server calls role(), mark() and known() only for users other than root and the

@@ -167,13 +167,12 @@ static enum wire_result text_finish(struct wire *w, struct json_object **ret_o, 
 	if (why == json_tokener_success)
 		r = text_check(w, o, e);
 	wire_reset(w);
-	if (why == json_tokener_success && !r) {
+	if (why == json_tokener_success) {
 		*ret_o = o;
-		return WIRE_TEXT;
+		return r ? WIRE_ERROR : WIRE_TEXT;
 	}
 	json_object_put(o);
-	if (!r)
-		err_set(e, -EINVAL, ERR_GENERIC, "JSON parse error, %s", json_tokener_error_desc(why));
+	err_set(e, -EINVAL, ERR_GENERIC, "JSON parse error, %s", json_tokener_error_desc(why));
 	return WIRE_ERROR;
 }
 

@@ -28,7 +28,7 @@ struct wire_limits {
 enum wire_result {
 	WIRE_MORE,    /* all bytes used, no whole text yet */
 	WIRE_TEXT,    /* *ret_o is set */
-	WIRE_ERROR,   /* the error is for the client; the stream continues */
+	WIRE_ERROR,   /* the error is for the client; the stream continues. *ret_o is set if the text can be read */
 	WIRE_FATAL,   /* the error is for the client; hang up after it */
 };
 
@@ -53,7 +53,7 @@ void wire_done(struct wire *w);
 
 /* Feed bytes. Stops after the first text or error.
  * ret_used:  bytes used, at least one unless len is 0; call again with the rest.
- * ret_o:     the parsed text, owned by the caller. */
+ * ret_o:     the parsed text, owned by the caller; unchanged if there is none. */
 enum wire_result wire_feed(struct wire *w, const char *data, size_t len, size_t *ret_used,
 	struct json_object **ret_o, struct err *e);
 

@@ -383,6 +383,10 @@ blockcopy vm1 vda --dest copied.qcow2 --pivot
 blockcopy vm1 vda --dest another.qcow2 --finish
 blockjob vm1 vda --pivot --dest another.qcow2
 blockjob vm1 vda --abort
+define slow.json
+start slow
+blockcopy slow vda --dest slow.qcow2 --no-wait
+blockjob slow vda --abort
 snapshot-create-as vm1 outside --disk-only --quiesce --diskspec vda,file=over.raw --reuse-external
 blockcommit vm1 vda --pivot
 snapshot-create-as vm1 outside --disk-only --diskspec vda,file=over.raw --reuse-external
@@ -486,6 +490,9 @@ def test_verb_sends_only_commands_named_in_help(no_networks, fake):
                     guest_agent=True, interfaces=[{"type": "network", "source": "lan", "link": "down"}], **boot)
     for name in ("again", "once"):
         os.rename(fake.write(name), fake.tmp / f"{name}.json")
+    (fake.tmp / "slow.img").write_bytes(bytes(1 << 20))
+    os.rename(fake.write("slow", boot={"kernel": "kernel", "cmdline": f"work-until={fake.tmp}/never"},
+                         disks=[{"path": "slow.img", "format": "qcow2"}]), fake.tmp / "slow.json")
     (fake.tmp / "pool").mkdir()
     (fake.tmp / "net.json").write_text(json.dumps({"name": "lan", "mode": "isolated"}))
     for name, device in DEVICES.items():
