@@ -48,7 +48,7 @@ struct approval_rule {
 
 enum approval_state {
 	APPROVAL_WAITING,
-	APPROVAL_APPROVED, /* the asker may now run the command, once; for commands that take a file */
+	APPROVAL_APPROVED, /* the asker may now run the command, once: it takes a file, or was refused as busy or in a wrong state */
 	APPROVAL_RUNNING,
 	APPROVAL_DONE,
 	APPROVAL_FAILED,
@@ -72,7 +72,7 @@ struct approval_request {
 	int64_t by; /* uid of the user who answered; -1: nobody */
 	char note[APPROVAL_TEXT_MAX + 1];   /* why the asker wants it */
 	char reason[APPROVAL_TEXT_MAX + 1]; /* the reason that the answering user gave */
-	char detail[APPROVAL_TEXT_MAX + 1]; /* of a failure */
+	char detail[APPROVAL_TEXT_MAX + 1]; /* of a failure or refusal */
 	char job[APPROVAL_JOB_MAX + 1];
 };
 

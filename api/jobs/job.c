@@ -564,6 +564,8 @@ static void job_begin(struct job *j)
 {
 	job_status_set(j, JOB_CREATED);
 	job_status_set(j, JOB_RUNNING);
+	if (j->keeps_qmp_id)
+		jobs_store(j->host); /* no event says so */
 }
 
 int job_new_named(struct vm *vm, const char *type, const struct job_name *name, struct job **ret_j,

@@ -214,7 +214,8 @@ static bool recover_event(void *opaque, struct json_object *ev)
 	return true;
 }
 
-/* Add the unfinished jobs of jobs.json whose events the log does not have any more. */
+/* Add the unfinished jobs of jobs.json whose events the log does not have any more. The events of the others do not say
+ * whether they keep their ids. */
 static void unfinished_add(struct recover *r)
 {
 	struct json_object *list = js_get_array(r->file, "unfinished");
@@ -222,9 +223,11 @@ static void unfinished_add(struct recover *r)
 	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
 		struct json_object *o = json_object_array_get_idx(list, i);
 		const char *id = js_get_str(o, "id"), *type = job_type_known(js_get_str(o, "type"));
-		struct job *j;
+		struct job *j = id ? job_find(r->host, id) : NULL;
 
-		if (!id || !type || js_get(r->seen, id) || job_id_check(id, job_find(r->host, id) != NULL, NULL) < 0)
+		if (j && !js_get_bool(o, "auto-dismiss", true))
+			j->keeps_qmp_id = true;
+		if (!id || !type || js_get(r->seen, id) || job_id_check(id, j != NULL, NULL) < 0)
 			continue;
 		j = former_new(r->host, id, type, o);
 		if (j)

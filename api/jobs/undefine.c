@@ -122,7 +122,7 @@ static void plan_drop(struct undefine *u, const struct err *why)
 
 	u->why = *why;
 	if (u->removed)
-		err_set(&u->why, -EIO, why->cls, "%.400s; %u of the VM's images were removed, and the VM stays defined", why->msg, u->removed);
+		err_set(&u->why, -EIO, ERR_IO, "%.400s; %u of the VM's images were removed, and the VM stays defined", why->msg, u->removed);
 	u->work.loop = u->host->loop;
 	u->work.done = plan_dropped;
 	if (store_remove_file(u->host->store, u->vm->def->name, UNDEFINE_FILE, STORE_WITH_WORK, &u->work, &e) < 0) {

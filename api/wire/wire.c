@@ -3,6 +3,7 @@
 #include "base/err.h"
 #include "base/util.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -113,13 +114,14 @@ static const char *wrong_number(const char *text, const char *end, int *ret_len)
 			quote = *p == quote ? 0 : quote;
 		else if (*p == '"' || *p == '\'')
 			quote = *p;
-		else if (n && strcspn(p, ".eE") >= n) {
+		else if (n && strspn(p, "-+0123456789") == n) {
 			errno = 0;
 			(void)(*p == '-' ? (unsigned long long)strtoll(p, NULL, 10) : strtoull(p, NULL, 10));
 			*ret_len = (int)n;
 			if (errno == ERANGE)
 				return p;
 		} else if (!strncasecmp(p, "nan", 3) || !strncasecmp(p, "inf", 3)) {
+			p -= p[-1] == '-'; /* a brace or bracket is before it */
 			*ret_len = (int)strcspn(p, ",]} \t\r\n");
 			return p;
 		}
@@ -138,7 +140,7 @@ static int text_check(const struct wire *w, struct json_object *o, struct err *e
 
 	if (wrong)
 		return err_set(e, -ERANGE, ERR_GENERIC, "JSON parse error, the number %.*s%s is %s", MIN(len, NUMBER_SHOWN), wrong,
-			len > NUMBER_SHOWN ? "..." : "", strchr("nNiI", *wrong) ? "not finite" : "below -2^63 or above 2^64 - 1");
+			len > NUMBER_SHOWN ? "..." : "", isalpha((unsigned char)wrong[*wrong == '-']) ? "not finite" : "below -2^63 or above 2^64 - 1");
 	if (members_count(o) != w->members) {
 		r = js_keys_check(w->buf, w->len, "JSON parse error", e);
 		if (!r) /* the two are written differently, with escapes */

@@ -3,7 +3,7 @@
  *
  * A text begins at a brace or a bracket and ends when all of them are closed. Bytes between texts that are not white
  * space give one error and are skipped up to the next line, brace, bracket or 0xFF. A byte 0xFF resets the parser.
- * A text with a duplicate key, or with an integer below -2^63 or above 2^64 - 1, is refused.
+ * A text with a duplicate key, NaN, Infinity, or an integer below -2^63 or above 2^64 - 1 is refused.
  *
  * Threading: one thread at a time uses a struct wire. */
 #ifndef CAIRN_API_WIRE_WIRE_H

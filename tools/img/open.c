@@ -160,7 +160,8 @@ int img_fd_open(const char *path, int flags, mode_t mode)
 	return fd < 0 ? open(path, flags, mode) : dup(fd);
 }
 
-/* Give the file the extended attribute of the file `old`: an ACL, for example. Returns whether it has it now. */
+/* Give the file the extended attribute of the file `old`: an ACL, for example. Returns whether it has it now, and
+ * false if only the new file has one, such as the ACL that its folder gives. */
 static bool attribute_copy(int old, int fd, const char *name)
 {
 	char had[XATTR_SIZE_MAX], has[XATTR_SIZE_MAX];
@@ -169,10 +170,11 @@ static bool attribute_copy(int old, int fd, const char *name)
 	return n >= 0 && ((m == n && !memcmp(had, has, (size_t)n)) || !fsetxattr(fd, name, had, (size_t)n, 0));
 }
 
-static bool attributes_copy(int old, int fd)
+/* of: whose attributes are listed. */
+static bool attributes_copy(int old, int fd, int of)
 {
 	char names[XATTR_LIST_MAX];
-	ssize_t n = flistxattr(old, names, sizeof(names));
+	ssize_t n = flistxattr(of, names, sizeof(names));
 
 	if (n < 0)
 		return errno == ENOTSUP;
@@ -193,7 +195,7 @@ int img_replacement_open(const char *tmp, int old)
 	if (fd < 0)
 		return old >= 0 && errno == EACCES ? 0 : -errno;
 	if (old < 0 || (!fstat(fd, &st) && had.st_nlink == 1 && st.st_uid == had.st_uid && st.st_gid == had.st_gid &&
-		st.st_mode == had.st_mode && attributes_copy(old, fd)))
+		st.st_mode == had.st_mode && attributes_copy(old, fd, old) && attributes_copy(old, fd, fd)))
 		return fd;
 	close(fd);
 	unlink(tmp);

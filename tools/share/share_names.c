@@ -45,6 +45,11 @@ void share_entry_fill(struct share *s, int folder, const struct fuse_dirent *d, 
 		fd = openat(folder, name, O_PATH | O_NOFOLLOW | O_CLOEXEC);
 		if (fd >= 0 && node_add(&s->nodes, fd, &id, &st) < 0)
 			id = 0;
+		/* Lookups, which fail without a node, have half of the nodes for themselves. */
+		if (id && s->nodes.n > s->nodes.max / 2 && node_get(&s->nodes, id)->lookups == 1) {
+			node_forget(&s->nodes, id, 1);
+			id = 0;
+		}
 	}
 	entry_fill(ret, id, &st);
 }

@@ -125,7 +125,8 @@ static bool is_one_of(struct json_object *o, const char *words)
 	return words_have(words, '|', js_get_str_or(o, "state", ""));
 }
 
-/* Wait until the request has ended, or its asker has to act. Returns the exit code. */
+/* Wait until the request has ended, or its asker has to act. An approved request has a detail if its act was refused.
+ * Returns the exit code. */
 static int request_wait(struct cli *c, int64_t id, struct json_object **all)
 {
 	static const struct timespec pause = { .tv_nsec = WAIT_LOOK_NS };
@@ -140,7 +141,7 @@ static int request_wait(struct cli *c, int64_t id, struct json_object **all)
 			return cli_fail(&e, "Failed to wait for request %lld", (long long)id);
 		o = json_object_array_get_idx(*all, 0);
 	}
-	return o && is_one_of(o, "done|approved") ? CLI_OK : CLI_FAILURE;
+	return o && is_one_of(o, "done|approved") && !(is_one_of(o, "approved") && js_get(o, "detail")) ? CLI_OK : CLI_FAILURE;
 }
 
 int verb_requests(struct cli *c)

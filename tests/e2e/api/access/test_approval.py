@@ -95,6 +95,7 @@ def test_approval_is_used_up_only_by_an_act_that_begins(host):
     host.cairn("approve", str(n))
     until(lambda: request(host, n)["state"] == "approved")
     assert "shutoff" in request(host, n)["detail"] or "shut off" in request(host, n)["detail"]
+    assert host.cairn("requests", str(n), "--wait", ok=1)
     host.cairn("start", "mine")
     host.stop()
     host.start()

@@ -613,6 +613,30 @@ def test_id_of_a_concluded_block_job_is_free(fake):
     assert statuses(q, "s")[-1] == "concluded"
 
 
+def test_unfinished_block_job_keeps_its_id_over_a_restart(fake):
+    never = fake.tmp / "never"
+    disks = [{"path": f"{i}.img", "format": "qcow2", "backing": [{"path": f"base{i}.img", "format": "raw"}]} for i in range(2)]
+    for layer in [d for disk in disks for d in (disk, disk["backing"][0])]:
+        (fake.tmp / layer["path"]).write_bytes(bytes(1 << 20))
+    fake.define("vm1", boot={"kernel": "kernel", "cmdline": f"work-until={never}"}, disks=disks)
+    fake.cairn("start", "vm1")
+
+    def connected():
+        fake.clients.append(Qmp(fake.cairn("qmp-path", "vm1").stdout.rstrip("\n")))
+        return fake.clients[-1]
+
+    connected().run("block-stream", device="vda", job_id="s", **{"auto-dismiss": False})
+    fake.stop()
+    fake.start()
+    q = connected()
+    assert [(j["id"], j["status"]) for j in q.run("query-jobs")] == [("s", "running")]
+    never.touch()
+    assert statuses(q, "s")[-1] == "concluded"
+    with pytest.raises(QmpError, match="there is a job 's'; dismiss it"):
+        q.run("block-stream", device="vdb", job_id="s")
+    assert q.run("job-dismiss", id="s") == {}
+
+
 # ---- the human monitor ----
 
 def test_human_monitor_commands_work(vm):
