@@ -27,7 +27,6 @@
 #include <string.h>
 #include <unistd.h>
 
-
 /* ---- answering commands ---- */
 
 static void call_free(struct call *c)

@@ -73,6 +73,23 @@ struct vm_trend {
 	bool failed;		   /* the failure is in the log */
 };
 
+/* The store's thread has one read at a time, so that other users' changes, which it writes, wait for one at most. */
+struct trend_read {
+	struct store_work work;
+	struct trend_read *next;
+	struct vm *vm; /* while it waits; NULL: removed meanwhile */
+	struct vm_host *host;
+	char path[PATH_MAX];
+	uint32_t from, step_s;
+	size_t npoints;
+	struct trend_rows newest[TREND_RANGES]; /* not in the file yet */
+	struct trend_view view;
+	int r;
+	struct err e;
+	void (*done)(void *opaque, const struct trend_view *v, const struct err *e);
+	void *opaque;
+};
+
 /* ---- writing ---- */
 
 struct trend_write {
@@ -366,23 +383,6 @@ static void sample_all(void *opaque)
 }
 
 /* ---- a VM's life ---- */
-
-/* The store's thread has one read at a time, so that other users' changes, which it writes, wait for one at most. */
-struct trend_read {
-	struct store_work work;
-	struct trend_read *next;
-	struct vm *vm; /* while it waits; NULL: removed meanwhile */
-	struct vm_host *host;
-	char path[PATH_MAX];
-	uint32_t from, step_s;
-	size_t npoints;
-	struct trend_rows newest[TREND_RANGES]; /* not in the file yet */
-	struct trend_view view;
-	int r;
-	struct err e;
-	void (*done)(void *opaque, const struct trend_view *v, const struct err *e);
-	void *opaque;
-};
 
 static struct trends *trends_of(struct vm_host *host)
 {

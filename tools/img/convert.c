@@ -161,8 +161,8 @@ static int target_fits(const struct img_convert *v, struct err *e)
 		(unsigned long long)info.size_bytes, (unsigned long long)v->size_bytes);
 }
 
-/* Get the path of the target's data file. Returns ret; NULL: there is none, or the target cannot be opened, as a later
- * open reports. */
+/* Return the path of the target's data file, which ret may hold; NULL: there is none, or the target cannot be opened,
+ * as a later open reports. */
 static const char *target_data(const struct img_convert *v, char *ret, size_t cap)
 {
 	struct img_layer layers[BLOCK_LAYERS_MAX];
@@ -170,14 +170,14 @@ static const char *target_data(const struct img_convert *v, char *ret, size_t ca
 	struct err e;
 	unsigned n;
 
-	*ret = 0;
-	if (!v->existing && v->ic.qcow2.data_file)
-		img_path_beside(v->path, v->ic.qcow2.data_file, ret, cap);
-	o.no_backing = true;
-	o.writable = false;
 	if (v->existing && o.data_path)
 		return o.data_path;
-	if (v->existing && img_layers_open(&o, layers, &n, &e) >= 0) {
+	*ret = 0;
+	o.no_backing = true;
+	o.writable = false;
+	if (!v->existing && v->ic.qcow2.data_file) {
+		img_path_beside(v->path, v->ic.qcow2.data_file, ret, cap);
+	} else if (v->existing && img_layers_open(&o, layers, &n, &e) >= 0) {
 		if (*layers[0].header.data_file)
 			img_path_beside(v->path, layers[0].header.data_file, ret, cap);
 		img_layers_free(layers, n);

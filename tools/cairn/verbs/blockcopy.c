@@ -33,6 +33,13 @@ const char *pivot_format(const char *path)
 	return n > 6 && !strcmp(path + n - 6, ".qcow2") ? "qcow2" : "raw";
 }
 
+int pivot_check_format(const struct cli *c)
+{
+	const char *format = option_value(c, "dest-format");
+
+	return format && strcmp(format, "raw") && strcmp(format, "qcow2") ? cli_usage(c, "--dest-format must be raw or qcow2") : 0;
+}
+
 static int copy_parse(const struct cli *c, struct copy *x)
 {
 	x->dest = option_value(c, "dest") ?: c->npos > 2 ? c->pos[2] : NULL;
@@ -41,9 +48,7 @@ static int copy_parse(const struct cli *c, struct copy *x)
 	if (option_value(c, "dest") && c->npos > 2)
 		return cli_usage(c, "give the file of the copy once, as a word or with --dest");
 	x->format = option_value(c, "dest-format") ?: pivot_format(x->dest);
-	if (strcmp(x->format, "raw") && strcmp(x->format, "qcow2"))
-		return cli_usage(c, "--dest-format must be raw or qcow2");
-	return 0;
+	return pivot_check_format(c);
 }
 
 /* Leave the disk the backing files of its layer `path`, if it has that. */

@@ -137,17 +137,17 @@ static int abort_work(struct cli *c, const struct work *w, struct err *e)
 int verb_blockjob(struct cli *c)
 {
 	bool pivots = option_flag(c, "pivot"), aborts = option_flag(c, "abort");
-	const char *format = option_value(c, "dest-format");
 	struct work w = { 0 };
 	struct err e;
 	int r, code = CLI_OK;
 
 	if (pivots + aborts + option_flag(c, "info") > 1)
 		return cli_usage(c, "--pivot, --abort and --info exclude each other");
-	if (!pivots && (option_value(c, "dest") || format))
+	if (!pivots && (option_value(c, "dest") || option_value(c, "dest-format")))
 		return cli_usage(c, "--dest and --dest-format belong to --pivot");
-	if (format && strcmp(format, "raw") && strcmp(format, "qcow2"))
-		return cli_usage(c, "--dest-format must be raw or qcow2");
+	r = pivot_check_format(c);
+	if (r)
+		return r;
 	r = work_find(c, &w, &e);
 	if (!r && pivots)
 		r = pivot(c, &w, &e);

@@ -11,6 +11,8 @@ struct err;
 int pivot_to(struct cli *c, const char *path, const char *format, struct err *e);
 /* Return the format that the file's name stands for: static. */
 const char *pivot_format(const char *path);
+/* Check the option --dest-format. Returns 0 or the exit code. */
+int pivot_check_format(const struct cli *c);
 /* Keep the disk and cancel the copy. */
 int pivot_abort(struct cli *c, struct err *e);
 

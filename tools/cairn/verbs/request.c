@@ -141,7 +141,7 @@ static int request_wait(struct cli *c, int64_t id, struct json_object **all)
 			return cli_fail(&e, "Failed to wait for request %lld", (long long)id);
 		o = json_object_array_get_idx(*all, 0);
 	}
-	return o && is_one_of(o, "done|approved") && !(is_one_of(o, "approved") && js_get(o, "detail")) ? CLI_OK : CLI_FAILURE;
+	return o && (is_one_of(o, "done") || (is_one_of(o, "approved") && !js_get(o, "detail"))) ? CLI_OK : CLI_FAILURE;
 }
 
 int verb_requests(struct cli *c)
