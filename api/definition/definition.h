@@ -220,6 +220,8 @@ void definition_free(struct definition *d);
 /* For CLEANUP(). */
 void definition_free_p(struct definition **d);
 
+/* Return "raw" or "qcow2". */
+const char *definition_format_name(enum definition_format f);
 /* Return the name of an enum vm_watchdog_action: "reset", … */
 const char *definition_watchdog_action(unsigned action);
 

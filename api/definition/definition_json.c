@@ -13,7 +13,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-static const char *format_name(uint8_t f)
+const char *definition_format_name(enum definition_format f)
 {
 	return f == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw";
 }
@@ -29,7 +29,7 @@ static const char *action_name(uint8_t a)
 static void put_layer(struct json_object *o, const struct definition_layer *l)
 {
 	js_put_str(o, "path", l->path);
-	js_put_str(o, "format", format_name(l->format));
+	js_put_str(o, "format", definition_format_name(l->format));
 	js_put_str(o, "data_file", l->data_file);
 }
 

@@ -333,11 +333,6 @@ int archiver_start(struct loop *l, const char *program, const char *verb, struct
 	return 0;
 }
 
-const char *archiver_format(unsigned format)
-{
-	return format == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw";
-}
-
 struct json_object *archiver_layers(const struct definition_disk *d, const struct vm_disk *v, int first)
 {
 	struct json_object *layers = json_object_new_array();
@@ -346,7 +341,7 @@ struct json_object *archiver_layers(const struct definition_disk *d, const struc
 		struct json_object *y = json_object_new_object();
 
 		js_put_int(y, "fd", first + v->fd[k]);
-		js_put_str(y, "format", archiver_format(d->layers[k].format));
+		js_put_str(y, "format", definition_format_name(d->layers[k].format));
 		if (d->layers[k].data_file)
 			js_put_int(y, "data_fd", first + v->data_fd[k]);
 		json_object_array_add(layers, y);

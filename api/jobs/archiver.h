@@ -41,8 +41,6 @@ int archiver_start(struct loop *l, const char *program, const char *verb, struct
 /* Returns the layers of a disk for a spec; owned by the caller. first: number of the file in the process whose index in
  * the configuration is 0. */
 struct json_object *archiver_layers(const struct definition_disk *d, const struct vm_disk *v, int first);
-/* Returns "qcow2" or "raw" for a layer's DEFINITION_FORMAT_*. */
-const char *archiver_format(unsigned format);
 /* Tell an import, after ready() was called for it, to give its folder the final name. */
 void archiver_keep(struct archiver *a);
 /* Make the process stop and remove its files: send SIGTERM, and SIGKILL some seconds later. done() follows. */

@@ -111,11 +111,6 @@ static int path_given(const struct clone_opts *opts, unsigned nth, char ret[PATH
 	return 0;
 }
 
-static const char *format_name(uint8_t format)
-{
-	return format == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw";
-}
-
 /* Return the backing chain of a linked clone's disk. */
 static struct json_object *layers_to_json(const struct definition_disk *d)
 {
@@ -125,7 +120,7 @@ static struct json_object *layers_to_json(const struct definition_disk *d)
 		struct json_object *o = json_object_new_object();
 
 		js_put_str(o, "path", d->layers[k].path);
-		js_put_str(o, "format", format_name(d->layers[k].format));
+		js_put_str(o, "format", definition_format_name(d->layers[k].format));
 		js_put_str(o, "data_file", d->layers[k].data_file);
 		json_object_array_add(all, o);
 	}
@@ -135,7 +130,7 @@ static struct json_object *layers_to_json(const struct definition_disk *d)
 static int disk_change(const struct vm *source, const struct clone_opts *opts, const struct definition_disk *d,
 	unsigned nth, const char *name, struct json_object *o, struct err *e)
 {
-	const char *format = opts->linked ? "qcow2" : format_name(d->layers[0].format);
+	const char *format = opts->linked ? "qcow2" : definition_format_name(d->layers[0].format);
 	char path[PATH_MAX];
 	int r;
 

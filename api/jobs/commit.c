@@ -269,7 +269,7 @@ static void commit_done(void *opaque, int r, const struct vm_answer *a, const st
 		commit_fail(x, e);
 	} else if (x->live && !x->top) { /* both images get each change */
 		const struct definition_layer *base = &x->only->disks[0].layers[0];
-		const char *format = archiver_format(base->format);
+		const char *format = definition_format_name(base->format);
 
 		mirrors_add(x->vm, x->id, x->job->type, base->path, format, 0);
 		vm_save(x->vm);

@@ -83,7 +83,7 @@ int disk_copy(struct vm *vm, const struct disk_copy_opts *o, struct client_file 
 	if (r < 0)
 		return r;
 	x = must_alloc(calloc(1, sizeof(*x)));
-	x->format = archiver_format(body.format);
+	x->format = definition_format_name(body.format);
 	x->path = o->path ? must_alloc(strdup(o->path)) : NULL;
 	memcpy((*ret_j)->disk, body.disk, sizeof((*ret_j)->disk));
 	(*ret_j)->speed = o->rate;

@@ -98,7 +98,7 @@ static const char *layer_add(struct export *x, const struct definition_disk *d, 
 
 	if (f)
 		return js_get_str(f, "name");
-	name_make(d->id, k, archiver_format(y->format), name);
+	name_make(d->id, k, definition_format_name(y->format), name);
 	f = file_add(x, name, y->path, v->fd[k]);
 	if (y->format == DEFINITION_FORMAT_QCOW2)
 		js_put_str(f, "format", "qcow2");
@@ -109,7 +109,7 @@ static const char *layer_add(struct export *x, const struct definition_disk *d, 
 	}
 	if (k + 1u < d->nlayers) {
 		js_put_str(f, "backing", layer_add(x, d, v, k + 1));
-		js_put_str(f, "backing_format", archiver_format(d->layers[k + 1].format));
+		js_put_str(f, "backing_format", definition_format_name(d->layers[k + 1].format));
 	}
 	return js_get_str(f, "name");
 }

@@ -34,7 +34,7 @@ static int copy_path(const struct definition_disk *d, const char *name, char pat
 {
 	const char *image = d->layers[0].path, *slash = strrchr(image, '/');
 	int n = snprintf(path, PATH_MAX, "%.*s/%s-%s.%s", (int)(slash - image), image, name, d->id,
-		d->layers[0].format == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw");
+		definition_format_name(d->layers[0].format));
 
 	if (n >= PATH_MAX)
 		return err_set_errno(e, -ENAMETOOLONG, "%s", image);

@@ -354,7 +354,7 @@ static int paths_check(const struct definition *d, struct json_object *files, co
 		for (unsigned k = 0; k < d->disks[i].nlayers; k++) {
 			const struct definition_layer *y = &d->disks[i].layers[k];
 
-			ok = ok && file_is_there(files, folder, y->path, y->format == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw") &&
+			ok = ok && file_is_there(files, folder, y->path, definition_format_name(y->format)) &&
 				(!y->data_file || file_is_there(files, folder, y->data_file, "raw"));
 		}
 	return ok ? 0 : err_set(e, -EINVAL, ERR_CORRUPT,

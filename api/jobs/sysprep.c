@@ -83,7 +83,7 @@ static void args_make(const struct sysprep *s, const char **args)
 			continue;
 		/* Never let virt-sysprep probe the format: a raw disk's content could look like any format. */
 		args[n++] = "--format";
-		args[n++] = d->layers[0].format == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw";
+		args[n++] = definition_format_name(d->layers[0].format);
 		args[n++] = "-a";
 		args[n++] = d->layers[0].path;
 	}

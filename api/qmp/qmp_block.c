@@ -30,17 +30,12 @@ static struct report report_find(const struct vm_info *info, const char *id)
 	return (struct report){ 0 };
 }
 
-static const char *format_name(const struct definition_layer *l)
-{
-	return l->format == DEFINITION_FORMAT_QCOW2 ? "qcow2" : "raw";
-}
-
 static struct json_object *image_to_json(const struct definition_disk *disk, const struct vm_disk_info *i)
 {
 	struct json_object *o = json_object_new_object();
 
 	js_put_str(o, "filename", disk->layers[0].path);
-	js_put_str(o, "format", format_name(&disk->layers[0]));
+	js_put_str(o, "format", definition_format_name(disk->layers[0].format));
 	js_put_uint(o, "virtual-size", i ? i->size_bytes : 0);
 	return o;
 }
@@ -71,7 +66,7 @@ static struct json_object *node_to_json(const struct definition_disk *disk, cons
 	struct json_object *o = json_object_new_object(), *cache = json_object_new_object();
 
 	js_put_str(o, "node-name", r->node);
-	js_put_str(o, "drv", format_name(&disk->layers[0]));
+	js_put_str(o, "drv", definition_format_name(disk->layers[0].format));
 	js_put_str(o, "file", disk->layers[0].path);
 	js_put_bool(o, "ro", disk->read_only);
 	if (disk->nlayers > 1)
