@@ -77,6 +77,7 @@ struct define {
 	struct json_object *owners; /* owned; definer and authors of the VM that is redefined, or of the new one */
 	bool redefines;
 	bool created, outdates;
+	bool waited; /* for the running definition to be stored */
 	struct pin_scan *scan; /* finished when define_go() runs; NULL: none was begun */
 	void (*done)(void *opaque, int r, const struct vm_defined *what, const struct err *e);
 	void *opaque;
@@ -318,14 +319,16 @@ static int define_store(struct define *w, struct err *e)
 }
 
 /* Store the definition that the VM runs with before its file gets the next start's. Returns false: work->done() is
- * called again when that is stored. */
+ * called again when that is stored. Each redefinition of a running VM waits for that, so that none overtakes another
+ * one, whose was_check() would then miss it. */
 static bool live_is_stored(struct define *w)
 {
 	struct vm *vm = vm_find(w->host, w->def->name);
 
-	if (!vm || !vm->proc || vm->live)
+	if (!vm || !vm->proc || (w->waited && vm->live))
 		return true;
 	vm_live_keep(vm);
+	w->waited = vm->live;
 	if (vm->live)
 		vm_save_first(vm, &w->work);
 	return !vm->live;

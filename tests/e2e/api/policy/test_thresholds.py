@@ -183,7 +183,7 @@ def test_thresholds_outlive_the_daemon_and_are_not_raised_twice(daemon, guest):
 
 
 @pytest.mark.parametrize("args, sentence", [
-    (["cpu", "--above", "120"], "120 is more than 100 %"),
+    (["cpu", "--above", "120"], "no figure is above 100 %; give less than 100, not 120"),
     (["cpu", "--above", "50", "--below", "60"], "below: must not be more than"),
     (["latency", "--above", "20"], "give a time such as 500us, 20ms or 1s"),
     (["cpu", "--above", "90", "--for", "8d"], "--for must be a time"),
