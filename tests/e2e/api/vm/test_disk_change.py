@@ -1,6 +1,7 @@
 """A disk is attached, detached or gets another medium, and the answer of the VM's process, the connection to it, or the
 daemon gets lost: the definition that the VM runs with is what its process has."""
 
+import concurrent.futures
 import json
 import os
 import shutil
@@ -106,17 +107,23 @@ def content(d):
 
 def test_medium_is_the_old_one_if_the_daemon_ended_before_it_sent_the_new_one(daemon, kvm, tmp_path):
     d = Drive(daemon, tmp_path)
-    d.change(d.cd)
+    pid, state = daemon.info("vm1")["pid"], daemon.state / "vms/vm1/state.json"
+    os.kill(pid, signal.SIGSTOP)
+    with concurrent.futures.ThreadPoolExecutor() as pool:
+        changed = pool.submit(d.change, d.cd)
+        until(lambda: '"disk_change"' in state.read_text())
+        stored = state.read_text()
+        os.kill(pid, signal.SIGCONT)
+        changed.result()
+    assert json.loads(stored)["disk_change"]["id"] == "sdb" and "disk_change" not in json.loads(state.read_text())
     daemon.stop(signal.SIGKILL)
     daemon.start()
     until(lambda: "cpu-time" in daemon.info("vm1"))
     assert d.source() == d.cd and content(d) == "cd"
-    stored = (daemon.state / "vms/vm1/state.json").read_text()
-    assert json.loads(stored)["disk_change"]["id"] == "sdb"
     d.change(d.ab)
     daemon.stop(signal.SIGKILL)
     # This is what a daemon has stored when it is about to send the medium.
-    (daemon.state / "vms/vm1/state.json").write_text(stored)
+    state.write_text(stored)
     daemon.start()
     until(lambda: d.source() == d.ab)
     assert content(d) == "ab"

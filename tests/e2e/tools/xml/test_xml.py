@@ -598,10 +598,10 @@ def test_corpus_starts(kvm, daemon):
         assert xml.startswith("<domain type='kvm'>\n") and xml.endswith("</domain>\n\n")
         if "<interface type='bridge'>" in xml or "<interface type='network'>" in xml:
             xml = unplug(daemon, name)
-        if "<model fallback='forbid'>" in xml:
-            d = json.loads(daemon.cairn("dumpjson", name).stdout)
+        d = json.loads(daemon.cairn("dumpjson", name).stdout)
+        if d["cpu"] != "host":
             r = daemon.cairn("start", name, ok=None)
-            if r.returncode:  # few hosts have the model of the corpus
+            if r.returncode:  # few hosts have the processors of the corpus
                 assert re.search(f'the processor "{re.escape(d["cpu"])}" has features that this host lacks: |does not '
                                  f'virtualise CPUID, .* and not "{re.escape(d["cpu"])}"', r.stderr), r.stderr
             else:
@@ -902,6 +902,9 @@ def test_bad_input_changes_nothing(fake):
 def test_validate_and_run_accept_xml(kvm, tmp_path):
     """Neither verb needs a daemon."""
     file, _ = place(tmp_path, CORPUS[0], guestlib.bare("first_byte"))
+    text = open(file).read()
+    with open(file, "w") as f:  # some hosts cannot hide features
+        f.write(re.sub("<feature policy=.*/>", "", text))
     cairn = os.path.join(BUILD, "cairn")
     r = subprocess.run([cairn, "validate", file], capture_output=True, text=True)
     assert r.returncode == 0 and r.stdout == f"{file} validates\n"
