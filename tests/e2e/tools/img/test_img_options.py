@@ -102,7 +102,11 @@ def test_encrypted_file_is_no_raw_disk(box):  # noqa: F811
 
 def test_command_that_is_named_for_an_encrypted_file_converts_it(box):  # noqa: F811
     (box.path / "SECRET").write_text("x")
-    box.qemu("create", "-q", "-f", "luks", "--object", "secret,id=s,file=SECRET", "-o", "key-secret=s,iter-time=10", "OLD", "1M")
+    options = "key-secret=s,iter-time=10"
+    r = box.qemu("create", "-q", "-f", "luks", "--object", "secret,id=s,file=SECRET", "-o", options, "OLD", "1M", status=None)
+    if "accurate CPU usage" in r.stderr:
+        pytest.skip("qemu-img cannot measure how fast this host computes keys")
+    assert r.returncode == 0, r.stderr
     command = box.fails("info", "OLD").split("`")[1].split()
     assert command[0] == "qemu-img"
     box.qemu(*command[1:])
