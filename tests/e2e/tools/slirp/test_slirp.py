@@ -729,7 +729,7 @@ def test_frames_for_stopped_guest_are_bounded():
     with datagrams() as s, datagrams() as client, Guest(("udp", s, "-", 53)) as g:
         client.sendto(bytes(4), s.getsockname())
         g.wait(lambda p: p.protocol == UDP)
-        for i in range(1, 4000):
+        for i in range(1, 4001):
             client.sendto(struct.pack("!I", i) + bytes(1000), s.getsockname())
             if i % 50 == 0:
                 until(lambda: not waiting(s))
