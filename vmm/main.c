@@ -352,8 +352,10 @@ int main(int argc, char **argv)
 	if (!strcmp(argv[1], "--channel"))
 		p.notify_fd = notify_open();
 	r = process_enter(&p, &failure);
-	if (p.options.spare && (fd = process_spare(&p, r, fd, &e)) < 0)
+	if (p.options.spare && (fd = process_spare(&p, r, fd, &e)) < 0) {
+		loop_free(p.loop);
 		return fd == -EPIPE ? 0 : VM_EXIT_HOST;
+	}
 	if (process_receive(&p, argv[1], fd, &e) < 0) {
 		fprintf(stderr, "cairn-vm: %s\n", e.msg);
 		loop_free(p.loop);
