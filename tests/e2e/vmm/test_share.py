@@ -143,7 +143,7 @@ def check_confined(pid, uid):
     assert status["Uid"].split() == [str(uid)] * 4 and int(status["CapPrm"], 16) == int(status["CapEff"], 16) == 0
     if not guestlib.SANITIZED:
         assert status["Seccomp"] == "2" and status["NoNewPrivs"] == "1"
-    assert os.stat(f"/proc/{pid}/maps").st_uid == 0  # not dumpable
+        assert os.stat(f"/proc/{pid}/maps").st_uid == 0  # not dumpable
 
 
 def test_process_is_confined_and_ends_with_the_vm(daemon, kvm, guest, folders):

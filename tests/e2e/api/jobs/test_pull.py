@@ -106,7 +106,9 @@ def test_disk_is_neither_attached_nor_detached_meanwhile(vm):
     for command in (attach, ["detach-disk", "vm1", "vdb", "--live"]):
         assert "a blockpull of this VM is under way; try again after it" in vm.cairn(*command, ok=False).stderr
     assert "vm1" in vm.cairn("domstats", "vm1").stdout
-    vm.qmp().run("job-cancel", id=id)
+    q = vm.qmp()
+    q.run("job-cancel", id=id)
+    until(lambda: q.run("query-jobs", id=id)[0]["status"] == "concluded")
 
 
 def test_qmp_streams_a_disk(vm):
