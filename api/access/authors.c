@@ -196,6 +196,11 @@ bool authors_are_daemon(const struct definition *d)
 	return !d->rights && !d->nauthors;
 }
 
+bool authors_are_user(const struct definition *d, uid_t uid)
+{
+	return d->rights && d->rights->uid == uid && !d->nauthors;
+}
+
 int authors_of_disks(const struct definition *d, const struct rights **ret, struct err *e)
 {
 	const struct definition_disk *first = NULL;

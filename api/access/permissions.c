@@ -63,10 +63,18 @@ enum role permissions_role(const struct permissions *p, const struct peer *who, 
 	for (size_t i = 0; i < p->n; i++) {
 		const struct permission *e = &p->list[i];
 
-		if (e->role > role && (!e->vm || is_for(e, uuid)) && permission_is_about(e, who))
+		if (!e->creates && e->role > role && (!e->vm || is_for(e, uuid)) && permission_is_about(e, who))
 			role = e->role;
 	}
 	return role;
+}
+
+bool permissions_creates(const struct permissions *p, const struct peer *who)
+{
+	for (size_t i = 0; i < p->n; i++)
+		if (p->list[i].role == ROLE_CREATOR && permission_is_about(&p->list[i], who))
+			return true;
+	return false;
 }
 
 size_t permissions_ids(const struct permissions *p, const uint8_t uuid[16], enum role role, bool groups, uint32_t *ids)
@@ -147,10 +155,18 @@ static int permission_add(struct permissions *p, const struct permission *e, con
 	return 0;
 }
 
-static struct permission *entry_find(const struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm)
+static struct permission *entry_find(const struct permissions *p, bool is_group, uid_t id, bool creates, const struct permission_vm *vm)
 {
 	for (size_t i = 0; i < p->n; i++)
-		if (p->list[i].is_group == is_group && p->list[i].id == id && is_entry_of(&p->list[i], vm))
+		if (p->list[i].is_group == is_group && p->list[i].id == id && p->list[i].creates == creates && is_entry_of(&p->list[i], vm))
+			return &p->list[i];
+	return NULL;
+}
+
+static struct permission *entry_of_serial(const struct permissions *p, uint64_t serial)
+{
+	for (size_t i = 0; i < p->n; i++)
+		if (p->list[i].serial == serial)
 			return &p->list[i];
 	return NULL;
 }
@@ -160,7 +176,7 @@ static bool sees_too(const struct permissions *p, const struct permission *who, 
 	for (size_t i = 0; i < p->n; i++) {
 		const struct permission *e = &p->list[i];
 
-		if (e->is_group == who->is_group && e->id == who->id && e->role && (!e->vm || is_for(e, uuid)))
+		if (e->is_group == who->is_group && e->id == who->id && e->role >= ROLE_VIEWER && (!e->vm || is_for(e, uuid)))
 			return true;
 	}
 	return false;
@@ -176,7 +192,8 @@ bool permissions_seen_together(const struct permissions *p, const uint8_t a[16],
 
 int permissions_set(struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role role)
 {
-	struct permission *e = entry_find(p, is_group, id, vm);
+	bool creates = role == ROLE_CREATOR;
+	struct permission *e = entry_find(p, is_group, id, creates, vm);
 
 	if (e && role == ROLE_NONE)
 		remove_at(p, (size_t)(e - p->list));
@@ -185,17 +202,35 @@ int permissions_set(struct permissions *p, bool is_group, uid_t id, const struct
 	if (e)
 		return 0;
 	return role == ROLE_NONE ? -ENOENT :
-		permission_add(p, &(struct permission){ .is_group = is_group, .id = id, .role = role, .promised = role }, vm);
+		permission_add(p, &(struct permission){ .is_group = is_group, .id = id, .creates = creates, .role = role, .promised = role }, vm);
+}
+
+bool permissions_has(const struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role role)
+{
+	const struct permission *e = entry_find(p, is_group, id, role == ROLE_CREATOR, vm);
+
+	return e && e->role == role;
+}
+
+int permissions_remove_creator(struct permissions *p, bool is_group, uid_t id)
+{
+	struct permission *e = entry_find(p, is_group, id, true, NULL);
+
+	if (!e)
+		return -ENOENT;
+	remove_at(p, (size_t)(e - p->list));
+	return 0;
 }
 
 int permissions_promise(struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role role,
 	const struct permission_origin *from, uint64_t *ret_serial)
 {
-	struct permission *e = entry_find(p, is_group, id, vm);
+	bool creates = role == ROLE_CREATOR;
+	struct permission *e = entry_find(p, is_group, id, creates, vm);
 	int r = 0;
 
 	if (!e)
-		r = permission_add(p, &(struct permission){ .is_group = is_group, .id = id }, vm);
+		r = permission_add(p, &(struct permission){ .is_group = is_group, .id = id, .creates = creates }, vm);
 	if (r < 0)
 		return r;
 	e = e ? e : &p->list[p->n - 1];
@@ -210,11 +245,9 @@ int permissions_promise(struct permissions *p, bool is_group, uid_t id, const st
 
 void permissions_promise_end(struct permissions *p, uint64_t serial, enum role role, bool stored)
 {
-	struct permission *e = p->list;
+	struct permission *e = entry_of_serial(p, serial);
 
-	while (e < p->list + p->n && e->serial != serial)
-		e++;
-	if (e == p->list + p->n || !e->promises)
+	if (!e || !e->promises)
 		return;
 	e->promises--;
 	/* Another client may have lowered the role meanwhile. */
@@ -228,6 +261,61 @@ void permissions_promise_end(struct permissions *p, uint64_t serial, enum role r
 		e->promised_origin = e->origin;
 	if (!e->promises && e->role == ROLE_NONE)
 		remove_at(p, (size_t)(e - p->list));
+}
+
+/* Whether the user is a creator who got the entry for a VM of the user's own. */
+static bool is_created(const struct permission *e)
+{
+	return e->vm && !e->is_group && e->promised_origin.by == e->id;
+}
+
+/* Check the limits of the entries that creators get. Returns 0; -EDQUOT; -ENOSPC. */
+static int created_check(const struct permissions *p, uid_t uid)
+{
+	size_t all = 0, own = 0;
+
+	for (size_t i = 0; i < p->n; i++) {
+		all += is_created(&p->list[i]);
+		own += is_created(&p->list[i]) && p->list[i].id == uid;
+	}
+	return own >= PERMISSIONS_CREATOR_MAX ? -EDQUOT : all >= PERMISSIONS_CREATED_MAX ? -ENOSPC : 0;
+}
+
+int permissions_reserve(struct permissions *p, uid_t uid, const struct permission_vm *vm, uint64_t *ret_serial)
+{
+	int r = created_check(p, uid);
+
+	for (size_t i = 0; i < p->n; i++)
+		if (p->list[i].vm && is_for(&p->list[i], vm->uuid))
+			return -EEXIST;
+	if (!r)
+		r = permission_add(p, &(struct permission){ .id = uid, .promises = 1 }, vm);
+	if (r < 0)
+		return r;
+	p->list[p->n - 1].promised_origin.by = uid;
+	*ret_serial = p->serial;
+	return 0;
+}
+
+void permissions_promise_reserved(struct permissions *p, uint64_t serial, const struct permission_origin *from)
+{
+	struct permission *e = entry_of_serial(p, serial);
+
+	if (!e)
+		return;
+	e->promised = ROLE_ADMIN;
+	e->promised_origin = *from;
+}
+
+bool permissions_is_reserved(const struct permissions *p, const uint8_t uuid[16], uint64_t but)
+{
+	for (size_t i = 0; i < p->n; i++) {
+		const struct permission *e = &p->list[i];
+
+		if (e->vm && e->promises && e->role == ROLE_NONE && e->serial != but && is_for(e, uuid))
+			return true;
+	}
+	return false;
 }
 
 bool permissions_remove_vm(struct permissions *p, const uint8_t uuid[16])
@@ -310,7 +398,7 @@ void permissions_rename_vm(struct permissions *p, const char *old, const char *n
 
 enum role permissions_role_from_word(const char *word, bool of_vm)
 {
-	for (unsigned r = ROLE_VIEWER; word && r <= ROLE_ADMIN; r++)
+	for (unsigned r = of_vm ? ROLE_VIEWER : ROLE_CREATOR; word && r <= ROLE_ADMIN; r++)
 		if (!strcmp(of_vm ? role_name_of_vm(r) : role_name(r), word))
 			return r;
 	return ROLE_NONE;
@@ -451,7 +539,7 @@ static int entry_load(struct permissions *p, struct json_object *o, struct err *
 		abort(); /* otherwise the next change would remove the entry */
 	if (r < 0)
 		return err_set(e, -EINVAL, ERR_CORRUPT, "there are more than %u entries", PERMISSIONS_MAX);
-	history_load(entry_find(p, group >= 0, (uid_t)id, vm ? &of : NULL), o);
+	history_load(entry_find(p, group >= 0, (uid_t)id, role == ROLE_CREATOR, vm ? &of : NULL), o);
 	return 0;
 }
 
@@ -582,7 +670,8 @@ void permissions_note_use(struct permissions *p, struct loop *l, struct store *s
 	for (size_t i = 0; i < p->n; i++) {
 		struct permission *e = &p->list[i];
 
-		if (!((!e->vm || is_for(e, uuid)) ? e->role >= role : lists && e->role == ROLE_VIEWER) || !permission_is_about(e, who))
+		if (e->creates != (role == ROLE_CREATOR) || !permission_is_about(e, who) ||
+			!((!e->vm || is_for(e, uuid)) ? e->role >= role : lists && e->role == ROLE_VIEWER))
 			continue;
 		e->used_ns = now;
 		any = true;

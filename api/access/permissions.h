@@ -1,6 +1,10 @@
 /* permissions: a table that gives users and groups (by number) a role, for all VMs or for one. Without an entry, root
  * and the daemon's own user may do everything, members of the socket's group (api/wire/listen.h) are operators, and all
  * others have no role (api/wire/conn.c). Stored in permissions.json.
+ *
+ * The role creator has an entry of its own, beside that of another role for all VMs. A creator gets an entry as owner for
+ * each VM that the creator makes (api/vm/owner_claim.h): it is reserved before the VM's definition is checked, and stored
+ * before the definition.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_ACCESS_PERMISSIONS_H
 #define CAIRN_API_ACCESS_PERMISSIONS_H
@@ -19,6 +23,9 @@ struct store;
 struct store_work;
 
 #define PERMISSIONS_MAX 4096
+/* Entries that a creator got for VMs, and those of all creators: the rest is for entries that admins give. */
+#define PERMISSIONS_CREATOR_MAX 256
+#define PERMISSIONS_CREATED_MAX 2048
 #define PERMISSIONS_FILE "permissions.json"
 
 /* The giver of a role, and the time. */
@@ -30,6 +37,7 @@ struct permission_origin {
 struct permission {
 	bool is_group;
 	uid_t id;
+	bool creates;	/* the entry of the role creator */
 	enum role role; /* in effect */
 	enum role promised; /* in effect once the table is stored; equal to role while promises is 0 */
 	unsigned promises; /* roles that are being stored */
@@ -64,6 +72,8 @@ struct permissions {
 void permissions_done(struct permissions *p);
 /* Return the highest role that the entries give to `who`. uuid: for this VM; NULL: for all VMs. */
 enum role permissions_role(const struct permissions *p, const struct peer *who, const uint8_t *uuid);
+/* Return whether an entry gives `who` the role creator. */
+bool permissions_creates(const struct permissions *p, const struct peer *who);
 /* List the users (or the groups) to whom the entries give at least this role for a VM; an id may come twice.
  * ids: PERMISSIONS_MAX. Returns their number. */
 size_t permissions_ids(const struct permissions *p, const uint8_t uuid[16], enum role role, bool groups, uint32_t *ids);
@@ -75,9 +85,13 @@ uint64_t permissions_mark(const struct permissions *p, const struct peer *who);
  * name b. */
 bool permissions_seen_together(const struct permissions *p, const uint8_t a[16], const uint8_t b[16]);
 /* Set the role of a user or group for a VM, or for all (vm is NULL), replacing the old one. ROLE_NONE removes the
- * entry.
+ * entry. ROLE_CREATOR (vm is NULL) leaves another role for all VMs as it is.
  * Returns 0; -ENOENT: no entry to remove; -ENOSPC: the table is full; -ENOMEM. */
 int permissions_set(struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role role);
+/* Return whether there is an entry that gives exactly this role. */
+bool permissions_has(const struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role role);
+/* Remove the role creator. Returns 0; -ENOENT. */
+int permissions_remove_creator(struct permissions *p, bool is_group, uid_t id);
 /* As permissions_set() for a role that is not ROLE_NONE, but the additional rights of the new role take effect only
  * after permissions_promise_end(). Until then, the entry is stored with the new role.
  * from: a role that the entry has already keeps its origin.
@@ -87,6 +101,17 @@ int permissions_promise(struct permissions *p, bool is_group, uid_t id, const st
 /* End a promise. stored: the table is on stable storage; false: the old role stays, and the table has to be stored
  * again. Does nothing if the entry was removed meanwhile. */
 void permissions_promise_end(struct permissions *p, uint64_t serial, enum role role, bool stored);
+
+/* Reserve the entry of the owner of a VM that a creator is going to make. It gives no role and is not stored yet.
+ * permissions_promise_end() with ROLE_ADMIN ends the reservation.
+ * Returns 0; -EEXIST: there are entries for this uuid; -EDQUOT: the user has PERMISSIONS_CREATOR_MAX of them; -ENOSPC: the
+ * table is full, or creators have PERMISSIONS_CREATED_MAX of them; -ENOMEM. */
+int permissions_reserve(struct permissions *p, uid_t uid, const struct permission_vm *vm, uint64_t *ret_serial);
+/* Let a reserved entry be stored with the role owner, which takes effect with permissions_promise_end(). */
+void permissions_promise_reserved(struct permissions *p, uint64_t serial, const struct permission_origin *from);
+/* Return whether somebody has reserved an entry for the VM. but: except this entry's serial; 0: none. */
+bool permissions_is_reserved(const struct permissions *p, const uint8_t uuid[16], uint64_t but);
+
 /* Remove all entries for a VM that was undefined. Returns whether there were any. */
 bool permissions_remove_vm(struct permissions *p, const uint8_t uuid[16]);
 /* Remove the entries of all VMs for which there() is false. Returns whether there were any. */
@@ -103,6 +128,7 @@ void permissions_promote(struct permissions *p, const uint8_t uuid[16], const ch
 void permissions_rename_vm(struct permissions *p, const char *old, const char *name);
 
 /* Note that a command was allowed: the entries for the user that give at least this role for the VM are in use.
+ * role: ROLE_CREATOR: only the entries that give this role.
  * uuid: NULL: the command needs the role for all VMs. lists: the command lists what the user may see; this also uses
  * the user's entries with the role viewer for one VM.
  * Stores the table at most once an hour; permissions_finish() stores the rest. */

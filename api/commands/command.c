@@ -10,6 +10,7 @@
 #include "api/store/store.h"
 #include "api/vm/observer.h"
 #include "api/vm/offline_process.h"
+#include "api/vm/owner_claim.h"
 #include "api/vm/vm.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
@@ -409,12 +410,19 @@ static int check_role(struct call *c, struct err *e)
 	const struct vm *vm = vm_concerned(c);
 	const uint8_t *uuid = vm ? vm->def->uuid : job_concerned(c);
 	enum role role = call_role_for(c, uuid), needed = role_needed(c);
-	bool of_vm = vm_of_socket(c) || (c->command->flags & COMMAND_CONCERNS_VM && js_get_str(c->args, "vm"));
+	bool seen = vm && role >= ROLE_VIEWER && c->command->flags & COMMAND_DEFINES;
+	bool of_vm = seen || vm_of_socket(c) || (c->command->flags & COMMAND_CONCERNS_VM && js_get_str(c->args, "vm"));
 	bool for_all = !vm_of_socket(c) && !(c->command->flags & (COMMAND_CONCERNS_VM | COMMAND_CONCERNS_JOB | COMMAND_DEFINES | COMMAND_RESTORES));
 
 	if (vm) {
 		c->concerns = true;
 		memcpy(c->uuid, vm->def->uuid, sizeof(c->uuid));
+	}
+	if (c->command->flags & COMMAND_CREATES && role < needed && !vm_of_socket(c) && creator_is(c)) {
+		if (!vm)
+			return creator_check(c, e);
+		if (c->command->flags & COMMAND_DEFINES && role < ROLE_VIEWER)
+			return err_set(e, -EEXIST, ERR_EXISTS, "name: '%s' is taken; choose another name", vm->def->name);
 	}
 	if (role >= needed ||
 		((c->command->flags & COMMAND_FILTERS) && c->conn && conn_known(c->conn))) {
@@ -424,6 +432,10 @@ static int check_role(struct call *c, struct err *e)
 		return 0;
 	}
 	denial_emit(c);
+	if (c->command->flags & COMMAND_CREATES && needed == ROLE_ADMIN && !of_vm)
+		return err_set(e, -EPERM, ERR_PERMISSION, "%s requires the role admin for all VMs, or creator for VMs of your own, and you have "
+			"%s%s; an admin can change your role with cairn grant", c->command->name, role ? "the role " : "no role",
+			role ? role_name(role) : "");
 	return err_set(e, -EPERM, ERR_PERMISSION,
 		"%s requires the role %s, and you have %s%s%s; an admin can change your role with cairn grant",
 		c->command->name, of_vm ? role_name_of_vm(needed) : role_name(needed), role ? "the role " : "no role", role ? role_name(role) : "",

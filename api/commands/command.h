@@ -158,6 +158,8 @@ void command_vm_export(struct call *c);
 void command_vm_import(struct call *c);
 void command_vm_clone(struct call *c);
 void command_vm_template(struct call *c);
+/* Read the argument `role`. Returns 0; -EINVAL. */
+int command_arg_role(const struct call *c, bool of_vm, enum role *ret, struct err *e);
 void command_snapshot_create(struct call *c);
 void command_group_snapshot(struct call *c);
 /* Find the VMs that the argument vms names: different ones, for each of which the client has the command's role.

@@ -154,16 +154,23 @@ void command_request_deny(struct call *c)
 	approver_answer(c, js_get_int(c->args, "id", 0), false, js_get_str(c->args, "reason"));
 }
 
+/* vm: NULL: for all VMs. */
+static bool has_role(const struct call *c, enum role wanted, const struct vm *vm)
+{
+	enum role role = server_role(c->host->server, &c->who, vm ? vm->def->uuid : NULL);
+
+	return wanted == ROLE_CREATOR ? role >= ROLE_ADMIN || permissions_creates(&c->host->permissions, &c->who) : role >= wanted;
+}
+
 static int check_role_asked(const struct call *c, const char *role, const char *name, const char *note, struct err *e)
 {
-	enum role wanted = permissions_role_from_word(role, name != NULL);
 	const struct vm *vm = name ? vm_find_name(c->host, name) : NULL;
+	enum role wanted;
 
 	if (uid_is_root_or_own(c->uid))
 		return err_set(e, -EEXIST, ERR_EXISTS, "you have all rights, and need no role");
-	if (wanted == ROLE_NONE)
-		return err_set(e, -EINVAL, ERR_INVALID, name ? "role: \"%.40s\" is not a role for one VM; use viewer, guest, operator or owner" :
-			"role: \"%.40s\" is not a role for all VMs; use viewer, guest, operator or admin; owner is for one VM", role);
+	if (command_arg_role(c, name, &wanted, e) < 0)
+		return -EINVAL;
 	if (name && definition_check_name(name, e) < 0) {
 		err_prefix(e, "vm");
 		return -EINVAL;
@@ -171,7 +178,7 @@ static int check_role_asked(const struct call *c, const char *role, const char *
 	if (note && strlen(note) > APPROVAL_TEXT_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "note: has more than %d bytes", APPROVAL_TEXT_MAX);
 	/* The user knows the own role, so this tells nothing about the VM. */
-	if ((!name || vm) && server_role(c->host->server, &c->who, vm ? vm->def->uuid : NULL) >= wanted)
+	if ((!name || vm) && has_role(c, wanted, vm))
 		return err_set(e, -EEXIST, ERR_EXISTS, "you have the role %.40s or a higher one already", role);
 	return 0;
 }

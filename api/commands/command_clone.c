@@ -8,6 +8,7 @@
 #include "api/store/store.h"
 #include "api/vm/image_users.h"
 #include "api/vm/offline_process.h"
+#include "api/vm/owner_claim.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -26,9 +27,8 @@ static int source_check(struct call *c, struct err *e)
 {
 	const struct vm *vm = c->vm;
 
-	/* A user whose role is limited to this VM may not create others. */
-	if (call_role_for(c, NULL) < ROLE_ADMIN)
-		return err_set(e, -EPERM, ERR_PERMISSION, "creating VMs requires the role admin for all VMs; an admin can change your role with cairn grant");
+	if (creator_check_copy(c, vm, e) < 0)
+		return -EPERM;
 	if (vm_state_refuse_kept(vm->def->name, vm->state, "clone it", e) < 0)
 		return -EPERM;
 	if (vm_state_is_active(vm->state))
@@ -107,6 +107,7 @@ void command_vm_clone(struct call *c)
 		r = files_check(c, &e);
 	if (!r)
 		r = opts_take(c, &opts, &e);
+	opts.owners = r < 0 ? NULL : owner_claim_new(c);
 	if (!r)
 		r = clone_plan_make(c->vm, &opts, &plan, &e);
 	if (!r && !dry_run)

@@ -6,6 +6,7 @@
 #include "api/jobs/group_clone.h"
 #include "api/jobs/group_steps.h"
 #include "api/jobs/job.h"
+#include "api/vm/owner_claim.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
 #include "api/wire/json.h"
@@ -83,11 +84,7 @@ void command_vm_fork(struct call *c)
 	struct fork_opts opts = { 0 };
 	struct job *j;
 	struct err e;
-	int r = 0;
-
-	/* The owner of one VM may not create others. */
-	if (call_role_for(c, NULL) < ROLE_ADMIN)
-		r = err_set(&e, -EPERM, ERR_PERMISSION, "creating VMs requires the role admin for all VMs; an admin can change your role with cairn grant");
+	int r = creator_check_copy(c, c->vm, &e);
 	if (!r)
 		r = opts_take(c, &opts, &e);
 	if (!r && opts.forwards)
@@ -95,6 +92,7 @@ void command_vm_fork(struct call *c)
 	opts.forwards_rights = rights;
 	if (!r)
 		r = state_check(c->vm, &opts, &e);
+	opts.owners = r < 0 ? NULL : owner_claim_new(c);
 	if (!r)
 		r = fork_begin(c->vm, &opts, js_get_str(c->args, "job-id"), &j, &e);
 	if (r < 0)

@@ -28,7 +28,7 @@ struct keep {
 static void keep_return(const struct keep *k)
 {
 	struct json_object *o = json_object_new_object(), *left =
-		k->role < ROLE_OPERATOR ? consoles_left(k->call->host, k->of_vm ? k->uuid : NULL) : NULL;
+		k->role < ROLE_OPERATOR && k->role != ROLE_CREATOR ? consoles_left(k->call->host, k->of_vm ? k->uuid : NULL) : NULL;
 
 	if (left)
 		js_put(o, "warnings", left);
@@ -97,63 +97,87 @@ static int arg_vm(struct call *c, bool granting, struct permission_vm *buf, cons
 	return 0;
 }
 
-static void permission_set(struct call *c, enum role role, const struct permission_vm *vm)
+static void keep_vm(struct keep *k, const struct permission_vm *vm)
+{
+	k->of_vm = vm;
+	if (vm && vm->uuid)
+		memcpy(k->uuid, vm->uuid, sizeof(k->uuid));
+}
+
+static int role_invalid(const char *word, bool of_vm, struct err *e)
+{
+	if (of_vm && !strcmp(word, role_name(ROLE_CREATOR)))
+		return err_set(e, -EINVAL, ERR_INVALID, "role: creator is a role for all VMs, and lets a user define VMs and own them; omit the VM");
+	return err_set(e, -EINVAL, ERR_INVALID, of_vm ? "role: \"%.40s\" is not a role for one VM; use viewer, guest, operator or owner" :
+		"role: \"%.40s\" is not a role for all VMs; use viewer, guest, operator, admin or creator; owner is for one VM", word);
+}
+
+int command_arg_role(const struct call *c, bool of_vm, enum role *ret, struct err *e)
+{
+	const char *word = js_get_str_or(c->args, "role", "");
+
+	*ret = permissions_role_from_word(word, of_vm);
+	return *ret == ROLE_NONE ? role_invalid(word, of_vm, e) : 0;
+}
+
+void command_permission_grant(struct call *c)
 {
 	struct permission_origin from = { .since_ns = (int64_t)clock_realtime_ns(), .by = c->uid };
-	struct keep k = { .role = role, .of_vm = vm };
-	struct permissions *p = &c->host->permissions;
+	const struct permission_vm *vm;
+	struct permission_vm buf;
+	struct keep k = { 0 };
 	bool is_group;
 	struct err e;
 	uid_t id;
-	int r = arg_subject(c, &is_group, &id, &e);
+	int r = arg_vm(c, true, &buf, &vm, &e);
 
-	if (vm && vm->uuid)
-		memcpy(k.uuid, vm->uuid, sizeof(k.uuid));
-	if (!r) {
-		r = role ? permissions_promise(p, is_group, id, vm, role, &from, &k.serial) : permissions_set(p, is_group, id, vm, role);
-		if (r == -ENOENT)
-			err_set(&e, r, ERR_NOT_FOUND, "%s %u has no such permission. Next: cairn permissions",
-				is_group ? "group" : "user", (unsigned)id);
-		else if (r < 0)
-			err_set(&e, r, ERR_GENERIC, "the table is full: %d entries", PERMISSIONS_MAX);
-	}
+	if (!r)
+		r = command_arg_role(c, vm, &k.role, &e);
+	if (!r)
+		r = arg_subject(c, &is_group, &id, &e);
+	keep_vm(&k, vm);
+	if (!r && permissions_promise(&c->host->permissions, is_group, id, vm, k.role, &from, &k.serial) < 0)
+		r = err_set(&e, -ENOSPC, ERR_GENERIC, "the table is full: %d entries", PERMISSIONS_MAX);
 	if (r < 0)
 		call_fail(c, &e);
 	else
 		table_store(c, &k);
 }
 
-void command_permission_grant(struct call *c)
+/* Remove the role for the VM, or for all VMs.
+ * only: only this role; ROLE_NONE: any, and for all VMs also the role creator. */
+static int role_remove(struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role only)
 {
-	const char *word = js_get_str(c->args, "role");
-	const struct permission_vm *vm;
-	struct permission_vm buf;
-	enum role role;
-	struct err e;
-	int r = arg_vm(c, true, &buf, &vm, &e);
+	int creator = vm || (only != ROLE_NONE && only != ROLE_CREATOR) ? -ENOENT : permissions_remove_creator(p, is_group, id);
+	int other = only == ROLE_CREATOR || (only != ROLE_NONE && !permissions_has(p, is_group, id, vm, only)) ? -ENOENT :
+		permissions_set(p, is_group, id, vm, ROLE_NONE);
 
-	role = permissions_role_from_word(word, vm != NULL);
-	if (!r && role == ROLE_NONE)
-		r = err_set(&e, -EINVAL, ERR_INVALID, vm ?
-			"role: \"%.40s\" is not a role for one VM; use viewer, guest, operator or owner" :
-			"role: \"%.40s\" is not a role for all VMs; use viewer, guest, operator or admin; owner is for one VM",
-			word);
-	if (r < 0)
-		call_fail(c, &e);
-	else
-		permission_set(c, role, vm);
+	return creator && other ? -ENOENT : 0;
 }
 
 void command_permission_revoke(struct call *c)
 {
 	const struct permission_vm *vm;
 	struct permission_vm buf;
+	enum role only = ROLE_NONE;
+	struct keep k = { 0 };
+	bool is_group;
 	struct err e;
+	uid_t id;
+	int r = arg_vm(c, false, &buf, &vm, &e);
 
-	if (arg_vm(c, false, &buf, &vm, &e) < 0)
+	if (!r && js_get_str(c->args, "role"))
+		r = command_arg_role(c, vm, &only, &e);
+	if (!r)
+		r = arg_subject(c, &is_group, &id, &e);
+	keep_vm(&k, vm);
+	if (!r && role_remove(&c->host->permissions, is_group, id, vm, only) < 0)
+		r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "%s %u has no such permission. Next: cairn permissions", is_group ? "group" : "user",
+			(unsigned)id);
+	if (r < 0)
 		call_fail(c, &e);
 	else
-		permission_set(c, ROLE_NONE, vm);
+		table_store(c, &k);
 }
 
 /* ---- listing permissions ---- */

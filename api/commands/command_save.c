@@ -9,6 +9,7 @@
 #include "api/jobs/restart_process.h"
 #include "api/jobs/save.h"
 #include "api/store/store.h"
+#include "api/vm/owner_claim.h"
 #include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
@@ -109,6 +110,8 @@ static void vm_undefine(struct vm *vm)
 		return;
 	event_emit(&host->sink, EVENT_VM_UNDEFINED, name, uuid, NULL);
 	vm_remove(vm);
+	if (permissions_remove_vm(&host->permissions, uuid))
+		permissions_store(&host->permissions, host->loop, host->store, NULL);
 }
 
 static void restore_done(void *opaque, int r, const struct err *e)
@@ -204,12 +207,12 @@ static int other_prepare(struct restore *w, struct err *e)
 static int new_prepare(struct restore *w, struct err *e)
 {
 	struct call *c = w->call;
-	int r;
+	int r = creator_check(c, e);
 
-	if (call_role_for(c, NULL) < ROLE_ADMIN)
-		return err_set(e, -EPERM, ERR_PERMISSION,
-			"the VM of the saved state is not defined here, and defining a VM requires the role admin; "
-			"an admin can change your role with cairn grant");
+	if (r < 0) {
+		err_prefix(e, "the VM of the saved state is not defined here");
+		return r;
+	}
 	r = rights_of_peer(&c->who, &w->def->rights, e);
 	return r ? r : quota_check_new(c->host, w->def, &(struct quota_new){ .n = 1, .runs = true }, e);
 }

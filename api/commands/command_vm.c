@@ -14,6 +14,7 @@
 #include "api/policy/transient.h"
 #include "api/vm/image_users.h"
 #include "api/vm/offline_process.h"
+#include "api/vm/owner_claim.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
@@ -88,14 +89,16 @@ static int definition_of(struct call *c, struct definition **ret, struct err *e)
 void command_vm_define(struct call *c)
 {
 	struct definition *def;
-	enum vm_define_mode mode = js_get_bool(c->args, "validate-only", false) ? VM_VALIDATE :
-		call_role_for(c, NULL) < ROLE_ADMIN ? VM_REDEFINE : VM_DEFINE;
+	enum vm_define_mode mode = js_get_bool(c->args, "validate-only", false) ? VM_VALIDATE : VM_DEFINE;
 	struct err e;
 
-	if (definition_of(c, &def, &e) < 0)
+	if (definition_of(c, &def, &e) < 0) {
 		call_fail(c, &e);
-	else
-		vm_define(c->host, def, mode, c, json_object_get(js_get(c->args, "was")), define_done, c);
+		return;
+	}
+	if (mode == VM_DEFINE && call_role_for(c, NULL) < ROLE_ADMIN && (vm_find_name(c->host, def->name) || !creator_is(c)))
+		mode = VM_REDEFINE;
+	vm_define(c->host, def, mode, c, json_object_get(js_get(c->args, "was")), define_done, c);
 }
 
 /* ---- create ---- */

@@ -6,6 +6,7 @@
 #include "api/jobs/pin_release.h"
 #include "api/store/store.h"
 #include "api/vm/identity.h"
+#include "api/vm/owner_claim.h"
 #include "api/vm/pins.h"
 #include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
@@ -36,6 +37,10 @@ struct batch {
 	struct vm_host *host;
 	struct json_object *planned; /* array of {name, uuid, files, definer, authors}, one for each planned VM */
 	size_t planned_bytes;
+	struct owner_claim *owners; /* owned; NULL: none, or an earlier daemon began the batch */
+	bool owners_storing;
+	int owners_r; /* result of storing the owners; -errno: the batch fails with owners_e */
+	struct err owners_e;
 	struct quota_claim *claim; /* owned; NULL: not claimed yet, or an earlier daemon began the batch */
 	/* path of the batch's file, relative to the state folder; empty: not written, or removed */
 	char file[sizeof(STORE_BATCHES) + UUID_TEXT + 8];
@@ -53,6 +58,7 @@ struct batch {
 	bool failed;
 	bool redefines; /* see batch_redefines() */
 	bool awaits, over; /* see batch_await(); the job is to conclude */
+	bool ending;	   /* batch_end() was called */
 	struct err e;
 	struct job *job;
 	void (*result_put)(void *opaque, struct json_object *o);
@@ -83,6 +89,7 @@ void batch_free(struct batch *b)
 		return;
 	clone_files_free(b->removal);
 	quota_claim_free(b->claim);
+	owner_claim_free(b->owners);
 	json_object_put(b->planned);
 	json_object_put(b->result);
 	free(b->vms);
@@ -163,15 +170,42 @@ static int file_put(struct batch *b, struct err *e)
 	return r;
 }
 
+void batch_set_owners(struct batch *b, struct owner_claim *owners)
+{
+	b->owners = owners;
+}
+
+static void batch_finish(struct batch *b);
+
+static void owners_stored(void *opaque, int r, const struct err *e)
+{
+	struct batch *b = opaque;
+
+	b->owners_storing = false;
+	b->owners_r = r;
+	if (r < 0)
+		b->owners_e = *e;
+	if (b->ending)
+		batch_finish(b);
+}
+
 int batch_begin(struct batch *b, struct err *e)
 {
+	int r;
+
 	room_make(b, json_object_array_length(b->planned));
-	return file_put(b, e);
+	r = file_put(b, e);
+	if (!r && b->owners) {
+		b->owners_storing = true;
+		owner_claim_store(b->owners, owners_stored, b);
+	}
+	return r;
 }
 
 /* Check that no other VM has taken the name, the uuid or a MAC address meanwhile. */
-static int taken_check(struct vm_host *host, struct definition *def, struct err *e)
+static int taken_check(const struct batch *b, struct definition *def, struct err *e)
 {
+	struct vm_host *host = b->host;
 	const struct vm *holder;
 
 	if (vm_find(host, def->name))
@@ -180,6 +214,8 @@ static int taken_check(struct vm_host *host, struct definition *def, struct err 
 	if (holder)
 		return err_set(e, -EEXIST, ERR_EXISTS, "uuid: is taken by VM '%s'; omit it to have one generated",
 			holder->def->name);
+	if (owner_claim_check_uuid(host, b->owners, def->uuid, e) < 0)
+		return -EEXIST;
 	return identity_complete(host, def, NULL, e);
 }
 
@@ -211,7 +247,7 @@ static int overlays_replace(struct vm_host *host, const struct definition *def, 
 int batch_add(struct batch *b, struct definition *def, struct job *j, struct vm **ret_vm, struct err *e)
 {
 	struct vm_host *host = b->host;
-	int r = taken_check(host, def, e);
+	int r = taken_check(b, def, e);
 
 	if (!r)
 		r = overlays_replace(host, def, e);
@@ -227,6 +263,7 @@ int batch_add(struct batch *b, struct definition *def, struct job *j, struct vm 
 	b->vms[b->n++] = *ret_vm;
 	quota_claim_take(b->claim, *ret_vm);
 	vm_set(*ret_vm, VM_FACT_INCOMPLETE, true);
+	owner_claim_give(b->owners, def->uuid);
 	job_own(j, *ret_vm, VM_OP_MAKE);
 	vm_emit(*ret_vm, EVENT_VM_DEFINED, NULL);
 	return 0;
@@ -296,6 +333,7 @@ static void batch_stored(struct store_work *w)
 		vm_set(b->vms[i], VM_FACT_INCOMPLETE, false);
 	}
 	b->n = 0; /* from here on, users may remove the VMs */
+	owner_claim_free(STEAL_PTR(b->owners));
 	b->done(b);
 }
 
@@ -445,20 +483,30 @@ void batch_await(struct batch *b, bool awaits)
 		batch_conclude(b);
 }
 
-/* If the batch's file cannot be removed, the batch fails, because the next daemon would remove its VMs. */
-void batch_end(struct batch *b, struct job *j, void (*result_put)(void *opaque, struct json_object *o),
-	void (*end_put)(void *opaque, struct json_object *o), void *opaque)
+/* Keep the VMs, or undo the batch, now that it is known whether their owners are stored. If the batch's file cannot be
+ * removed, the batch fails, because the next daemon would remove its VMs. */
+static void batch_finish(struct batch *b)
 {
 	struct err e;
 
-	b->job = j;
-	b->result_put = result_put;
-	b->end_put = end_put;
-	b->opaque = opaque;
+	if (b->owners_r < 0)
+		batch_fail(b, &b->owners_e);
 	if (!b->failed && batch_keep(b, batch_conclude, &e) < 0)
 		batch_fail(b, &e);
 	if (b->failed)
 		batch_undo(b, batch_conclude);
+}
+
+void batch_end(struct batch *b, struct job *j, void (*result_put)(void *opaque, struct json_object *o),
+	void (*end_put)(void *opaque, struct json_object *o), void *opaque)
+{
+	b->job = j;
+	b->result_put = result_put;
+	b->end_put = end_put;
+	b->opaque = opaque;
+	b->ending = true;
+	if (!b->owners_storing)
+		batch_finish(b);
 }
 
 /* ---- recovery by the next daemon ---- */

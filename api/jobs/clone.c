@@ -485,6 +485,7 @@ int clone_begin(struct vm *vm, const struct clone_opts *opts, struct clone_plan 
 		f->targets[i].def = STEAL_PTR(plan->defs[i]);
 		batch_plan(f->batch, f->targets[i].def);
 	}
+	batch_set_owners(f->batch, STEAL_PTR(plan->owners));
 	clone_plan_done(plan);
 	for (uint32_t i = 0; i < vm->def->ndisks; i++)
 		f->copies += !vm->def->disks[i].read_only;

@@ -3,6 +3,7 @@
 #include "api/definition/definition.h"
 #include "api/vm/identity.h"
 #include "api/vm/image_users.h"
+#include "api/vm/owner_claim.h"
 #include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
@@ -200,7 +201,7 @@ static int uuid_set(const struct vm *source, const struct clone_opts *opts, stru
 		return uuid_make(def->uuid, e);
 	if (uuid_parse(opts->uuid, def->uuid) < 0 || !uuid_is_set(def->uuid))
 		return err_set(e, -EINVAL, ERR_INVALID, "uuid: \"%.60s\" is not a UUID", opts->uuid);
-	holder = vm_find_uuid(source->host, def->uuid);
+	holder = opts->owners ? NULL : vm_find_uuid(source->host, def->uuid); /* a creator does not learn the VM's name */
 	return holder ? err_set(e, -EEXIST, ERR_EXISTS,
 				"uuid: is taken by VM '%s'; omit it to have one generated", holder->def->name) : 0;
 }
@@ -227,6 +228,8 @@ static int clone_define(const struct vm *source, const struct clone_opts *opts, 
 		authors_clone(source->def, *ret); /* the author of a disk of the source makes its copy */
 	if (!r)
 		r = uuid_set(source, opts, *ret, e);
+	if (!r)
+		r = owner_claim_add(opts->owners, *ret, e);
 	return r ? r : identity_complete(source->host, *ret, NULL, e);
 }
 
@@ -247,9 +250,11 @@ int clone_plan_make(const struct vm *source, const struct clone_opts *opts, stru
 	CLEANUP_JS struct json_object *o = definition_to_json(source->def);
 	int r = opts_check(opts, e);
 
-	*p = (struct clone_plan){ 0 };
-	if (r < 0)
+	*p = (struct clone_plan){ .owners = opts->owners };
+	if (r < 0) {
+		clone_plan_done(p);
 		return r;
+	}
 	p->n = MAX(opts->count, 1);
 	p->defs = calloc(p->n, sizeof(struct definition *));
 	if (!p->defs)
@@ -273,6 +278,7 @@ void clone_plan_done(struct clone_plan *p)
 	for (unsigned i = 0; p->defs && i < p->n; i++)
 		definition_free(p->defs[i]);
 	free(p->defs);
+	owner_claim_free(p->owners);
 	*p = (struct clone_plan){ 0 };
 }
 

@@ -8,6 +8,7 @@
 struct definition;
 struct err;
 struct json_object;
+struct owner_claim;
 struct vm;
 
 #define CLONES_MAX 1000
@@ -22,11 +23,13 @@ struct clone_opts {
 	struct json_object *files; /* array: the copy's path for each writable disk; NULL: beside the original */
 	struct json_object *macs;  /* array of MACs for the first interfaces; the others, or all with NULL: generated */
 	const char *uuid;	   /* NULL: generated */
+	struct owner_claim *owners; /* of a creator who makes the clones; taken by clone_plan_make(); NULL: none */
 };
 
 struct clone_plan {
 	struct definition **defs; /* owned */
 	unsigned n;
+	struct owner_claim *owners; /* owned */
 };
 
 /* Make a plan. Returns 0; -EEXIST: a name, path, MAC or uuid is in use; -EINVAL; -ENOTSUP; -errno. */

@@ -755,6 +755,7 @@ int fork_begin(struct vm *vm, const struct fork_opts *opts, const char *job_id, 
 	f->group_opaque = opts->group_opaque;
 	f->hint_hostname = opts->hint_hostname;
 	snprintf(f->snapshot, sizeof(f->snapshot), "%s", opts->snapshot ? opts->snapshot : "");
+	batch_set_owners(f->batch, opts->owners);
 	r = fork_prepare(f, opts, e);
 	if (!r)
 		r = fork_submit(f, job_id, e);

@@ -18,6 +18,7 @@ struct definition;
 struct err;
 struct json_object;
 struct job;
+struct owner_claim;
 struct rights;
 struct vm;
 
@@ -39,6 +40,7 @@ struct fork_opts {
 	 * is called in each. NULL: no group. */
 	void (*group_stage)(void *opaque, int64_t stage);
 	void *group_opaque;
+	struct owner_claim *owners; /* of a creator who makes the clones; taken by fork_begin(); NULL: none */
 	struct json_object *networks; /* object: from a network of the source to the clones' in its place; borrowed; NULL: none */
 };
 

@@ -6,6 +6,7 @@
 #include "api/net/publish.h"
 #include "api/vm/identity.h"
 #include "api/vm/image_users.h"
+#include "api/vm/owner_claim.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_spare.h"
 #include "api/wire/json.h"
@@ -70,7 +71,7 @@ static void macs_drop(struct json_object *o)
 }
 
 /* Make the clone's definition from the source's, o, with new name, uuid, MAC addresses and paths of writable disks. */
-static int clone_define(struct clone *c, struct json_object *o, const char *name, struct err *e)
+static int clone_define(struct clone *c, struct json_object *o, const char *name, struct owner_claim *owners, struct err *e)
 {
 	struct fork *f = c->fork;
 	int r = clone_check(f->host, name, e);
@@ -87,6 +88,8 @@ static int clone_define(struct clone *c, struct json_object *o, const char *name
 		memcpy(f->spare, c->def->uuid, sizeof(f->spare));
 	else if (!r)
 		r = uuid_make(c->def->uuid, e);
+	if (!r)
+		r = owner_claim_add(owners, c->def, e);
 	return r < 0 ? r : identity_complete(f->host, c->def, NULL, e);
 }
 
@@ -126,7 +129,7 @@ int fork_define_clones(struct fork *f, const struct fork_opts *opts, struct err 
 		f->clones[i].fork = f;
 		r = clone_name_print(opts->name, opts->pattern, opts->count, i, name, sizeof(name), e);
 		if (!r)
-			r = clone_define(&f->clones[i], source, name, e);
+			r = clone_define(&f->clones[i], source, name, opts->owners, e);
 		for (unsigned k = 0; k < i && !r; k++)
 			r = identity_differ(f->host, f->clones[i].def, f->clones[k].def, e);
 		if (!r && opts->forwards)

@@ -13,6 +13,7 @@
 #include "api/store/store.h"
 #include "api/vm/former_files.h"
 #include "api/vm/identity.h"
+#include "api/vm/owner_claim.h"
 #include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
@@ -39,6 +40,8 @@ struct import {
 	struct call *call; /* the client's call, until it is answered */
 	const char *job_id; /* borrowed until the call is answered; NULL: generated */
 	struct vm *vm;	   /* the new VM; NULL before it is defined */
+	struct definition *def;	    /* of that VM, while its owner is being stored; owned */
+	struct owner_claim *owners; /* owned; of a creator who imports; NULL: none */
 	struct job *job;
 	struct client_file *file;
 	struct rights *rights;
@@ -57,6 +60,8 @@ struct import {
 static void import_free(struct import *x)
 {
 	archiver_free(x->archiver);
+	owner_claim_free(x->owners);
+	definition_free(x->def);
 	json_object_put(x->warnings);
 	json_object_put(x->increments);
 	free(x->rights);
@@ -314,7 +319,8 @@ static int identity_make(struct import *x, struct json_object *o, struct definit
 {
 	struct json_object *list = js_get_array(o, "interfaces");
 
-	if (vm_find_uuid(x->host, (*d)->uuid) || identity_complete(x->host, *d, NULL, e) < 0) {
+	if (vm_find_uuid(x->host, (*d)->uuid) || owner_claim_check_uuid(x->host, NULL, (*d)->uuid, e) < 0 ||
+		identity_complete(x->host, *d, NULL, e) < 0) {
 		json_object_object_del(o, "uuid");
 		for (size_t i = 0; list && i < json_object_array_length(list); i++)
 			json_object_object_del(json_object_array_get_idx(list, i), "mac");
@@ -474,7 +480,9 @@ static int import_define(struct import *x, struct json_object *result, struct de
 	loopback_close(x, d);
 	shares_drop(x, d);
 	sockets_move(x, d, own);
-	network_warn_missing(x->host, d, x->warnings);
+	/* Other users do not learn which networks exist. */
+	if (call_role_for(x->call, NULL) >= ROLE_VIEWER)
+		network_warn_missing(x->host, d, x->warnings);
 	r = paths_check(d, files, own, e);
 	if (!r) {
 		CLEANUP_JS struct json_object *absolute = definition_to_json(d);
@@ -483,6 +491,10 @@ static int import_define(struct import *x, struct json_object *result, struct de
 	}
 	if (!r && !uuid_is_set(d->uuid))
 		r = uuid_make(d->uuid, e);
+	if (!r)
+		r = owner_claim_add(x->owners, d, e);
+	if (!r)
+		r = owner_claim_check_uuid(x->host, x->owners, d->uuid, e);
 	if (!r)
 		r = identity_complete(x->host, d, NULL, e);
 	if (!r && rights_copy(x->rights, &d->rights) < 0)
@@ -495,9 +507,10 @@ static int import_define(struct import *x, struct json_object *result, struct de
 	return r;
 }
 
-/* Define the VM, with IMPORT_MARKER in its state folder. d: taken. */
-static int vm_define_new(struct import *x, struct definition *d, struct err *e)
+/* Define the VM, with IMPORT_MARKER in its state folder. */
+static int vm_define_new(struct import *x, struct err *e)
 {
+	struct definition *d = STEAL_PTR(x->def);
 	CLEANUP_JS struct json_object *o = definition_to_json(d);
 	int r;
 
@@ -514,6 +527,7 @@ static int vm_define_new(struct import *x, struct definition *d, struct err *e)
 		definition_free(d);
 		return r;
 	}
+	owner_claim_give(x->owners, d->uuid);
 	x->vm->counts.made_bytes = x->image_bytes;
 	vm_save(x->vm);
 	vm_emit(x->vm, EVENT_VM_DEFINED, NULL);
@@ -553,10 +567,48 @@ static void import_start(struct import *x)
 		import_fail(x);
 }
 
+static void import_go(struct import *x)
+{
+	struct err e;
+	int r = vm_define_new(x, &e);
+
+	owner_claim_free(STEAL_PTR(x->owners));
+	if (!r)
+		r = job_begin(x, &e);
+	if (r < 0) {
+		import_refuse(x, &e);
+		return;
+	}
+	archiver_free(x->archiver);
+	x->archiver = NULL;
+	import_start(x);
+}
+
+/* The definition's names may have been taken while the owner was being stored. */
+static void owner_stored(void *opaque, int r, const struct err *e)
+{
+	struct import *x = opaque;
+	struct err own;
+
+	if (!r) {
+		r = creator_check(x->call, &own);
+		e = &own;
+	}
+	if (!r && vm_find(x->host, x->def->name))
+		r = err_set(&own, -EEXIST, ERR_EXISTS, "there is a VM '%s' already", x->def->name);
+	if (!r)
+		r = identity_complete(x->host, x->def, NULL, &own);
+	if (!r)
+		r = quota_check_new(x->host, x->def, &(struct quota_new){ .n = 1, .image_bytes = x->image_bytes }, &own);
+	if (r < 0)
+		import_refuse(x, e);
+	else
+		import_go(x);
+}
+
 static void archive_inspected(void *opaque, int r, struct json_object *result, const struct err *e)
 {
 	struct import *x = opaque;
-	struct definition *d = NULL;
 	struct err own;
 
 	if (r < 0) {
@@ -564,20 +616,17 @@ static void archive_inspected(void *opaque, int r, struct json_object *result, c
 		return;
 	}
 	x->seen = definition_text(result);
-	r = call_check_role(x->call, ROLE_ADMIN, NULL, &own);
-	if (!r)
-		r = x->seen ? import_define(x, result, &d, &own) : err_set_errno(&own, -ENOMEM, "import");
-	if (!r)
-		r = vm_define_new(x, d, &own);
-	if (!r)
-		r = job_begin(x, &own);
-	if (r < 0) {
-		import_refuse(x, &own);
-		return;
+	r = creator_check(x->call, &own);
+	if (!r) {
+		x->owners = owner_claim_new(x->call);
+		r = x->seen ? import_define(x, result, &x->def, &own) : err_set_errno(&own, -ENOMEM, "import");
 	}
-	archiver_free(x->archiver);
-	x->archiver = NULL;
-	import_start(x);
+	if (r < 0)
+		import_refuse(x, &own);
+	else if (x->owners)
+		owner_claim_store(x->owners, owner_stored, x);
+	else
+		import_go(x);
 }
 
 static const struct archiver_ops look_ops = { .done = archive_inspected };

@@ -1,5 +1,6 @@
 #include "api/jobs/job_owner.h"
 #include "api/access/audit.h"
+#include "api/access/permissions.h"
 #include "api/access/rights.h"
 #include "api/jobs/job.h"
 #include "api/schema/call.h"
@@ -26,7 +27,7 @@ struct job_owner {
 	char job[JOB_ID_MAX + 1];
 	struct rights *who; /* owned */
 	enum role role;	    /* needed for the VM */
-	bool makes_vms;	    /* the role admin for all VMs is needed, too */
+	bool makes_vms;	    /* the role admin for all VMs, or creator, is needed, too */
 	bool denied;	    /* the role was lost, and the work was cancelled where that is possible */
 };
 
@@ -75,11 +76,13 @@ static enum role role_lost(const struct vm *vm, bool *ret_all)
 	const struct server *s = vm->host->server;
 	struct peer who = rights_peer(o->who);
 
-	*ret_all = o->makes_vms && server_role(s, &who, NULL) < ROLE_ADMIN;
+	*ret_all = o->makes_vms && server_role(s, &who, NULL) < ROLE_ADMIN && !permissions_creates(&vm->host->permissions, &who);
 	if (*ret_all)
 		return ROLE_ADMIN;
-	/* Nobody has a role for an import's VM yet. */
-	return !o->makes_vms && server_role(s, &who, vm->def->uuid) < o->role ? o->role : ROLE_NONE;
+	/* Nobody but a creator has a role for an import's VM yet. */
+	if (o->makes_vms && vm_has(vm, VM_FACT_INCOMPLETE))
+		return ROLE_NONE;
+	return server_role(s, &who, vm->def->uuid) < o->role ? o->role : ROLE_NONE;
 }
 
 void job_denial_audit(const struct vm_host *host, const char *vm_name, const char *id, uid_t uid, const char *why)

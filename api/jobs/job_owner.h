@@ -1,6 +1,6 @@
 /* job_owner: the user whose job works on a VM. A job outlives the client that began it, so the daemon cancels the job
  * when its user loses the role that the job needs: the role of the command for the VM, and, for a job that makes VMs,
- * admin for all VMs.
+ * admin for all VMs or creator.
  *
  * Work in the VM's process also outlives the daemon, so the owner is part of the VM's state.json. Jobs of root, of the
  * daemon's own user and of the daemon itself have no owner. Threading: the daemon's loop. */

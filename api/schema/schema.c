@@ -592,9 +592,9 @@ static const struct command commands[] = {
 	{ "query-qmp-schema", "show all commands, events and types", schema_args, NULL, ROLE_NONE, COMMAND_RETURNS_LIST, ANY_STATE },
 	{ "schema-get", "show all commands, events and types with descriptions, page by page; lists and objects are typed down to the last member",
 		schema_get_args, schema_get_returns, ROLE_NONE, 0, ANY_STATE },
-	{ "vm-define", "define a VM, or redefine an existing one (an owner may only redefine)", define_args,
-		define_returns, ROLE_ADMIN, COMMAND_DEFINES | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES, ANY_STATE },
-	{ "vm-create", "define and start a VM that is undefined when it has ended", create_args, create_returns, ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
+	{ "vm-define", "define a VM, or redefine an existing one; a creator may define new ones, and an owner may redefine the VM", define_args,
+		define_returns, ROLE_ADMIN, COMMAND_DEFINES | COMMAND_CREATES | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES, ANY_STATE },
+	{ "vm-create", "define and start a VM that is undefined when it has ended; the role creator is enough", create_args, create_returns, ROLE_ADMIN, COMMAND_CREATES | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-rename", "rename a VM that is off; its state, permissions and snapshots stay", rename_args,
 		NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES, VM_ASK_RENAME },
 	{ "vm-promote", "give a running live clone the name, UUID, ports, permissions, schedules and autostart of its source; "
@@ -691,7 +691,7 @@ static const struct command commands[] = {
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_DROP_SAVED },
 	{ "vm-restore", "start a VM from the saved state passed as an fd, and define it if it is not defined; a VM with another definition "
 			"runs with that of the state until it is off, which requires the role owner",
-		restore_args, restore_returns, ROLE_OPERATOR, COMMAND_RESTORES | COMMAND_MUTATES | COMMAND_TAKES_FD, ANY_STATE },
+		restore_args, restore_returns, ROLE_OPERATOR, COMMAND_RESTORES | COMMAND_CREATES | COMMAND_MUTATES | COMMAND_TAKES_FD, ANY_STATE },
 	{ "vm-dump", "dump the guest's memory and registers, as of one instant, as an ELF core to the file passed as an fd "
 		     "(empty, regular, open for writing)", dump_memory_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, VM_ASK_DUMP },
@@ -703,12 +703,12 @@ static const struct command commands[] = {
 		       "holds all data of the disks",
 		export_args, job_returns, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, ANY_STATE },
-	{ "vm-import", "define a VM from an archive that vm-export has written, passed as an fd", import_args,
-		job_returns, ROLE_ADMIN, COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, ANY_STATE },
-	{ "vm-fork", "create running copies of a running VM or of a snapshot; the copies share memory until they write to it",
+	{ "vm-import", "define a VM from an archive that vm-export has written, passed as an fd; the role creator is enough", import_args,
+		job_returns, ROLE_ADMIN, COMMAND_CREATES | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, ANY_STATE },
+	{ "vm-fork", "create running copies of a running VM or of a snapshot; the copies share memory until they write to it; also requires the role admin for all VMs or creator",
 		fork_args, job_returns, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, VM_ASK_FORK_SNAPSHOT },
-	{ "vm-clone", "create copies of a VM that is off", clone_args, clone_returns, ROLE_ADMIN,
+	{ "vm-clone", "create copies of a VM that is off; also requires the role admin for all VMs or creator", clone_args, clone_returns, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, ANY_STATE },
 	{ "vm-template", "make the VM a template, which can only be cloned; its images become read-only",
 		template_args, NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_TEMPLATE },
@@ -868,9 +868,9 @@ const struct command *schema_find(enum dialect d, const char *name)
 
 const char *role_name(enum role r)
 {
-	static const char *const names[] = { "nobody", "viewer", "guest", "operator", "admin" };
+	static const char *const names[] = { "nobody", "creator", "viewer", "guest", "operator", "admin" };
 
-	return names[MIN((unsigned)r, 4u)];
+	return names[MIN((unsigned)r, (unsigned)ROLE_ADMIN)];
 }
 
 /* ---- arguments ---- */

@@ -173,6 +173,7 @@ enum command_flags {
 	COMMAND_NEVER_TEMPLATES = 2048, /* the handler refuses templates, with any other arguments */
 	COMMAND_RETURNS_ANY = 4096, /* returns a value of any type */
 	COMMAND_RESTORES = 8192, /* as COMMAND_DEFINES, for the VM that has the uuid of `definition` */
+	COMMAND_CREATES = 32768, /* makes a VM: the role creator is enough, unless the command concerns an existing VM */
 	COMMAND_POLLED = 16384, /* clients repeat it until it succeeds: of the failures, only denials are audited */
 };
 

@@ -4,12 +4,13 @@
 #define FIELD_USER { "user", FIELD_INT, OPTIONAL, "uid; give user or group" }
 #define FIELD_GROUP { "group", FIELD_INT, OPTIONAL, "gid; give user or group" }
 const struct field grant_args[] = { FIELD_USER, FIELD_GROUP,
-	{ "role", FIELD_ROLE, REQUIRED, "role; for one VM viewer, guest, operator or owner" },
+	{ "role", FIELD_ROLE, REQUIRED, "role; for one VM viewer, guest, operator or owner; for all VMs also creator, beside another role" },
 	{ "vm", FIELD_STRING, OPTIONAL, "give the role for this VM only [all VMs]" }, END };
 const struct field grant_returns[] = {
 	{ "warnings", LIST_OF(FIELD_STRING), OPTIONAL, "sentences about consoles that could not be closed" }, END };
 const struct field revoke_args[] = { FIELD_USER, FIELD_GROUP,
 	{ "vm", FIELD_STRING, OPTIONAL, "remove the role for this VM [the role for all VMs]" },
+	{ "role", FIELD_ROLE, OPTIONAL, "remove only this role [any; for all VMs also creator]" },
 	END };
 const struct field query_permissions_args[] = { { "from", FIELD_INT, OPTIONAL, "`next` of the previous page, or index of the first entry [0]" }, END };
 const struct field query_permissions_returns[] = {

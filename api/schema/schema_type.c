@@ -32,7 +32,7 @@ static const struct {
 	[FIELD_CHILDREN] = { "children", "string", { "too", "only" } },
 	[FIELD_IMAGE_FORMAT] = { "image-format", "string", { "raw", "qcow2" } },
 	[FIELD_COMPRESS] = { "compress", "string", { "zstd", "gzip", "none" } },
-	[FIELD_ROLE] = { "role", "string", { "viewer", "guest", "operator", "admin", "owner" } },
+	[FIELD_ROLE] = { "role", "string", { "viewer", "guest", "operator", "admin", "owner", "creator" } },
 	[FIELD_SCHEDULE_ACTION] = { "schedule-action", "string", { "start", "shutdown", "reboot", "suspend", "resume", "save", "snapshot", "export" } },
 	[FIELD_SCHEDULE_MISSED] = { "schedule-missed", "string", { "skip", "once", "all" } },
 	[FIELD_MEASURE] = { "measure", "string", { "cpu", "memory", "disk-space", "latency", "io-errors", "net" } },

@@ -11,6 +11,7 @@
 #include "api/vm/image_aliases.h"
 #include "api/vm/image_users.h"
 #include "api/vm/observer.h"
+#include "api/vm/owner_claim.h"
 #include "api/vm/pin_scan.h"
 #include "api/vm/pins.h"
 #include "api/vm/quota_use.h"
@@ -75,6 +76,7 @@ struct define {
 	const struct call *by;
 	struct json_object *was; /* owned; the old definition that the client expects; NULL: any */
 	struct json_object *owners; /* owned; definer and authors of the VM that is redefined, or of the new one */
+	struct owner_claim *claim; /* owned; of a creator who makes the VM; NULL: none */
 	bool redefines;
 	bool created, outdates;
 	bool waited; /* for the running definition to be stored */
@@ -91,6 +93,7 @@ static void define_end(struct define *w, int r, const struct vm_defined *what, c
 	json_object_put(w->was);
 	json_object_put(w->owners);
 	pin_scan_free(w->scan);
+	owner_claim_free(w->claim);
 	free(w);
 }
 
@@ -148,9 +151,30 @@ static int owners_check(const struct define *w, const struct vm *old, struct err
  * client's role first, so that the other errors reveal nothing about another user's VM. */
 static int may_define(const struct define *w, struct err *e)
 {
-	int r = call_check_role(w->by, ROLE_ADMIN, vm_find_name(w->host, w->def->name), e);
+	const struct vm *vm = vm_find_name(w->host, w->def->name);
+	int r = vm || w->mode == VM_REDEFINE ? call_check_role(w->by, ROLE_ADMIN, vm, e) : creator_check(w->by, e);
 
+	if (!r && !vm)
+		r = owner_claim_check_uuid(w->host, w->claim, w->def->uuid, e);
 	return r < 0 ? r : was_check(w, e);
+}
+
+/* If a creator is to make the VM, check its name, and claim its entry before any other check: these then reveal no
+ * other VM. */
+static int claim_begin(struct define *w, struct err *e)
+{
+	const struct vm *old = vm_find_name(w->host, w->def->name);
+
+	if (!w->by || w->mode == VM_REDEFINE || w->mode == VM_RUN || !creator_is(w->by))
+		return 0;
+	if (old && call_role_for(w->by, old->def->uuid) < ROLE_VIEWER)
+		return err_set(e, -EEXIST, ERR_EXISTS, "name: '%s' is taken; choose another name", w->def->name);
+	if (old)
+		return 0;
+	if (!uuid_is_set(w->def->uuid) && uuid_make(w->def->uuid, e) < 0)
+		return -EIO;
+	w->claim = owner_claim_new(w->by);
+	return owner_claim_add(w->claim, w->def, e);
 }
 
 static void define_synced(struct store_work *work)
@@ -314,6 +338,7 @@ static int define_store(struct define *w, struct err *e)
 	if (r < 0)
 		return err_set_errno(e, r, "VM '%s'", w->def->name);
 	w->def = NULL;
+	owner_claim_give(w->claim, w->uuid);
 	vm_save(vm);
 	return w->mode == VM_CREATE ? vm_make_transient(vm, false, e) : 0;
 }
@@ -367,12 +392,31 @@ static int pins_complete(struct define *w, struct err *e)
 	return found.added || found.replaced || (w->scan && pins_are_unsaved(w->host)) ? pins_store(w->host, e) : 0;
 }
 
+static void draft_write(struct define *w)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(w->def);
+
+	authors_put(o, w->def);
+	w->work.loop = w->host->loop;
+	w->work.done = define_drafted;
+	store_write_draft(w->host->store, &w->work, o);
+}
+
+static void claim_stored(void *opaque, int r, const struct err *e)
+{
+	struct define *w = opaque;
+
+	if (r < 0)
+		define_end(w, r, NULL, e);
+	else
+		draft_write(w);
+}
+
 /* Continue after the definition's files were checked and the scan for overlays has ended: answer with the result of the
  * checks, or begin to store. */
 static void define_go(void *opaque)
 {
 	struct define *w = opaque;
-	CLEANUP_JS struct json_object *o = NULL;
 	struct vm_defined what;
 	struct vm *old = NULL;
 	struct err e;
@@ -393,11 +437,10 @@ static void define_go(void *opaque)
 		return;
 	}
 	memcpy(w->uuid, w->def->uuid, sizeof(w->uuid));
-	o = definition_to_json(w->def);
-	authors_put(o, w->def);
-	w->work.loop = w->host->loop;
-	w->work.done = define_drafted;
-	store_write_draft(w->host->store, &w->work, o);
+	if (w->claim)
+		owner_claim_store(w->claim, claim_stored, w);
+	else
+		draft_write(w);
 }
 
 static void define_finish(struct define *w, int r, const struct err *e)
@@ -448,6 +491,11 @@ void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode
 	int r;
 
 	*w = (struct define){ .host = host, .def = def, .mode = mode, .by = by, .was = was, .done = done, .opaque = opaque };
+	r = claim_begin(w, &e);
+	if (r < 0) {
+		define_finish(w, r, &e);
+		return;
+	}
 	owners_take(w);
 	r = open_as_check(host->helpers, def, by ? by->uid : 0, define_checked, w, &e);
 	if (r < 0)

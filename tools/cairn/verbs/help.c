@@ -59,6 +59,8 @@ static void rules_print(struct json_object *command)
 		printf("for everybody");
 	else if (row && row->role == ROLE_ADMIN && row->flags & COMMAND_CONCERNS_VM)
 		printf("requires the role owner%s", row->args[0].optional ? ", or admin for all VMs" : "");
+	else if (row && row->role == ROLE_ADMIN && row->flags & COMMAND_CREATES)
+		printf("requires the role admin or creator");
 	else
 		printf("requires the role %s", role);
 	words_or(states ? states : "", ',', list, sizeof(list));

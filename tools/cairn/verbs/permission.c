@@ -8,6 +8,7 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 static int permission_act(struct cli *c, const char *command, const char *role, const char *vm)
 {
@@ -27,7 +28,11 @@ static int permission_act(struct cli *c, const char *command, const char *role, 
 	if (cli_execute(c, command, args, &answer, NULL, &e) < 0)
 		return cli_fail(&e, "Failed to change the permissions of %s", who);
 	warnings_print(js_get_array(answer, "warnings"));
-	if (role)
+	if (role && !strcmp(c->verb->name, "revoke"))
+		say("%s no longer has the role %s%s%s\n", who, role, vm ? " for " : "", vm ? vm : "");
+	else if (role && !strcmp(role, "creator"))
+		say("%s may now define domains, and owns those\n", who);
+	else if (role)
 		say("%s is now %s of %s\n", who, role, vm ? vm : "all domains");
 	else
 		say("%s no longer has a role of its own for %s\n", who,
@@ -42,7 +47,7 @@ int verb_grant(struct cli *c)
 
 int verb_revoke(struct cli *c)
 {
-	return permission_act(c, "permission-revoke", NULL, c->npos ? c->pos[0] : NULL);
+	return permission_act(c, "permission-revoke", option_value(c, "role"), c->npos ? c->pos[0] : NULL);
 }
 
 static void row_add(struct table *t, struct json_object *o)

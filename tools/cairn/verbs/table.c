@@ -801,15 +801,15 @@ const struct verb verbs[] = {
 		2, 2, false, "vm-name", AGENT, verb_qemu_agent_command },
 #undef AGENT
 #undef LOOKS
-	{ "grant", "Administration", "ROLE [VM]", "give a user or a group a role: viewer, guest, operator, admin, or "
-		"owner of a VM", permission_options, 1, 2, false, NULL, "permission-grant", verb_grant },
-	{ "revoke", "Administration", "[VM]", "remove the role of a user or a group", permission_options, 0, 1, false, "vm",
+	{ "grant", "Administration", "ROLE [VM]", "give a user or a group a role: viewer, guest, operator, admin, "
+		"creator, or owner of a VM", permission_options, 1, 2, false, NULL, "permission-grant", verb_grant },
+	{ "revoke", "Administration", "[VM]", "remove the role of a user or a group", revoke_options, 0, 1, false, "vm",
 		"permission-revoke", verb_revoke },
 	{ "permissions", "Administration", "", NULL, NULL, 0, 0, true, NULL, "query-permissions",
 		verb_permissions },
 	{ "permissions-review", "Administration", "", "list the roles of users and groups: who granted each role and when, and its last use", review_options,
 		0, 0, true, NULL, "query-permissions-review", verb_permissions_review },
-	{ "request-permission", "Administration", "ROLE [VM]", "ask the admins for a role: viewer, guest, operator, admin, or owner of a VM", role_ask_options, 1, 2,
+	{ "request-permission", "Administration", "ROLE [VM]", "ask the admins for a role: viewer, guest, operator, admin, creator, or owner of a VM", role_ask_options, 1, 2,
 		false, NULL, "request-permission", verb_request_permission },
 	{ "requests", "Administration", "[REQUEST]", "list requests that wait for approval, or show one and what it would do", requests_options, 0, 1, true,
 		NULL, "query-requests", verb_requests },
