@@ -30,7 +30,8 @@ const struct rights *author_of_interface(const struct definition *d, const struc
 const struct rights *author_of_setting(const struct definition *d, const char *setting, uint32_t value);
 /* Return whether the daemon opens all files with its own rights. */
 bool authors_are_daemon(const struct definition *d);
-/* Return whether the user is the definer and the only author, so that the daemon opens all files with that user's rights. */
+/* Return whether the user is the definer and the only author, so that the daemon opens all files with the user's
+ * rights. */
 bool authors_are_user(const struct definition *d, uid_t uid);
 
 /* Complete a definition that is to replace `old`. Before the call, d->rights holds the rights of the user who edits the

@@ -2,9 +2,9 @@
  * and the daemon's own user may do everything, members of the socket's group (api/wire/listen.h) are operators, and all
  * others have no role (api/wire/conn.c). Stored in permissions.json.
  *
- * The role creator has an entry of its own, beside that of another role for all VMs. A creator gets an entry as owner for
- * each VM that the creator makes (api/vm/owner_claim.h): it is reserved before the VM's definition is checked, and stored
- * before the definition.
+ * The role creator has an entry of its own, beside that of another role for all VMs. A creator gets an entry as owner
+ * for each VM that the creator makes (api/vm/owner_claim.h): it is reserved before the VM's definition is checked, and
+ * stored before the definition.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_ACCESS_PERMISSIONS_H
 #define CAIRN_API_ACCESS_PERMISSIONS_H
@@ -104,8 +104,8 @@ void permissions_promise_end(struct permissions *p, uint64_t serial, enum role r
 
 /* Reserve the entry of the owner of a VM that a creator is going to make. It gives no role and is not stored yet.
  * permissions_promise_end() with ROLE_ADMIN ends the reservation.
- * Returns 0; -EEXIST: there are entries for this uuid; -EDQUOT: the user has PERMISSIONS_CREATOR_MAX of them; -ENOSPC: the
- * table is full, or creators have PERMISSIONS_CREATED_MAX of them; -ENOMEM. */
+ * Returns 0; -EEXIST: there are entries for this uuid; -EDQUOT: the user has PERMISSIONS_CREATOR_MAX of them; -ENOSPC:
+ * the table is full, or creators have PERMISSIONS_CREATED_MAX of them; -ENOMEM. */
 int permissions_reserve(struct permissions *p, uid_t uid, const struct permission_vm *vm, uint64_t *ret_serial);
 /* Let a reserved entry be stored with the role owner, which takes effect with permissions_promise_end(). */
 void permissions_promise_reserved(struct permissions *p, uint64_t serial, const struct permission_origin *from);

@@ -123,7 +123,7 @@ static void owner_deny(struct vm *vm, enum role role, bool all)
 	if (j && strcmp(j->id, o->job))
 		return; /* the owner's job ended with an earlier daemon */
 	snprintf(why, sizeof(why), "user %u, who began the job, has lost the role %s for %s%s", (unsigned)o->who->uid,
-		all ? role_name(role) : role_name_of_vm(role), all ? "all VMs" : "the VM", j && !j->cancel ? "; the job cannot be cancelled and ends by itself" : "");
+		all ? role_name(role) : role_name_of_vm(role), all ? "all VMs or creator" : "the VM", j && !j->cancel ? "; the job cannot be cancelled and ends by itself" : "");
 	job_denial_audit(vm->host, vm->def->name, o->job, o->who->uid, why);
 	if (j && job_deny(j, why, &e) < 0)
 		log_info("job", "%s: %s", why, e.msg);

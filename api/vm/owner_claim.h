@@ -1,7 +1,7 @@
-/* owner_claim: makes a creator (the role creator, api/access/permissions.h) the owner of the VMs that the creator makes. A
- * claim reserves an entry of the table of permissions for each VM before the VM's definition is checked, so that
- * errors reveal no other VM, and nobody else takes the UUID. The entries are stored before the VMs are kept. If the
- * daemon is killed in between, the next one removes the entries of VMs that do not exist.
+/* owner_claim: makes a creator (the role creator, api/access/permissions.h) the owner of the VMs that the creator
+ * makes. A claim reserves an entry of the table of permissions for each VM before the VM's definition is checked, so
+ * that errors reveal no other VM, and nobody else takes the UUID. The entries are stored before the VMs are kept. If
+ * the daemon is killed in between, the next one removes the entries of VMs that do not exist.
  *
  * An admin for all VMs gets no entries: the claim is NULL, which all functions accept, and they do nothing.
  * Threading: the daemon's loop. */
@@ -20,14 +20,15 @@ struct vm_host;
 
 /* Return whether the call's user may make VMs only as a creator. */
 bool creator_is(const struct call *c);
-/* Check that the call's user is an admin for all VMs or a creator. c: NULL: the daemon itself acts. Returns 0; -EPERM. */
+/* Check that the call's user is an admin for all VMs or a creator, and note the use of the role creator.
+ * c: NULL: the daemon itself acts. Returns 0; -EPERM. */
 int creator_check(const struct call *c, struct err *e);
-/* The same for a copy of a VM. A copy keeps the authors of its source (api/access/authors.h), so a creator may copy only a VM
- * whose parts are all the creator's own. Returns 0; -EPERM. */
+/* The same for a copy of a VM. A copy keeps the authors of its source (api/access/authors.h), so a creator may copy
+ * only a VM whose parts are all the creator's own. Returns 0; -EPERM. */
 int creator_check_copy(const struct call *c, const struct vm *source, struct err *e);
 
-/* Begin a claim for the call's user. Returns an empty claim, owned by the caller; NULL: the user is no creator, or an admin
- * for all VMs. */
+/* Begin a claim for the call's user. Returns an empty claim, owned by the caller; NULL: the user is no creator, or an
+ * admin for all VMs. */
 struct owner_claim *owner_claim_new(const struct call *c);
 /* Reserve the entry of a VM. The definition has its name and uuid.
  * Returns 0; -EEXIST: the uuid is taken; -EDQUOT, -ENOSPC: too many entries; -ENOMEM. */

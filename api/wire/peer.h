@@ -11,8 +11,8 @@
 enum dialect { DIALECT_DAEMON, DIALECT_QEMU };
 
 /* In rising order: each role includes the rights of the roles before it, except those of ROLE_CREATOR.
- * ROLE_CREATOR: may define VMs and owns these, but sees no other VM. A user may have it beside another role for all VMs, so
- * functions that return a user's role never return it; ask permissions_creates().
+ * ROLE_CREATOR: may define VMs and owns these, but sees no other VM. A user may have it beside another role for all
+ * VMs, so functions that return a user's role never return it; ask permissions_creates().
  * ROLE_GUEST: a viewer who may also run commands inside the guest. */
 enum role { ROLE_NONE, ROLE_CREATOR, ROLE_VIEWER, ROLE_GUEST, ROLE_OPERATOR, ROLE_ADMIN };
 

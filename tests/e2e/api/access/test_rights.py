@@ -354,7 +354,7 @@ def test_owner_can_redefine_own_vm_only(shared, files):  # noqa: F811
         for validate in (False, True):
             e = define(shared, name, files / "mine.raw", validate=validate)["error"]
             assert e == {"class": "PermissionDenied",
-                         "desc": "vm-define requires the role admin, and you have no role; "
+                         "desc": "vm-define requires the role admin for all VMs, or creator for VMs of your own, and you have no role; "
                                  "an admin can change your role with cairn grant"}, name
     taken, = as_nobody(shared, ["vm-define", {"definition": {
         **definition(shared, "mine", files / "mine.raw"), "uuid": uuids["other"]}}])

@@ -122,7 +122,7 @@ def test_floods_are_bounded(shared):  # noqa: F811
 
 def test_role_of_the_other_scope_is_answered_with_the_right_ones(shared):  # noqa: F811
     os.chmod(shared.socket, 0o666)
-    for role, vm, right in (("admin", {"vm": "mine"}, "viewer, guest, operator or owner"), ("owner", {}, "viewer, guest, operator or admin")):
+    for role, vm, right in (("admin", {"vm": "mine"}, "viewer, guest, operator or owner"), ("owner", {}, "viewer, guest, operator, admin or creator")):
         with pytest.raises(QmpError, match=right):
             shared.qmp().run("permission-grant", user=NOBODY, role=role, **vm)
         assert right in as_nobody(shared, ["request-permission", {"role": role, **vm}])[0]["error"]["desc"]

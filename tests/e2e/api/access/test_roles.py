@@ -117,7 +117,7 @@ def test_invalid_grants_are_refused(shared):
                        (["viewer"], 2), (["viewer", "--user", "a", "--group", "b"], 2),
                        (["viewer", "--user", "no such user"], 2)):
         shared.cairn("grant", *args, ok=code)
-    assert "use viewer, guest, operator or admin; owner is for one VM" in shared.cairn("grant", "owner", "--user", "nobody", ok=2).stderr
+    assert "use viewer, guest, operator, admin or creator; owner is for one VM" in shared.cairn("grant", "owner", "--user", "nobody", ok=2).stderr
     for role in ("viewer", "guest", "operator", "admin"):
         shared.cairn("grant", role, "--user", "nobody")
     shared.cairn("revoke", "--user", "nobody")

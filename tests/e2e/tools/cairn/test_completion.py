@@ -156,7 +156,7 @@ def test_completion_of_what_exists(fake):
     assert complete("set-lifecycle-action", "web1", "") == {"poweroff", "reboot", "crash"} and "restart" in complete("set-lifecycle-action", "web1", "crash", "")
     assert "add" in complete("net-update", "default", "") and "dns-host" in complete("net-update", "default", "add", "")
     assert complete("domblkstat", "web1", "") == complete("domblkinfo", "web1", "") == {"vda"} and complete("attach-disk", "web1", "x.raw", "") == set()
-    assert complete("grant", "") == {"viewer", "guest", "operator", "admin", "owner"} and "web1" in complete("grant", "viewer", "")
+    assert complete("grant", "") == {"viewer", "guest", "operator", "admin", "owner", "creator"} and "web1" in complete("grant", "viewer", "")
     assert {"root", "nobody"} & complete("grant", "viewer", "--user", "") == {"root"} and "root" in complete("quota", "--group", "")
     assert {"cpu", "rx-bytes"} < complete("trend", "web1", "cpu", "") and complete("domrename", "web1", "") == set()
     assert complete("restore", "") == complete("save", "web1", "") == complete("-c", "") == {":files"}

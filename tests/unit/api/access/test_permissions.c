@@ -274,6 +274,137 @@ static void test_grant_is_in_force_once_stored(void **state)
 	permissions_done(&p);
 }
 
+/* The role creator stands beside another role for all VMs, and shows no VM. */
+static void test_creator_is_beside_the_other_roles(void **state)
+{
+	CLEANUP_JS struct json_object *file = NULL;
+	struct permissions p = { 0 }, again = { 0 };
+	uint64_t none = permissions_mark(&p, &alice), serial;
+
+	(void)state;
+	assert_int_equal(permissions_promise(&p, false, 1000, NULL, ROLE_CREATOR, &root, &serial), 0);
+	assert_false(permissions_creates(&p, &alice));
+	assert_true(permissions_mark(&p, &alice) == none);
+	permissions_promise_end(&p, serial, ROLE_CREATOR, true);
+	assert_true(permissions_creates(&p, &alice) && permissions_know(&p, &alice) && !permissions_creates(&p, &bob));
+	assert_true(permissions_mark(&p, &alice) != none);
+	assert_int_equal(permissions_role(&p, &alice, NULL), ROLE_NONE);
+	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_NONE);
+	assert_int_equal(permissions_set(&p, false, 1000, &web, ROLE_VIEWER), 0);
+	assert_false(permissions_seen_together(&p, WEB, DB));
+	assert_int_equal(permissions_set(&p, false, 1000, NULL, ROLE_VIEWER), 0);
+	assert_int_equal(p.n, 3);
+	file = permissions_to_file(&p);
+	assert_int_equal(permissions_load_file(&again, file, NULL), 0);
+	assert_true(again.n == 3 && permissions_creates(&again, &alice) && permissions_role(&again, &alice, NULL) == ROLE_VIEWER);
+	assert_int_equal(again.list[0].origin.since_ns, 1000);
+	permissions_done(&again);
+	/* Each is removed without the other. */
+	assert_int_equal(permissions_set(&p, false, 1000, NULL, ROLE_NONE), 0);
+	assert_true(permissions_creates(&p, &alice));
+	assert_int_equal(permissions_set(&p, false, 1000, NULL, ROLE_NONE), -ENOENT);
+	assert_int_equal(permissions_set(&p, true, 20, NULL, ROLE_CREATOR), 0);
+	assert_int_equal(permissions_remove_creator(&p, false, 1000), 0);
+	assert_true(permissions_creates(&p, &alice)); /* by the group */
+	assert_int_equal(permissions_remove_creator(&p, false, 1000), -ENOENT);
+	assert_int_equal(permissions_remove_creator(&p, true, 20), 0);
+	assert_false(permissions_creates(&p, &alice));
+	permissions_done(&p);
+}
+
+static void test_use_of_the_role_creator_counts_for_its_entry(void **state)
+{
+	struct permissions p = { .uses_unsaved = true /* no timer */ };
+
+	(void)state;
+	assert_int_equal(permissions_set(&p, false, 1000, NULL, ROLE_CREATOR), 0);
+	assert_int_equal(permissions_set(&p, false, 1000, NULL, ROLE_OPERATOR), 0);
+	permissions_note_use(&p, NULL, NULL, &alice, NULL, ROLE_VIEWER, true);
+	assert_true(!p.list[0].used_ns && p.list[1].used_ns);
+	p.list[1].used_ns = 0;
+	permissions_note_use(&p, NULL, NULL, &alice, NULL, ROLE_CREATOR, false);
+	assert_true(p.list[0].used_ns && !p.list[1].used_ns);
+	permissions_done(&p);
+}
+
+static size_t stored(const struct permissions *p)
+{
+	CLEANUP_JS struct json_object *file = permissions_to_file(p);
+
+	return json_object_array_length(js_get(file, "permissions"));
+}
+
+/* A reserved entry hides the VM's relations, gives no role, and is stored only once it is promised. */
+static void test_reserved_entry_becomes_the_owners(void **state)
+{
+	const struct permission_origin self = { 7000, 1000 };
+	struct permissions p = { 0 };
+	uint64_t first, second;
+
+	(void)state;
+	assert_int_equal(permissions_reserve(&p, 1000, &web, &first), 0);
+	assert_int_equal(permissions_reserve(&p, 1001, &web, &second), -EEXIST);
+	assert_true(permissions_is_reserved(&p, WEB, 0) && !permissions_is_reserved(&p, WEB, first) && !permissions_is_reserved(&p, DB, 0));
+	assert_false(permissions_seen_together(&p, WEB, DB));
+	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_NONE);
+	assert_int_equal(stored(&p), 0);
+	permissions_promise_reserved(&p, first, &self);
+	assert_int_equal(stored(&p), 1);
+	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_NONE);
+	permissions_promise_end(&p, first, ROLE_ADMIN, true);
+	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_ADMIN);
+	assert_true(p.list[0].origin.by == 1000 && p.list[0].origin.since_ns == 7000 && !permissions_is_reserved(&p, WEB, 0));
+	/* Nobody reserves the UUID of a VM with entries, which may not be loaded. */
+	assert_int_equal(permissions_reserve(&p, 1000, &web, &second), -EEXIST);
+	/* The VM was not made: the entry goes, promised or not. */
+	for (unsigned promised = 0; promised < 2; promised++) {
+		assert_int_equal(permissions_reserve(&p, 1000, &db, &second), 0);
+		if (promised)
+			permissions_promise_reserved(&p, second, &self);
+		permissions_promise_end(&p, second, ROLE_ADMIN, false);
+		assert_int_equal(p.n, 1);
+	}
+	/* An admin's revoke wins. */
+	assert_int_equal(permissions_reserve(&p, 1000, &db, &second), 0);
+	permissions_promise_reserved(&p, second, &self);
+	assert_int_equal(permissions_set(&p, false, 1000, &db, ROLE_NONE), 0);
+	permissions_promise_end(&p, second, ROLE_ADMIN, true);
+	assert_int_equal(permissions_role(&p, &alice, DB), ROLE_NONE);
+	permissions_done(&p);
+}
+
+/* Creators cannot fill the table. The limits hold for the next daemon, too. */
+static void test_number_of_creators_entries_is_limited(void **state)
+{
+	CLEANUP_JS struct json_object *file = NULL;
+	struct permissions p = { 0 }, again = { 0 };
+	uint8_t uuid[16] = { 0 };
+	uint64_t serial;
+
+	(void)state;
+	for (unsigned i = 0; i < PERMISSIONS_CREATED_MAX; i++) {
+		const uid_t uid = 5000 + i / PERMISSIONS_CREATOR_MAX;
+		const struct permission_origin self = { 7000, uid };
+		const struct permission_vm vm = { "v", uuid };
+
+		uuid[0] = (uint8_t)(128 + i % 128);
+		uuid[1] = (uint8_t)(i / 128);
+		assert_int_equal(permissions_reserve(&p, uid, &vm, &serial), 0);
+		permissions_promise_reserved(&p, serial, &self);
+		permissions_promise_end(&p, serial, ROLE_ADMIN, true);
+		if (i == PERMISSIONS_CREATOR_MAX - 1)
+			assert_int_equal(permissions_reserve(&p, uid, &(struct permission_vm){ "v", OTHER }, &serial), -EDQUOT);
+	}
+	file = permissions_to_file(&p);
+	assert_int_equal(permissions_load_file(&again, file, NULL), 0);
+	uuid[2] = 1;
+	assert_int_equal(permissions_reserve(&again, 5000, &(struct permission_vm){ "v", uuid }, &serial), -EDQUOT);
+	assert_int_equal(permissions_reserve(&again, 1000, &(struct permission_vm){ "v", uuid }, &serial), -ENOSPC);
+	assert_int_equal(permissions_set(&again, false, 1000, &(struct permission_vm){ "v", uuid }, ROLE_ADMIN), 0);
+	permissions_done(&again);
+	permissions_done(&p);
+}
+
 static const uint8_t *find_web(void *opaque, const char *name)
 {
 	(void)opaque;
@@ -315,6 +446,8 @@ static void test_role_words_depend_on_scope(void **state)
 	assert_int_equal(permissions_role_from_word("owner", false), ROLE_NONE);
 	assert_int_equal(permissions_role_from_word("admin", true), ROLE_NONE);
 	assert_int_equal(permissions_role_from_word("admin", false), ROLE_ADMIN);
+	assert_int_equal(permissions_role_from_word("creator", false), ROLE_CREATOR);
+	assert_int_equal(permissions_role_from_word("creator", true), ROLE_NONE);
 	assert_int_equal(permissions_role_from_word("nobody", false), ROLE_NONE);
 	assert_int_equal(permissions_role_from_word(NULL, false), ROLE_NONE);
 }
@@ -358,6 +491,7 @@ static void test_file_with_an_invalid_entry_is_not_loaded(void **state)
 		{ "{\"permissions\": [{\"user\": 1, \"role\": \"viewer\"}, {\"user\": 2, \"role\": 3}]}", -EINVAL },
 		{ "{\"permissions\": [{\"user\": 1, \"role\": \"owner\"}]}", -EINVAL },
 		{ "{\"permissions\": [{\"user\": 1, \"role\": \"viewer\", \"vm-uuid\": \"\"}]}", -EINVAL },
+		{ "{\"permissions\": [{\"user\": 1, \"role\": \"creator\", \"vm\": \"web\", \"vm-uuid\": \"\"}]}", -EINVAL },
 		{ "{\"permissions\": [{\"user\": 1, \"role\": \"viewer\"}, {\"user\": 2, \"role\": \"operatr\"}]}", -ENOTSUP },
 	};
 
@@ -385,6 +519,10 @@ int main(void)
 		cmocka_unit_test(test_vms_visible_to_same_users_are_recognized),
 		cmocka_unit_test(test_entries_are_replaced_and_removed),
 		cmocka_unit_test(test_grant_is_in_force_once_stored),
+		cmocka_unit_test(test_creator_is_beside_the_other_roles),
+		cmocka_unit_test(test_use_of_the_role_creator_counts_for_its_entry),
+		cmocka_unit_test(test_reserved_entry_becomes_the_owners),
+		cmocka_unit_test(test_number_of_creators_entries_is_limited),
 		cmocka_unit_test(test_entries_of_older_version_get_uuids),
 		cmocka_unit_test(test_number_of_entries_is_limited),
 		cmocka_unit_test(test_role_words_depend_on_scope),
