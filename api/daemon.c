@@ -4,6 +4,7 @@
 #include "api/access/authors.h"
 #include "api/access/denial_log.h"
 #include "api/access/fork_as.h"
+#include "api/access/rights.h"
 #include "api/jobs/batch.h"
 #include "api/jobs/commit.h"
 #include "api/jobs/commit_ready.h"
@@ -249,12 +250,16 @@ static void permissions_found(struct vm_host *h)
 		store_set_aside(h->store, PERMISSIONS_FILE, e.msg);
 }
 
-/* Return whether the entry's VM exists. A VM with a damaged definition is not loaded, but still has its folder. */
+/* Return whether the entry's VM exists. A VM with a damaged definition is not loaded, but still has its folder. A creator
+ * may have chosen the UUID of another user's VM that was not loaded, so the creator has to be the definer. */
 static bool vm_is_there(void *opaque, const struct permission *e)
 {
 	struct vm_host *h = opaque;
+	const struct vm *vm = vm_find_uuid(h, e->uuid);
 
-	return vm_find_uuid(h, e->uuid) || (!vm_find_name(h, e->vm) && store_has_file(h->store, e->vm, ""));
+	if (vm)
+		return !e->made || rights_uid(vm->def->rights) == e->id;
+	return !vm_find_name(h, e->vm) && store_has_file(h->store, e->vm, "");
 }
 
 static const uint8_t *uuid_of_vm(void *opaque, const char *name)

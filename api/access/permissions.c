@@ -238,6 +238,7 @@ int permissions_promise(struct permissions *p, bool is_group, uid_t id, const st
 		e->promised_origin = *from;
 	e->role = MIN(e->role, role);
 	e->promised = role;
+	e->made = false;
 	e->promises++;
 	*ret_serial = e->serial;
 	return 0;
@@ -263,20 +264,14 @@ void permissions_promise_end(struct permissions *p, uint64_t serial, enum role r
 		remove_at(p, (size_t)(e - p->list));
 }
 
-/* Whether the user is a creator who got the entry for a VM of the user's own. */
-static bool is_created(const struct permission *e)
-{
-	return e->vm && !e->is_group && e->promised_origin.by == e->id;
-}
-
 /* Check the limits of the entries that creators get. Returns 0; -EDQUOT; -ENOSPC. */
 static int created_check(const struct permissions *p, uid_t uid)
 {
 	size_t all = 0, own = 0;
 
 	for (size_t i = 0; i < p->n; i++) {
-		all += is_created(&p->list[i]);
-		own += is_created(&p->list[i]) && p->list[i].id == uid;
+		all += p->list[i].made;
+		own += p->list[i].made && p->list[i].id == uid;
 	}
 	return own >= PERMISSIONS_CREATOR_MAX ? -EDQUOT : all >= PERMISSIONS_CREATED_MAX ? -ENOSPC : 0;
 }
@@ -289,10 +284,9 @@ int permissions_reserve(struct permissions *p, uid_t uid, const struct permissio
 		if (p->list[i].vm && is_for(&p->list[i], vm->uuid))
 			return -EEXIST;
 	if (!r)
-		r = permission_add(p, &(struct permission){ .id = uid, .promises = 1 }, vm);
+		r = permission_add(p, &(struct permission){ .id = uid, .made = true, .promises = 1 }, vm);
 	if (r < 0)
 		return r;
-	p->list[p->n - 1].promised_origin.by = uid;
 	*ret_serial = p->serial;
 	return 0;
 }
@@ -464,6 +458,8 @@ static void entry_store(const struct permission *e, struct json_object *list)
 	origin_put(o, &e->promised_origin);
 	if (e->used_ns)
 		js_put_int(o, "used", e->used_ns);
+	if (e->made)
+		js_put_bool(o, "made", true);
 	json_object_array_add(list, o);
 }
 
@@ -497,6 +493,7 @@ static void history_load(struct permission *e, struct json_object *o)
 	e->origin.by = by >= 0 && by < UINT32_MAX ? (uid_t)by : (uid_t)-1;
 	e->promised_origin = e->origin;
 	e->used_ns = MAX(js_get_int(o, "used", 0), 0);
+	e->made = e->vm && !e->is_group && js_get_bool(o, "made", false);
 }
 
 /* Get the role of an entry. Returns 0; -EINVAL; -ENOTSUP: it may be a role of a newer Cairn. */

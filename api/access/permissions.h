@@ -38,6 +38,7 @@ struct permission {
 	bool is_group;
 	uid_t id;
 	bool creates;	/* the entry of the role creator */
+	bool made; /* the user, a creator, made the VM, and no admin has given a role for it since */
 	enum role role; /* in effect */
 	enum role promised; /* in effect once the table is stored; equal to role while promises is 0 */
 	unsigned promises; /* roles that are being stored */

@@ -28,6 +28,15 @@
 
 #define ALIASES_TIMEOUT_NS (10 * 1000000000ULL)
 
+static int vm_exists(const struct vm *vm, struct err *e)
+{
+	const char *name = vm->def->name;
+
+	if (vm_state_is_active(vm->state))
+		return err_set(e, -EEXIST, ERR_EXISTS, "VM '%s' exists already and is %s", name, vm_state_name(vm->state));
+	return err_set(e, -EEXIST, ERR_EXISTS, "VM '%s' exists already; start it: cairn start %s", name, name);
+}
+
 /* Check that the definition may be stored beside those of the existing VMs, and complete its uuid, machine version and
  * MAC addresses.
  * *ret_old: the VM of that name; NULL: none. */
@@ -40,10 +49,8 @@ static int define_check(struct vm_host *host, struct definition *def, enum vm_de
 		err_prefix(e, "name");
 		return -EINVAL;
 	}
-	if (old && mode == VM_CREATE && vm_state_is_active(old->state))
-		return err_set(e, -EEXIST, ERR_EXISTS, "VM '%s' exists already and is %s", def->name, vm_state_name(old->state));
 	if (old && mode == VM_CREATE)
-		return err_set(e, -EEXIST, ERR_EXISTS, "VM '%s' exists already; start it: cairn start %s", def->name, def->name);
+		return vm_exists(old, e);
 	if (old && vm_check_claim(old, VM_CLAIM_DEFINE, "define it", e) < 0)
 		return -EBUSY;
 	if (old && template_check(old, "change its definition", e) < 0)
@@ -158,11 +165,11 @@ static int name_taken(const struct definition *def, struct err *e)
 static int may_define(const struct define *w, struct err *e)
 {
 	const struct vm *vm = vm_find_name(w->host, w->def->name);
-	bool redefines = w->mode == VM_REDEFINE || (vm && w->mode != VM_CREATE);
-	int r = redefines ? call_check_role(w->by, ROLE_ADMIN, vm, e) : creator_check(w->by, e);
+	int r;
 
 	if (vm && w->claim)
 		return name_taken(vm->def, e);
+	r = w->claim ? creator_check(w->by, e) : call_check_role(w->by, ROLE_ADMIN, vm, e);
 	if (!r && !vm)
 		r = owner_claim_check_uuid(w->host, w->claim, w->def->uuid, e);
 	return r < 0 ? r : was_check(w, e);
@@ -179,7 +186,7 @@ static int claim_begin(struct define *w, struct err *e)
 	if (old && call_role_for(w->by, old->def->uuid) < ROLE_VIEWER)
 		return name_taken(old->def, e);
 	if (old)
-		return 0;
+		return w->mode == VM_CREATE ? vm_exists(old, e) : 0;
 	if (!uuid_is_set(w->def->uuid) && uuid_make(w->def->uuid, e) < 0)
 		return -EIO;
 	w->claim = owner_claim_new(w->by);

@@ -227,6 +227,24 @@ def test_uuid_of_a_vm_that_is_not_loaded_is_taken(host):
     assert "return" in define(host, "web", uuid=str(uuid.uuid4()))
 
 
+def test_entry_of_a_creator_for_a_vm_of_another_goes(host):
+    """As if the creator had chosen the UUID of root's VM while that was not loaded. What an admin gave stays."""
+    define(host, "web")
+    host.cairn("grant", "owner", "other", "--user", "nobody")
+    host.stop()
+    p = host.state / "permissions.json"
+    table = json.loads(p.read_text())
+    own = next(e for e in table["permissions"] if e.get("vm") == "web")
+    assert own["made"] and own["by"] == NOBODY
+    mine = json.loads((host.state / "vms/mine/definition.json").read_text())["uuid"]
+    table["permissions"].append({**own, "vm": "web2", "vm-uuid": mine})
+    p.write_text(json.dumps(table))
+    host.start()
+    assert owned(host) == ["other", "web"] and seen(host) == ["other", "web"]
+    assert not allowed(ask(host, "vm-start", vm="mine"))
+    until(lambda: mine not in p.read_text())
+
+
 def test_files_are_opened_with_the_creators_rights(host):
     roots = host.tmp / "roots.raw"
     roots.write_bytes(bytes(4096))
