@@ -10,7 +10,7 @@ static const struct verb_option permission_options[] = {
 static const struct verb_option revoke_options[] = {
 	{ "user", "USER", "select a user, by name or uid" },
 	{ "group", "GROUP", "select a group, by name or gid" },
-	{ "role", "ROLE", "remove only this role [any; without VM, also creator]" }, END };
+	{ "role", FROM_SCHEMA("role"), FROM_SCHEMA("role") }, END };
 static const struct verb_option review_options[] = {
 	{ "unused-for", "DAYS", "show only roles that nobody used for DAYS days" }, END };
 static const struct verb_option role_ask_options[] = {

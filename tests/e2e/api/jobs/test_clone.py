@@ -451,8 +451,8 @@ def test_clone_by_non_admin_is_denied(shared):  # noqa: F811
     shared.cairn("grant", "owner", "mine", "--user", "nobody")
     for command in (["vm-clone", {"vm": "mine", "name": "x"}], ["vm-fork", {"vm": "mine", "name": "x"}]):
         e = as_nobody(shared, command)[0]["error"]
-        assert (e["class"], e["desc"]) == ("PermissionDenied", "creating VMs requires the role admin for all VMs; an admin can change your "
-                                           "role with cairn grant")
+        assert (e["class"], e["desc"]) == ("PermissionDenied", f"{command[0]} makes VMs, which requires the role admin for all VMs, or creator "
+                                           "for VMs of your own; an admin can change your role with cairn grant")
 
 
 # ---- failures ----
