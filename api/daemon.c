@@ -250,8 +250,8 @@ static void permissions_found(struct vm_host *h)
 		store_set_aside(h->store, PERMISSIONS_FILE, e.msg);
 }
 
-/* Return whether the entry's VM exists. A VM with a damaged definition is not loaded, but still has its folder. A creator
- * may have chosen the UUID of another user's VM that was not loaded, so the creator has to be the definer. */
+/* Return whether the entry's VM exists. A VM with a damaged definition is not loaded, but still has its folder. A
+ * creator may have chosen the UUID of another user's VM that was not loaded, so the creator has to be the definer. */
 static bool vm_is_there(void *opaque, const struct permission *e)
 {
 	struct vm_host *h = opaque;

@@ -743,7 +743,7 @@ cairn help snapshot-revert
 cairn grant operator web1 --user alice
     given: defined web1
     then: cairn permissions | grep operator
-cairn grant creator --group staff
+cairn grant creator --group users
     then: cairn permissions | grep creator
 cairn revoke web1 --user alice
     given: defined web1; cairn grant operator web1 --user nobody
