@@ -744,7 +744,7 @@ cairn grant operator web1 --user alice
     given: defined web1
     then: cairn permissions | grep operator
 cairn grant creator --group users
-    then: cairn permissions | grep creator
+    then: cairn permissions | grep "creator *own"
 cairn revoke web1 --user alice
     given: defined web1; cairn grant operator web1 --user nobody
     then: lacks operator cairn permissions

@@ -50,6 +50,12 @@ int verb_revoke(struct cli *c)
 	return permission_act(c, "permission-revoke", option_value(c, "role"), c->npos ? c->pos[0] : NULL);
 }
 
+/* A creator's role is for the domains that the user makes. */
+static const char *domain_shown(struct json_object *o)
+{
+	return js_get_str_or(o, "vm", !strcmp(js_get_str_or(o, "role", ""), "creator") ? "own" : "all");
+}
+
 static void row_add(struct table *t, struct json_object *o)
 {
 	int64_t user = js_get_int(o, "user", -1), group = js_get_int(o, "group", -1);
@@ -57,7 +63,7 @@ static void row_add(struct table *t, struct json_object *o)
 
 	user_name(group >= 0, group >= 0 ? group : user, name, sizeof(name));
 	table_add(t, (const char *const[]){ group >= 0 ? "group" : "user", name,
-		js_get_str_or(o, "role", "-"), js_get_str_or(o, "vm", "all") });
+		js_get_str_or(o, "role", "-"), domain_shown(o) });
 }
 
 int verb_permissions(struct cli *c)
@@ -91,7 +97,7 @@ static void review_row_add(struct table *t, struct json_object *o)
 	if (used)
 		time_text(used, false, used_text);
 	snprintf(unused, sizeof(unused), "%lld d", (long long)(js_get_int(o, "unused", 0) / DAY_NS));
-	table_add(t, (const char *const[]){ group >= 0 ? "group" : "user", name, js_get_str_or(o, "role", "-"), js_get_str_or(o, "vm", "all"),
+	table_add(t, (const char *const[]){ group >= 0 ? "group" : "user", name, js_get_str_or(o, "role", "-"), domain_shown(o),
 		since_text, socket ? "(socket)" : by < 0 ? "-" : giver, used ? used_text : socket ? "-" : "never", socket ? "-" : unused });
 }
 

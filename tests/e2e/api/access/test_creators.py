@@ -477,11 +477,17 @@ def test_creator_restores_own_states(host):
     assert restore(host, state, d)["return"]["created"]
     assert owned(host) == ["web"] == seen(host)
     host.cairn("destroy", "web")
+    # A VM that cannot start is gone again.
+    assert "return" in ask(host, "vm-undefine", vm="web")
+    bad = {**json.loads(host.cairn("dumpjson", "other").stdout), "name": "bad", "uuid": str(uuid.uuid4()), "boot": {
+        "kernel": str(host.tmp / "kernel"), "cmdline": "refuse"}}
+    assert "error" in restore(host, state, bad)
+    assert owned(host) == [] and "bad" not in names(host)
+    until(lambda: [vm for _, vm, _ in stored(host)] == [None])
     # The state of a VM of root's: its UUID is taken, and its name, too.
     d = json.loads(host.cairn("dumpjson", "mine").stdout)
     assert refusal(restore(host, state, d))[0] == "PermissionDenied"
     assert refusal(restore(host, state, {**d, "uuid": str(uuid.uuid4())})) == ("AlreadyExists", "name: 'mine' is taken; choose another name")
-    host.cairn("undefine", "web")
     host.cairn("revoke", "--user", "nobody")
     os.chmod(host.socket, 0o666)
     assert refusal(restore(host, state, {**d, "uuid": str(uuid.uuid4())}))[0] == "PermissionDenied"
