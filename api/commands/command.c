@@ -422,7 +422,7 @@ static int check_role(struct call *c, struct err *e)
 		if (!vm)
 			return creator_check(c, e);
 		if (c->command->flags & COMMAND_DEFINES && role < ROLE_VIEWER)
-			return err_set(e, -EEXIST, ERR_EXISTS, "name: '%s' is taken; choose another name", vm->def->name);
+			return creator_name_taken(vm, e);
 	}
 	if (role >= needed ||
 		((c->command->flags & COMMAND_FILTERS) && c->conn && conn_known(c->conn))) {

@@ -62,6 +62,11 @@ int creator_check_copy(const struct call *c, const struct vm *source, struct err
 		"you may copy the VMs that you defined yourself", source->def->name);
 }
 
+int creator_name_taken(const struct vm *vm, struct err *e)
+{
+	return err_set(e, -EEXIST, ERR_EXISTS, "name: '%s' is taken; choose another name", vm->def->name);
+}
+
 /* ---- claims ---- */
 
 struct owner_claim *owner_claim_new(const struct call *c)

@@ -27,6 +27,9 @@ int creator_check(const struct call *c, struct err *e);
  * only a VM whose parts are all the creator's own. Returns 0; -EPERM. */
 int creator_check_copy(const struct call *c, const struct vm *source, struct err *e);
 
+/* Refuse a name for a creator who may not see its VM. Returns -EEXIST. */
+int creator_name_taken(const struct vm *vm, struct err *e);
+
 /* Begin a claim for the call's user. Returns an empty claim, owned by the caller; NULL: the user is no creator, or an
  * admin for all VMs. */
 struct owner_claim *owner_claim_new(const struct call *c);

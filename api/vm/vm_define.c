@@ -154,12 +154,6 @@ static int owners_check(const struct define *w, const struct vm *old, struct err
 		w->def->name);
 }
 
-/* Refuse a name for a user who may not see its VM. */
-static int name_taken(const struct definition *def, struct err *e)
-{
-	return err_set(e, -EEXIST, ERR_EXISTS, "name: '%s' is taken; choose another name", def->name);
-}
-
 /* Repeat the checks whose results may have changed while files were checked or the draft was written. Check the
  * client's role first, so that the other errors reveal nothing about another user's VM. */
 static int may_define(const struct define *w, struct err *e)
@@ -168,7 +162,7 @@ static int may_define(const struct define *w, struct err *e)
 	int r;
 
 	if (vm && w->claim)
-		return name_taken(vm->def, e);
+		return creator_name_taken(vm, e);
 	r = w->claim ? creator_check(w->by, e) : call_check_role(w->by, ROLE_ADMIN, vm, e);
 	if (!r && !vm)
 		r = owner_claim_check_uuid(w->host, w->claim, w->def->uuid, e);
@@ -184,7 +178,7 @@ static int claim_begin(struct define *w, struct err *e)
 	if (!w->by || w->mode == VM_REDEFINE || w->mode == VM_RUN || !creator_is(w->by))
 		return 0;
 	if (old && call_role_for(w->by, old->def->uuid) < ROLE_VIEWER)
-		return name_taken(old->def, e);
+		return creator_name_taken(old, e);
 	if (old)
 		return w->mode == VM_CREATE ? vm_exists(old, e) : 0;
 	if (!uuid_is_set(w->def->uuid) && uuid_make(w->def->uuid, e) < 0)
