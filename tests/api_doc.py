@@ -22,6 +22,8 @@ def fields(types, name):
         return ["- a list of"] + ["  " + line for line in fields(types, type["element-type"])]
     if type["meta-type"] == "builtin":
         return [f"- {name}"]
+    if type["meta-type"] == "enum":
+        return [f"- `{value}`" for value in type["values"]]
     return [f"- `{m['name']}` {words(types, m['type'])}{', optional' if 'default' in m else ''}"
             + (f": {m['doc']}" if "doc" in m else "") for m in type["members"]]
 
@@ -29,7 +31,7 @@ def fields(types, name):
 def words(types, name):
     """Return the type's name, or the words of an enumeration."""
     type = types[name]
-    if type["meta-type"] == "enum":
+    if type["meta-type"] == "enum" and not is_named(type):
         return "|".join(type["values"])
     if type["meta-type"] == "alternate":
         return " or ".join(m["type"] for m in type["members"])
@@ -41,7 +43,10 @@ def words(types, name):
 
 
 def is_named(type):
-    """Return whether it is an object type with a heading of its own, and not that of a command or an event."""
+    """Return whether the type has a heading of its own: an object type that is not that of a command or an event, or an
+    enumeration of many words."""
+    if type["meta-type"] == "enum":
+        return len(type["values"]) > 10
     return type["meta-type"] == "object" and not type["name"].isdigit()
 
 
@@ -93,7 +98,7 @@ def chapter(title, schema, short):
             lines.append(f"- **{e['name']}**" + (f" {members}" if members else ""))
         lines += [""] if short else []
     if not short:
-        lines += [f"## {title}: types of objects", ""]
+        lines += [f"## {title}: types", ""]
         for e in sorted(filter(is_named, schema), key=lambda e: e["name"]):
             lines += [f"### {e['name']}", "", *fields(types, e["name"]), ""]
     return lines

@@ -114,35 +114,6 @@ _Static_assert(sizeof(struct vm_config) <= CHANNEL_BODY_MAX, "a configuration fi
 _Static_assert(sizeof(struct vm_info) <= CHANNEL_BODY_MAX, "an answer fits one message");
 _Static_assert(sizeof(struct vm_snapshots) <= CHANNEL_BODY_MAX, "so does a page of snapshots");
 
-const char *vm_reason_name(enum vm_reason r)
-{
-	static const char *const names[VM_REASON_COUNT] = {
-		[VM_REASON_NONE] = "unknown",
-		[VM_REASON_BOOTED] = "booted",
-		[VM_REASON_USER] = "user",
-		[VM_REASON_IO_ERROR] = "I/O error",
-		[VM_REASON_GUEST_SHUTDOWN] = "shutdown",
-		[VM_REASON_GUEST_RESET] = "guest reset",
-		[VM_REASON_GUEST_PANICKED] = "guest panicked",
-		[VM_REASON_TRIPLE_FAULT] = "triple fault",
-		[VM_REASON_EMULATION_FAILURE] = "emulation failure",
-		[VM_REASON_DEBUG_EXIT] = "debug exit",
-		[VM_REASON_SHUTDOWN_TIMEOUT] = "shutdown timed out",
-		[VM_REASON_KILLED] = "killed",
-		[VM_REASON_HOST_ERROR] = "host error",
-		[VM_REASON_SAVING] = "saving",
-		[VM_REASON_SAVED] = "saved",
-		[VM_REASON_RESTORED] = "restored",
-		[VM_REASON_FROM_SNAPSHOT] = "from snapshot",
-		[VM_REASON_NO_SPACE] = "I/O error: no space left",
-		[VM_REASON_IMAGE_CORRUPT] = "I/O error: image corrupt",
-		[VM_REASON_WATCHDOG] = "watchdog",
-		[VM_REASON_HANDOVER] = "handing over",
-	};
-
-	return (unsigned)r < VM_REASON_COUNT ? names[r] : names[VM_REASON_NONE];
-}
-
 /* The fds of a message; each may be used once. */
 struct files {
 	unsigned n;

@@ -20,6 +20,7 @@
 
 #include "base/backoff.h"
 #include "base/channel.h"
+#include "base/vm_reason.h"
 #include "vmm/vm_fork_stage.h"
 #include "vmm/vm_limits.h"
 #include "vmm/vm_screen.h"
@@ -212,34 +213,6 @@ enum vm_phase {
 	VM_PHASE_RUNNING = 2,
 	VM_PHASE_CRASHED = 3, /* preserved: vCPUs are stopped and cannot continue */
 	VM_PHASE_ENDED = 4,  /* the process is about to exit */
-};
-
-/* Reason for entering a phase. */
-enum vm_reason {
-	VM_REASON_NONE = 0,
-	VM_REASON_BOOTED,
-	VM_REASON_USER,		     /* stop, cont, quit */
-	VM_REASON_IO_ERROR,	     /* paused; detail: disk and error, or the saved memory that is unreadable */
-	VM_REASON_GUEST_SHUTDOWN,    /* S5 */
-	VM_REASON_GUEST_RESET,	     /* ended or paused: a reset by guest or watchdog, and on_reboot is not restart */
-	VM_REASON_GUEST_PANICKED,
-	/* KVM_EXIT_SHUTDOWN: counts as a crash, not as a reset, so that a broken guest does not
-	 * loop. */
-	VM_REASON_TRIPLE_FAULT,
-	VM_REASON_EMULATION_FAILURE, /* detail: RIP and instruction bytes */
-	VM_REASON_DEBUG_EXIT,	     /* value: the status the guest wrote */
-	VM_REASON_SHUTDOWN_TIMEOUT,  /* foreground: SIGTERM's deadline passed */
-	VM_REASON_KILLED,	     /* foreground: second SIGTERM */
-	VM_REASON_HOST_ERROR,	     /* KVM_RUN failed, out of memory, … */
-	VM_REASON_SAVING,	     /* paused while the state is written */
-	VM_REASON_SAVED,	     /* ended: the state is in a file */
-	VM_REASON_RESTORED,	     /* running or paused: started from a saved state */
-	VM_REASON_FROM_SNAPSHOT,     /* running or paused: reverted to a snapshot */
-	VM_REASON_NO_SPACE,	     /* paused: an I/O error with ENOSPC or EDQUOT */
-	VM_REASON_IMAGE_CORRUPT,     /* paused: as VM_REASON_IO_ERROR, but the VM cannot continue */
-	VM_REASON_WATCHDOG,	     /* paused or ended, by the watchdog's action */
-	VM_REASON_HANDOVER,	     /* paused while another process takes the VM over */
-	VM_REASON_COUNT,
 };
 
 enum vm_event_kind {
@@ -883,9 +856,6 @@ extern const struct channel_type vm_msg_to_vm[VM_MSG_TYPE_COUNT];
 extern const struct channel_type vm_msg_from_vm[VM_MSG_TYPE_COUNT];
 /* Return the size that this build knows of an answer whose struct grows; 0: of another message. */
 size_t vm_msg_struct_bytes(enum vm_msg_type type);
-
-/* Return a reason's name, such as "booted" or "guest panicked"; never NULL. */
-const char *vm_reason_name(enum vm_reason r);
 
 struct err;
 /* Check a received configuration before anything is built from it, and set the last byte of strings to 0.

@@ -265,7 +265,7 @@ static void put_identity(struct json_writer *w, const struct vm *vm, bool brief)
 		jw_str(w, "waits-for-hook", waits);
 	if (brief)
 		return;
-	jw_str(w, "reason", vm->reason);
+	jw_str(w, "reason", vm_reason_name(vm->reason));
 	jw_bool(w, "persistent", !vm_has(vm, VM_FACT_TRANSIENT));
 	jw_bool(w, "autostart", vm_has(vm, VM_FACT_AUTOSTART));
 	jw_bool(w, "managed-save", vm->state == VM_SAVED);

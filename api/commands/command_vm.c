@@ -344,7 +344,7 @@ void command_vm_destroy(struct call *c)
  * table has no row and vm_move() does nothing. The VM cannot have been undefined: only a VM without a process, and thus
  * without requests, can be undefined. */
 static void request_done(struct call *c, int r, const struct err *e, enum vm_trigger t,
-	const char *reason)
+	enum vm_reason reason)
 {
 	if (r < 0) {
 		call_fail(c, e);
@@ -360,13 +360,13 @@ static void suspend_done(void *opaque, int r, const struct vm_answer *a, const s
 
 	(void)a;
 	/* Usually the event of the VM process has moved the state already; then vm_move() does nothing. */
-	request_done(c, r, e, VM_SAW_PAUSED, "user");
+	request_done(c, r, e, VM_SAW_PAUSED, VM_REASON_USER);
 }
 
 static void resume_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	(void)a;
-	request_done(opaque, r, e, VM_SAW_RUNNING, "user");
+	request_done(opaque, r, e, VM_SAW_RUNNING, VM_REASON_USER);
 }
 
 static void reset_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
@@ -376,7 +376,7 @@ static void reset_done(void *opaque, int r, const struct vm_answer *a, const str
 	(void)a;
 	if (r == 0)
 		vm_set(c->vm, VM_FACT_REBOOTS, false);
-	request_done(c, r, e, VM_ASK_RESET, c->vm->state == VM_PAUSED ? NULL : "booted");
+	request_done(c, r, e, VM_ASK_RESET, c->vm->state == VM_PAUSED ? VM_REASON_KEEP : VM_REASON_BOOTED);
 }
 
 static void vm_request(struct call *c, enum vm_msg_type type,

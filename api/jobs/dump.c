@@ -239,8 +239,7 @@ static bool is_crash_to_dump(const struct vm *vm)
 
 static bool is_bite_to_dump(const struct vm *vm)
 {
-	return vm->state == VM_PAUSED && vm->value == VM_WATCHDOG_DUMP &&
-		!strcmp(vm->reason, vm_reason_name(VM_REASON_WATCHDOG));
+	return vm->state == VM_PAUSED && vm->value == VM_WATCHDOG_DUMP && vm->reason == VM_REASON_WATCHDOG;
 }
 
 static void reply_ignore(void *opaque, int r, const struct vm_answer *a, const struct err *e)

@@ -312,7 +312,7 @@ void save_dropped(struct vm *vm, int r)
 	if (r < 0)
 		return;
 	vm_set(vm, VM_FACT_SAVED_PAUSED, false);
-	vm_move(vm, VM_ASK_DROP_SAVED, "saved state dropped", NULL, 0);
+	vm_move(vm, VM_ASK_DROP_SAVED, VM_REASON_SAVE_DROPPED, NULL, 0);
 }
 
 /* ---- the end of a save ---- */
@@ -350,7 +350,7 @@ static void save_ended(struct vm *vm)
 	int r;
 
 	if (!store_has_file(s, vm->def->name, SAVE_MANAGED_TMP)) {
-		vm_move(vm, VM_SAW_ENDED, "saved", NULL, 0);
+		vm_move(vm, VM_SAW_ENDED, VM_REASON_SAVED, NULL, 0);
 		return;
 	}
 	/* If the job still has its struct save_wait, the daemon has not requested the save yet, and the process reports
@@ -365,7 +365,7 @@ static void save_ended(struct vm *vm)
 		wait_free(w);
 	else if (w)
 		vm->operation.kind = VM_OP_SAVE_KEPT;
-	vm_move(vm, r < 0 ? VM_SAW_ENDED : VM_SAW_SAVED, "saved", r < 0 ? e.msg : NULL, 0);
+	vm_move(vm, r < 0 ? VM_SAW_ENDED : VM_SAW_SAVED, VM_REASON_SAVED, r < 0 ? e.msg : NULL, 0);
 }
 
 static void save_gone(struct vm *vm)
@@ -376,12 +376,12 @@ static void save_gone(struct vm *vm)
 		tmp_remove(vm); /* of a save in which an earlier daemon was killed */
 	if (!vm_is_saving(vm) || vm->operation.kind == VM_OP_SAVE_KEPT)
 		return;
-	if (!strcmp(vm->reason, "saved") && !vm_has(vm, VM_FACT_CONTINUES)) {
+	if (vm->reason == VM_REASON_SAVED && !vm_has(vm, VM_FACT_CONTINUES)) {
 		job_succeed(vm->operation.job, NULL);
 		return;
 	}
 	err_set(&e, -ESRCH, ERR_GENERIC, "the VM ended before the save was complete: %s (%s)",
-		vm_state_name(vm->state), vm->reason);
+		vm_state_name(vm->state), vm_reason_name(vm->reason));
 	save_finish(vm, &e);
 }
 
@@ -451,9 +451,9 @@ static void save_found_off(struct vm *vm)
 			"since, cairn restore can start from it",
 			vm->def->name, SAVE_MANAGED_USED);
 	if (saved && vm->state != VM_SAVED)
-		vm_move(vm, VM_SAW_SAVED, "saved", NULL, 0);
+		vm_move(vm, VM_SAW_SAVED, VM_REASON_SAVED, NULL, 0);
 	else if (!saved && vm->state == VM_SAVED)
-		vm_move(vm, VM_ASK_DROP_SAVED, "saved state gone", NULL, 0);
+		vm_move(vm, VM_ASK_DROP_SAVED, VM_REASON_SAVE_GONE, NULL, 0);
 }
 
 const struct vm_observer save_observer = { .phase_seen = save_runs_on, .process_saved = save_ended, .run_ended = save_gone,

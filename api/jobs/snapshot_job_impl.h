@@ -33,8 +33,10 @@ struct snapshot_work {
 	bool has_memory, stopped;
 	uint8_t taken; /* enum vm_snapshot_state of the snapshot */
 	struct {
+		bool known;
 		enum vm_state state;
-		char reason[sizeof(((struct vm *)NULL)->reason)], detail[VM_DETAIL_MAX];
+		enum vm_reason reason;
+		char detail[VM_DETAIL_MAX];
 		int64_t value;
 	} before; /* of a VM that is started to be reverted */
 	struct err e; /* the job's error, kept until the VM's process has ended */

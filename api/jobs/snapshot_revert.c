@@ -49,7 +49,7 @@ static void images_reverted(void *opaque, int r, const struct vm_answer *a, cons
 		job_fail(w->job, e);
 		return;
 	}
-	vm_move(w->vm, VM_ASK_REVERT, "from snapshot", NULL, 0);
+	vm_move(w->vm, VM_ASK_REVERT, VM_REASON_FROM_SNAPSHOT, NULL, 0);
 	opts.paused = w->revert.then == SAVE_THEN_PAUSED;
 	if (w->revert.then != SAVE_THEN_AS_IT_WAS) {
 		vm_start(w->vm, &opts);
@@ -70,13 +70,11 @@ static void images_revert(struct snapshot_work *w)
 /* Set the reason of the VM's state after a revert. Events of the process during the revert may have set another one. */
 static void reason_set(struct vm *vm)
 {
-	static const char reason[] = "from snapshot";
-
 	if (vm->state == VM_IN_SHUTDOWN) {
-		vm_move(vm, VM_SAW_PAUSED, reason, NULL, 0);
-		vm_move(vm, VM_SAW_RUNNING, reason, NULL, 0);
+		vm_move(vm, VM_SAW_PAUSED, VM_REASON_FROM_SNAPSHOT, NULL, 0);
+		vm_move(vm, VM_SAW_RUNNING, VM_REASON_FROM_SNAPSHOT, NULL, 0);
 	}
-	memcpy(vm->reason, reason, sizeof(reason));
+	vm->reason = VM_REASON_FROM_SNAPSHOT;
 	vm_save(vm);
 }
 
@@ -85,13 +83,13 @@ static void state_give_back(const struct snapshot_work *w)
 {
 	struct vm *vm = w->vm;
 
-	if (vm->state != VM_SHUT_OFF || !w->before.reason[0])
+	if (vm->state != VM_SHUT_OFF || !w->before.known)
 		return;
 	if (w->before.state == VM_CRASHED) {
 		vm_move(vm, VM_SAW_NOT_REVERTED, w->before.reason, w->before.detail, w->before.value);
 		return;
 	}
-	memcpy(vm->reason, w->before.reason, sizeof(vm->reason));
+	vm->reason = w->before.reason;
 	memcpy(vm->detail, w->before.detail, sizeof(vm->detail));
 	vm->value = w->before.value;
 	vm_save(vm);
@@ -165,9 +163,10 @@ static void fresh_start(struct snapshot_work *w)
 
 static void off_revert(struct snapshot_work *w)
 {
+	w->before.known = true;
 	w->before.state = w->vm->state;
 	w->before.value = w->vm->value;
-	memcpy(w->before.reason, w->vm->reason, sizeof(w->before.reason));
+	w->before.reason = w->vm->reason;
 	memcpy(w->before.detail, w->vm->detail, sizeof(w->before.detail));
 	if (w->has_memory)
 		fresh_start(w);

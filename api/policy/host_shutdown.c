@@ -389,7 +389,7 @@ static void host_shutdown_on_run_over(struct vm *vm, bool was_active, bool reboo
 	(void)rebooting;
 	/* While the saved state is being stored, do nothing: save.c calls the observer's save_over() afterwards. */
 	if (vm->operation.kind != VM_OP_SAVE_KEPT)
-		host_shutdown_vm_over(vm, vm->reason);
+		host_shutdown_vm_over(vm, vm_reason_name(vm->reason));
 }
 
 static void host_shutdown_on_stuck(struct vm *vm)

@@ -83,11 +83,11 @@ static void vm_suspended(void *opaque, int r, const struct vm_answer *a, const s
 	if (r < 0)
 		log_info("idle", "VM '%s': cannot suspend the idle VM: %s", vm->def->name, e->msg);
 	else
-		vm_move(vm, VM_SAW_PAUSED, VM_ASLEEP, NULL, 0);
+		vm_move(vm, VM_SAW_PAUSED, VM_REASON_IDLE, NULL, 0);
 	sleep_begin_timer(vm);
 	if (vm->idle->waking) /* since the process reported the pause, which it does before this answer */
 		return;
-	vm->asked.reason = NULL;
+	vm->asked.reason = VM_REASON_NONE;
 	idle_on_state_change(vm);
 	if (vm->idle->disturbed && vm_sleeps(vm))
 		wake_begin(vm, disturbed_woken, vm);
@@ -110,7 +110,7 @@ static void suspend_begin(struct store_work *w)
 		return;
 	}
 	vm->asked.phase = VM_PHASE_PAUSED;
-	vm->asked.reason = VM_ASLEEP;
+	vm->asked.reason = VM_REASON_IDLE;
 	vm->asked.detail = NULL;
 	vm_process_request(vm->proc, VM_MSG_STOP, NULL, 0, -1, REQUEST_TIMEOUT_NS, vm_suspended, vm);
 }
@@ -145,7 +145,7 @@ static void vm_saved(struct job *j, void *opaque)
 	} else {
 		vm->idle->asking = false;
 		vm_set(vm, VM_FACT_FALLS_ASLEEP, false);
-		vm_set_reason(vm, VM_ASLEEP, "");
+		vm_set_reason(vm, VM_REASON_IDLE, "");
 		idle_on_state_change(vm);
 	}
 	if (!j->failed)
@@ -188,7 +188,7 @@ static void idle_taken_back(struct vm *vm, struct job *saving)
 	if (fell && saving)
 		save_on_state_change(vm, saving);
 	else if (fell && vm->state == VM_SAVED)
-		snprintf(vm->reason, sizeof(vm->reason), VM_ASLEEP);
+		vm->reason = VM_REASON_IDLE;
 	/* Only store the reason: the daemon opens the forwards of sleeping VMs later, when all VMs are loaded. */
 	if (fell)
 		vm_save(vm);
@@ -317,9 +317,9 @@ static void vm_woken(void *opaque, int r, const struct vm_answer *a, const struc
 	(void)a;
 	free(opaque);
 	if (!r)
-		vm_move(w.vm, VM_SAW_RUNNING, VM_WOKEN, w.vm->idle->by, 0);
+		vm_move(w.vm, VM_SAW_RUNNING, VM_REASON_WOKEN, w.vm->idle->by, 0);
 	w.vm->idle->waking = false;
-	w.vm->asked.reason = NULL;
+	w.vm->asked.reason = VM_REASON_NONE;
 	w.vm->idle->by[0] = 0;
 	w.done(w.opaque, r, e);
 }
@@ -337,7 +337,7 @@ static void wake_begin(struct vm *vm, void (*done)(void *opaque, int r, const st
 	*w = (struct wake){ vm, done, opaque };
 	vm->idle->waking = true;
 	vm->asked.phase = VM_PHASE_RUNNING;
-	vm->asked.reason = VM_WOKEN;
+	vm->asked.reason = VM_REASON_WOKEN;
 	vm->asked.detail = vm->idle->by;
 	vm_process_request(vm->proc, VM_MSG_CONT, NULL, 0, -1, REQUEST_TIMEOUT_NS, vm_woken, w);
 }

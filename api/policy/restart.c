@@ -58,12 +58,12 @@ static void give_up(struct vm *vm)
 {
 	char why[VM_DETAIL_MAX], detail[VM_DETAIL_MAX];
 
-	snprintf(why, sizeof(why), "%s%s%s", vm->reason, vm->detail[0] ? ": " : "", vm->detail);
+	snprintf(why, sizeof(why), "%s%s%s", vm_reason_name(vm->reason), vm->detail[0] ? ": " : "", vm->detail);
 	snprintf(detail, sizeof(detail),
 		"the VM was restarted %u times within %u s, and now stays off (%.*s). Next: cairn start %s",
 		vm->restart->tries.n, vm->def->restart.window_s, (int)(VM_DETAIL_MAX - 110 - strlen(vm->def->name)), why, vm->def->name);
 	log_error("policy", "VM '%s': %s", vm->def->name, detail);
-	vm_set_reason(vm, "restart limit", detail);
+	vm_set_reason(vm, VM_REASON_RESTART_LIMIT, detail);
 }
 
 static void restart_want(struct vm *vm)
@@ -110,11 +110,8 @@ static void restart_reset(struct vm *vm)
 
 void restart_call_off(struct vm *vm)
 {
-	char reason[sizeof(vm->reason)];
-
-	snprintf(reason, sizeof(reason), "%s", vm->reason);
 	restart_reset(vm);
-	vm_set_reason(vm, reason, "the pending restart was cancelled");
+	vm_set_reason(vm, vm->reason, "the pending restart was cancelled");
 }
 
 /* ---- the restart in state.json ---- */
@@ -178,21 +175,20 @@ static void restart_state_put(const struct vm *vm, struct json_object *state)
 static void reboot_ended(void *opaque, int r, const struct err *e)
 {
 	struct vm *vm = opaque;
-	char reason[sizeof(vm->reason)], detail[sizeof(vm->detail)];
+	char detail[sizeof(vm->detail)];
 
 	(void)e; /* vm->detail has it */
 	if (r >= 0)
 		return;
-	snprintf(reason, sizeof(reason), "%s", vm->reason);
 	snprintf(detail, sizeof(detail), "%s", vm->detail);
-	vm_set_reason(vm, reason, detail);
+	vm_set_reason(vm, vm->reason, detail);
 }
 
 void restart_apply_policies(struct vm *vm, bool rebooting)
 {
 	struct vm_start_opts reboot = { .state_fd = -1, .done = reboot_ended, .opaque = vm };
-	bool shutdown = vm->state == VM_SHUT_OFF && !strcmp(vm->reason, "shutdown"),
-	     reset = vm->state == VM_SHUT_OFF && !strcmp(vm->reason, "guest reset");
+	bool shutdown = vm->state == VM_SHUT_OFF && vm->reason == VM_REASON_GUEST_SHUTDOWN,
+	     reset = vm->state == VM_SHUT_OFF && vm->reason == VM_REASON_GUEST_RESET;
 
 	if (rebooting && (shutdown || reset) && !vm->operation.job)
 		vm_start(vm, &reboot);

@@ -178,7 +178,7 @@ static void guest_asked(void *opaque, int r, const struct vm_answer *a, const st
 			host_shutdown_vm_over(b.vm, e->msg);
 		}
 	} else if (!s->plan.reboot || !s->plan.agent) {
-		vm_move(b.vm, s->plan.reboot ? VM_ASK_REBOOT : VM_ASK_SHUTDOWN, "user", NULL, 0);
+		vm_move(b.vm, s->plan.reboot ? VM_ASK_REBOOT : VM_ASK_SHUTDOWN, VM_REASON_USER, NULL, 0);
 	}
 	if (b.done)
 		b.done(b.opaque, r, e);

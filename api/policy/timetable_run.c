@@ -10,7 +10,7 @@
 /* Return whether the VM was started after the run began, and the daemon ended in that start: the guest has not run. */
 static bool start_was_lost(const struct vm *vm, const struct timetable_entry *t)
 {
-	return vm->run != t->begun_run && !vm_state_is_active(vm->state) && !strcmp(vm->reason, "failed");
+	return vm->run != t->begun_run && !vm_state_is_active(vm->state) && vm->reason == VM_REASON_FAILED;
 }
 
 bool timetable_effect_is_there(const struct vm *vm, const struct timetable_entry *t)

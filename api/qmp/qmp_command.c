@@ -80,20 +80,22 @@ void qmp_query_memory(struct call *c)
 
 const char *qmp_run_state(const struct vm *vm)
 {
-	static const enum vm_reason io_errors[] = { VM_REASON_IO_ERROR, VM_REASON_NO_SPACE,
-		VM_REASON_IMAGE_CORRUPT };
-
 	if (vm->state == VM_PRESERVED)
-		return strcmp(vm->reason, vm_reason_name(VM_REASON_GUEST_PANICKED)) ? "internal-error" :
-										       "guest-panicked";
+		return vm->reason == VM_REASON_GUEST_PANICKED ? "guest-panicked" : "internal-error";
 	if (vm->state != VM_PAUSED)
 		return "running";
-	for (size_t i = 0; i < sizeof(io_errors) / sizeof(io_errors[0]); i++)
-		if (!strcmp(vm->reason, vm_reason_name(io_errors[i])))
-			return "io-error";
-	if (!strcmp(vm->reason, vm_reason_name(VM_REASON_WATCHDOG)))
+	switch (vm->reason) {
+	case VM_REASON_IO_ERROR:
+	case VM_REASON_NO_SPACE:
+	case VM_REASON_IMAGE_CORRUPT:
+		return "io-error";
+	case VM_REASON_WATCHDOG:
 		return "watchdog";
-	return strcmp(vm->reason, vm_reason_name(VM_REASON_SAVING)) ? "paused" : "save-vm";
+	case VM_REASON_SAVING:
+		return "save-vm";
+	default:
+		return "paused";
+	}
 }
 
 void qmp_query_status(struct call *c)

@@ -52,6 +52,7 @@ enum field_type {
 	FIELD_RESULT_WORDS,
 	FIELD_VM_STATE = FIELD_RESULT_WORDS, /* vm_state_word() */
 	FIELD_SNAPSHOT_STATE,
+	FIELD_VM_REASON, /* vm_reason_word() */
 	/* Values of one of two types. */
 	FIELD_ALTERNATES,
 	FIELD_NUMBER_OR_NULL = FIELD_ALTERNATES,

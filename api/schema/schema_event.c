@@ -82,7 +82,7 @@ static const struct field device_data[] = { FIELDS_VM_NAME,
 static const struct field change_data[] = { FIELDS_VM_NAME,
 	{ "from", FIELD_VM_STATE, REQUIRED, "previous state" },
 	{ "state", FIELD_VM_STATE, REQUIRED, "new state" },
-	{ "reason", FIELD_STRING, REQUIRED, "reason of the new state" },
+	{ "reason", FIELD_VM_REASON, REQUIRED, "reason of the new state" },
 	{ "detail", FIELD_STRING, OPTIONAL, "details of the reason" },
 	{ "value", FIELD_INT, OPTIONAL, "status from the debug exit device, or bits from pvpanic" }, END };
 

@@ -48,7 +48,7 @@ static const struct field vm_entry[] = {
 	{ "word", FIELD_VM_STATE, REQUIRED, "the same as state, for older clients" },
 	{ "outdated", FIELD_BOOL, OPTIONAL, "true: an older version of Cairn started the VM's process" },
 	{ "waits-for-hook", FIELD_STRING, OPTIONAL, "as in vm-info" },
-	{ "reason", FIELD_STRING, OPTIONAL, "reason of the state; this and the others are missing with brief" },
+	{ "reason", FIELD_VM_REASON, OPTIONAL, "reason of the state; this and the others are missing with brief" },
 	{ "persistent", FIELD_BOOL, OPTIONAL, "the daemon keeps the definition when the VM is off" },
 	{ "ephemeral", FIELD_BOOL, OPTIONAL, "true: when the VM has ended, the daemon undefines it and removes the images that were made for it; also with brief" },
 	{ "autostart", FIELD_BOOL, OPTIONAL, "the daemon starts the VM after a boot of the host" },
@@ -65,7 +65,7 @@ const struct field info_returns[] = {
 	{ "word", FIELD_VM_STATE, REQUIRED, "the same as state, for older clients" },
 	{ "outdated", FIELD_BOOL, OPTIONAL, "true: an older version of Cairn started the VM's process, which lacks newer "
 		"functions; vm-restart-process brings it up to date" },
-	{ "reason", FIELD_STRING, REQUIRED, "reason of the state" },
+	{ "reason", FIELD_VM_REASON, REQUIRED, "reason of the state" },
 	{ "detail", FIELD_STRING, OPTIONAL, "details of the reason" },
 	{ "value", FIELD_INT, OPTIONAL, "status from the debug exit device, or bits from pvpanic" },
 	{ "since", FIELD_INT, REQUIRED, "time of the last state change: realtime, ns" },

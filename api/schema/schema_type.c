@@ -3,6 +3,7 @@
 #include "api/wire/json.h"
 #include "api/schema/schema.h"
 #include "base/err.h"
+#include "base/vm_reason.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -40,6 +41,7 @@ static const struct {
 	[FIELD_BOOT_KIND] = { "boot-kind", "string", { "hd", "cdrom", "network" } },
 	[FIELD_VM_STATE] = { "vm-state", "string", { "shutoff", "running", "paused", "in-shutdown", "saved", "crashed", "preserved" } },
 	[FIELD_SNAPSHOT_STATE] = { "snapshot-state", "string", { "running", "paused", "shutoff", "disk-snapshot" } },
+	[FIELD_VM_REASON] = { "vm-reason", "string", { NULL } }, /* vm_reason_word() has its words */
 	[FIELD_NUMBER_OR_NULL] = { "number-or-null", "number or null", { "number", "null" } },
 	[FIELD_STRING_OR_NULL] = { "str-or-null", "string or null", { "str", "null" } },
 	[FIELD_STRING_OR_INT] = { "str-or-int", "string or integer", { "str", "int" } },
@@ -141,6 +143,8 @@ enum field_type field_type_plain(enum field_type t)
 
 const char *field_type_word(enum field_type t, unsigned i)
 {
+	if (t == FIELD_VM_REASON)
+		return vm_reason_word(i);
 	return i < WORDS_MAX ? types[t].words[i] : NULL;
 }
 

@@ -92,7 +92,7 @@ int vm_add(struct vm_host *host, struct definition *def, struct vm **ret_vm)
 	vm->host = host;
 	vm->def = def;
 	vm->id = vm->exit.status = vm->start.opts.state_fd = vm->working_set_fd = -1;
-	snprintf(vm->reason, sizeof(vm->reason), "defined");
+	vm->reason = VM_REASON_DEFINED;
 	memmove(&host->vms[i + 1], &host->vms[i], (host->nvms - i) * sizeof(*host->vms));
 	host->vms[i] = vm;
 	host->nvms++;
@@ -148,7 +148,7 @@ int vm_live_interface(const struct vm *vm, const char *which, struct err *e)
 
 bool vm_sleeps(const struct vm *vm)
 {
-	return (vm->state == VM_PAUSED || vm->state == VM_SAVED) && !strcmp(vm->reason, VM_ASLEEP);
+	return (vm->state == VM_PAUSED || vm->state == VM_SAVED) && vm->reason == VM_REASON_IDLE;
 }
 
 static void keys_drop(struct json_object *list, const char *const *keys, size_t n)
@@ -399,7 +399,7 @@ static struct json_object *state_to_json(struct vm *vm)
 	struct json_object *o = json_object_new_object();
 
 	js_put_str(o, "state", vm_state_word(vm->state));
-	js_put_str(o, "reason", vm->reason);
+	js_put_str(o, "reason", vm_reason_name(vm->reason));
 	js_put_str(o, "detail", vm->detail);
 	js_put_int(o, "value", vm->value);
 	js_put_int(o, "id", vm->id);
@@ -458,7 +458,7 @@ int vm_load_state(struct vm *vm, struct json_object *o, struct err *e)
 		return 0;
 	}
 	vm->state = s;
-	snprintf(vm->reason, sizeof(vm->reason), "%s", reason ? reason : "unknown");
+	vm->reason = reason ? vm_reason_from_name(reason) : VM_REASON_NONE;
 	snprintf(vm->detail, sizeof(vm->detail), "%s", detail ? detail : "");
 	vm->value = js_get_int(o, "value", 0);
 	vm->id = vm_state_is_active(s) ? (int)js_get_int(o, "id", -1) : -1;
@@ -492,7 +492,7 @@ static void emit_shutdown(struct vm *vm, bool guest, const char *reason)
 /* Emit the transition's event besides VM_STATE_CHANGE. SHUTDOWN gets the reasons that QEMU uses. */
 static void emit_qmp(struct vm *vm, enum vm_state_event ev)
 {
-	bool guest = strcmp(vm->reason, "destroyed") && strcmp(vm->reason, "saved");
+	bool guest = vm->reason != VM_REASON_DESTROYED && vm->reason != VM_REASON_SAVED;
 
 	switch (ev) {
 	case VM_EMITS_STOP:
@@ -503,10 +503,10 @@ static void emit_qmp(struct vm *vm, enum vm_state_event ev)
 		return;
 	case VM_EMITS_SHUTDOWN:
 		emit_shutdown(vm, guest, !guest ? "host-qmp-quit" :
-			!strcmp(vm->reason, "guest reset") ? "guest-reset" : "guest-shutdown");
+			vm->reason == VM_REASON_GUEST_RESET ? "guest-reset" : "guest-shutdown");
 		return;
 	case VM_EMITS_SHUTDOWN_IF_PANICKED:
-		if (!strcmp(vm->reason, vm_reason_name(VM_REASON_GUEST_PANICKED)))
+		if (vm->reason == VM_REASON_GUEST_PANICKED)
 			emit_shutdown(vm, true, "guest-panic");
 		return;
 	case VM_EMITS_NOTHING:
@@ -525,7 +525,7 @@ void vm_emit_change(struct vm *vm, enum vm_state from)
 
 	js_put_str(data, "from", vm_state_word(from));
 	js_put_str(data, "state", vm_state_word(vm->state));
-	js_put_str(data, "reason", vm->reason);
+	js_put_str(data, "reason", vm_reason_name(vm->reason));
 	if (vm->detail[0])
 		js_put_str(data, "detail", vm->detail);
 	if (vm->value)
@@ -533,26 +533,26 @@ void vm_emit_change(struct vm *vm, enum vm_state from)
 	vm_emit(vm, EVENT_VM_STATE_CHANGE, data);
 }
 
-void vm_set_reason(struct vm *vm, const char *reason, const char *detail)
+void vm_set_reason(struct vm *vm, enum vm_reason reason, const char *detail)
 {
-	snprintf(vm->reason, sizeof(vm->reason), "%s", reason);
+	vm->reason = reason;
 	snprintf(vm->detail, sizeof(vm->detail), "%s", detail);
 	vm_save(vm);
 	vm_notify(vm, state_saved);
 	vm_emit_change(vm, vm->state);
 }
 
-void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *detail,
+void vm_move(struct vm *vm, enum vm_trigger t, enum vm_reason reason, const char *detail,
 	int64_t value)
 {
 	const struct vm_transition *row = vm_transition_find(vm->state, t);
 	enum vm_state from = vm->state;
 
-	if (!row || (row->to == from && (!reason || !strcmp(reason, vm->reason))))
+	if (!row || (row->to == from && (reason == VM_REASON_KEEP || reason == vm->reason)))
 		return;
 	vm->state = row->to;
-	if (reason)
-		snprintf(vm->reason, sizeof(vm->reason), "%s", reason);
+	if (reason != VM_REASON_KEEP)
+		vm->reason = reason;
 	snprintf(vm->detail, sizeof(vm->detail), "%s", detail ? detail : "");
 	vm->value = value;
 	vm->since_ns = clock_realtime_ns();
@@ -562,7 +562,7 @@ void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *d
 		vm->id = -1;
 	vm_notify(vm, state_changed, t);
 	log_info("state", "VM '%s': %s (%s)%s%s", vm->def->name, vm_state_name(vm->state),
-		vm->reason, vm->detail[0] ? ": " : "", vm->detail);
+		vm_reason_name(vm->reason), vm->detail[0] ? ": " : "", vm->detail);
 	vm_save(vm);
 	vm_notify(vm, state_saved);
 	emit_qmp(vm, row->event);

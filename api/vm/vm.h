@@ -45,9 +45,6 @@ struct vm_watch;
 #define SAVE_MANAGED "managed.save"
 #define SAVE_MANAGED_TMP "managed.save.tmp"
 #define SAVE_MANAGED_USED "managed.save.used"
-/* Reasons of the state: the VM sleeps because it was idle; a client woke it. */
-#define VM_ASLEEP "idle"
-#define VM_WOKEN "woken"
 
 #define VM_TEMPLATE_FILE "template.json" /* its presence makes the VM a template */
 #define VM_TRANSIENT_FILE "transient.json" /* its presence makes the VM transient */
@@ -171,7 +168,7 @@ struct vm {
 	uint64_t live_changes;	 /* number of changes of these two */
 	struct vm_disk_change disk_change;
 	enum vm_state state;
-	char reason[32];	 /* "booted", "I/O error", … */
+	enum vm_reason reason;	 /* of the state; any number, if a process of a newer release reports it */
 	char detail[VM_DETAIL_MAX];
 	int64_t value;		 /* byte written to the debug exit port, pvpanic's bits, or the watchdog's action */
 	int id;			 /* -1: not running */
@@ -194,7 +191,8 @@ struct vm {
 	struct vm_start_op start;
 	struct {
 		unsigned phase; /* VM_PHASE_NONE: none */
-		const char *reason, *detail; /* borrowed; detail NULL: as reported by the process */
+		enum vm_reason reason; /* VM_REASON_NONE: the daemon requested no phase */
+		const char *detail; /* borrowed; NULL: as reported by the process */
 	} asked; /* the phase that the daemon requested from the process */
 	struct vm_stop_op stop;
 	struct offline_process *offline;	 /* works on the disks while the VM is off; NULL: none */
@@ -283,12 +281,11 @@ void vm_remove(struct vm *vm);
 void vm_free_all(struct vm_host *host);
 
 /* Change the state as the transition table (vm_state.h) says, save it and emit events. Does nothing if the table has no
- * transition for the trigger, or if neither state nor reason would change. reason NULL: keep the reason; detail NULL:
- * "". */
-void vm_move(struct vm *vm, enum vm_trigger t, const char *reason, const char *detail,
+ * transition for the trigger, or if neither state nor reason would change. detail NULL: "". */
+void vm_move(struct vm *vm, enum vm_trigger t, enum vm_reason reason, const char *detail,
 	int64_t value);
 /* Change the state's reason and detail, but not the state; save both and emit VM_STATE_CHANGE. */
-void vm_set_reason(struct vm *vm, const char *reason, const char *detail);
+void vm_set_reason(struct vm *vm, enum vm_reason reason, const char *detail);
 /* Emit an event for this VM. data: taken; NULL: {}. */
 void vm_emit(const struct vm *vm, enum event_id id, struct json_object *data);
 /* Emit VM_STATE_CHANGE. from: the previous state. */

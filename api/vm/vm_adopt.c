@@ -45,16 +45,16 @@ static void earlier_run_ended(struct vm *vm, int end_fd)
 		return;
 	vm->state = states[before];
 	vm->id = -1;
-	snprintf(vm->reason, sizeof(vm->reason), "unknown");
+	vm->reason = VM_REASON_NONE;
 	vm->detail[0] = 0;
 }
 
 static void taken_back(struct vm *vm, const struct vm_info *info)
 {
-	const char *reason = vm_reason_name(info->reason);
+	enum vm_reason reason = info->reason;
 
 	if (info->phase == VM_PHASE_PAUSED && info->reason == VM_REASON_USER && vm_has(vm, VM_FACT_FALLS_ASLEEP))
-		reason = VM_ASLEEP;
+		reason = VM_REASON_IDLE;
 	vm_set(vm, VM_FACT_HANDS_OVER, info->phase == VM_PHASE_PAUSED && info->reason == VM_REASON_HANDOVER);
 	consoles_adopted(vm, info);
 	disk_change_compare(vm, info);
@@ -70,7 +70,7 @@ static void taken_back(struct vm *vm, const struct vm_info *info)
 	else if (info->phase == VM_PHASE_PAUSED && vm->state != VM_PAUSED)
 		vm_move(vm, VM_SAW_TAKEN_BACK_PAUSED, reason, info->detail, info->value);
 	else if (info->phase == VM_PHASE_CRASHED && vm->state != VM_PRESERVED) {
-		vm_move(vm, VM_SAW_TAKEN_BACK_RUNNING, NULL, NULL, 0);
+		vm_move(vm, VM_SAW_TAKEN_BACK_RUNNING, VM_REASON_KEEP, NULL, 0);
 		vm_move(vm, VM_SAW_PRESERVED, reason, info->detail, info->value);
 	}
 	if (vm->id < 0)
@@ -86,7 +86,7 @@ static void taken_back(struct vm *vm, const struct vm_info *info)
 static void start_made_known(struct vm *vm)
 {
 	if (vm_has(vm, VM_FACT_RUN_MISSED) && !vm_state_is_active(vm->state))
-		vm_move(vm, VM_SAW_TAKEN_BACK_RUNNING, "unknown", NULL, 0);
+		vm_move(vm, VM_SAW_TAKEN_BACK_RUNNING, VM_REASON_NONE, NULL, 0);
 }
 
 /* An earlier daemon ended between the start of the VM and its revert: end the VM, which was off. */
@@ -106,7 +106,7 @@ static void lost_start_failed(struct vm *vm)
 	snprintf(vm->detail, sizeof(vm->detail), "%sthe daemon ended during the start, and the guest has not run",
 		vm_sleeps(vm) ? "waking failed: " : "");
 	if (!vm_sleeps(vm))
-		snprintf(vm->reason, sizeof(vm->reason), "failed");
+		vm->reason = VM_REASON_FAILED;
 	vm_save(vm);
 }
 
@@ -177,7 +177,7 @@ static void adopt_done(void *opaque, int r, const struct vm_answer *a, const str
 	}
 	log_warn("state", "VM '%s' runs, but its process does not answer: %s", vm->def->name, e ? e->msg : "");
 	if (!vm_state_is_active(vm->state))
-		vm_move(vm, VM_SAW_TAKEN_BACK_RUNNING, "unknown", NULL, 0);
+		vm_move(vm, VM_SAW_TAKEN_BACK_RUNNING, VM_REASON_NONE, NULL, 0);
 	if (r == -ETIMEDOUT)
 		vm_process_request(vm->proc, VM_MSG_QUERY, NULL, 0, -1, VM_PROCESS_NO_TIMEOUT, adopt_late, vm);
 }

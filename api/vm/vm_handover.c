@@ -240,6 +240,6 @@ void vm_handover_abandon(struct vm *vm)
 	vm_set(vm, VM_FACT_HANDS_OVER, false);
 	if (!vm->handover)
 		return;
-	err_set(&e, -ESRCH, ERR_GENERIC, "the VM ended before its new process ran: %s (%s)", vm_state_name(vm->state), vm->reason);
+	err_set(&e, -ESRCH, ERR_GENERIC, "the VM ended before its new process ran: %s (%s)", vm_state_name(vm->state), vm_reason_name(vm->reason));
 	handover_end(vm, -ESRCH, NULL, &e);
 }

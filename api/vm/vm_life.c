@@ -39,7 +39,7 @@ static void phase_event(struct vm *vm, const struct vm_event *ev)
 		return;
 	vm_set(vm, VM_FACT_HANDS_OVER, ev->phase == VM_PHASE_PAUSED && ev->reason == VM_REASON_HANDOVER);
 	vm_notify(vm, phase_seen, ev);
-	vm_move(vm, triggers[ev->phase], ours ? vm->asked.reason : vm_reason_name(ev->reason),
+	vm_move(vm, triggers[ev->phase], ours ? vm->asked.reason : (enum vm_reason)ev->reason,
 		ours && vm->asked.detail ? vm->asked.detail : ev->detail, ev->value);
 	vm_notify(vm, phase_known);
 }
@@ -68,7 +68,7 @@ static void life_event(void *opaque, const struct vm_event *ev)
 		/* The guest has carried out the requested reboot by a reset, so no start has to follow. */
 		if (ev->value == 1 && vm_has(vm, VM_FACT_REBOOTS)) {
 			vm_set(vm, VM_FACT_REBOOTS, false);
-			vm_move(vm, VM_ASK_RESET, "booted", NULL, 0);
+			vm_move(vm, VM_ASK_RESET, VM_REASON_BOOTED, NULL, 0);
 		}
 		break;
 	case VM_EVENT_PROGRESS:
@@ -115,8 +115,7 @@ static void ended_unsaid(struct vm *vm, const struct vm_process_end *end)
 	else
 		snprintf(detail, sizeof(detail), "its process is gone");
 	vm_move(vm, VM_SAW_CRASHED,
-		end->protocol				    ? "host error" :
-			!end->status_known || end->signaled ? "killed" : "host error",
+		!end->protocol && (!end->status_known || end->signaled) ? VM_REASON_KILLED : VM_REASON_HOST_ERROR,
 		detail, 0);
 }
 
@@ -124,11 +123,10 @@ static void ended_unsaid(struct vm *vm, const struct vm_process_end *end)
  * the memory dump. */
 static void crash_done(struct vm *vm)
 {
-	char reason[sizeof(vm->reason)], detail[sizeof(vm->detail)];
+	char detail[sizeof(vm->detail)];
 
-	memcpy(reason, vm->reason, sizeof(reason));
 	memcpy(detail, vm->detail, sizeof(detail));
-	vm_move(vm, VM_SAW_CRASHED, reason, detail, vm->value);
+	vm_move(vm, VM_SAW_CRASHED, VM_REASON_KEEP, detail, vm->value);
 }
 
 void vm_ended(struct vm *vm, const struct vm_process_end *end)
@@ -140,17 +138,17 @@ void vm_ended(struct vm *vm, const struct vm_process_end *end)
 	if (end->said && ev->reason == VM_REASON_SAVED)
 		vm_notify(vm, process_saved);
 	else if (vm_is_stopping(vm))
-		vm_move(vm, VM_ASK_DESTROY, "destroyed", NULL, 0);
+		vm_move(vm, VM_ASK_DESTROY, VM_REASON_DESTROYED, NULL, 0);
 	else if (vm_has(vm, VM_FACT_CRASH_DUMPED))
 		crash_done(vm);
 	else if (!end->said)
 		ended_unsaid(vm, end);
 	else if (reason_is_orderly(ev->reason))
 		vm_move(vm, VM_SAW_ENDED,
-			ev->reason == VM_REASON_USER ? "destroyed" : vm_reason_name(ev->reason),
+			ev->reason == VM_REASON_USER ? VM_REASON_DESTROYED : (enum vm_reason)ev->reason,
 			ev->detail, ev->value);
 	else
-		vm_move(vm, VM_SAW_CRASHED, vm_reason_name(ev->reason), ev->detail, ev->value);
+		vm_move(vm, VM_SAW_CRASHED, ev->reason, ev->detail, ev->value);
 }
 
 static bool life_moved(void *opaque, const struct vm_process_end *end)

@@ -206,7 +206,7 @@ static void start_fail(struct vm *vm, const struct err *e)
 	/* A VM that the idle policy has saved stays so, so that a client can wake it later. */
 	snprintf(vm->detail, sizeof(vm->detail), "%s%.350s", vm_sleeps(vm) ? "waking failed: " : "", e->msg);
 	if (!vm_sleeps(vm))
-		snprintf(vm->reason, sizeof(vm->reason), "failed");
+		vm->reason = VM_REASON_FAILED;
 	vm_save(vm);
 	vm_notify(vm, start_failed);
 	stop_answer(vm);
@@ -243,7 +243,7 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 {
 	struct vm *vm = opaque;
 	const char *by = vm->start.opts.woken_by && *vm->start.opts.woken_by ? vm->start.opts.woken_by : NULL;
-	const char *reason = by ? VM_WOKEN : vm->start.from_state ? "restored" : "booted";
+	enum vm_reason reason = by ? VM_REASON_WOKEN : vm->start.from_state ? VM_REASON_RESTORED : VM_REASON_BOOTED;
 	struct err stopped;
 
 	if (r < 0) {
@@ -261,7 +261,7 @@ static void start_done(void *opaque, int r, const struct vm_answer *a, const str
 		vm_cgroup_limit_memory(vm);
 	managed_release(vm, true);
 	if (vm->start.opts.paused)
-		vm_move(vm, VM_ASK_START_PAUSED, vm->start.from_state ? reason : "user", a->note, 0);
+		vm_move(vm, VM_ASK_START_PAUSED, vm->start.from_state ? reason : VM_REASON_USER, a->note, 0);
 	else
 		vm_move(vm, VM_ASK_START, reason, by ? by : a->note, 0);
 	vm_notify(vm, started);

@@ -573,17 +573,6 @@ static void test_vm_msg_numbers(void **state)
 		assert_int_equal(types[i][0], types[i][1]);
 }
 
-static void test_reasons_have_names(void **state)
-{
-	(void)state;
-	for (int r = -1; r <= VM_REASON_COUNT; r++)
-		assert_non_null(vm_reason_name((enum vm_reason)r));
-	for (int r = 1; r < VM_REASON_COUNT; r++)
-		for (int k = 0; k < r; k++)
-			assert_string_not_equal(vm_reason_name((enum vm_reason)r),
-				vm_reason_name((enum vm_reason)k));
-}
-
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -604,7 +593,6 @@ int main(void)
 		cmocka_unit_test(test_message_tables_have_directions),
 		cmocka_unit_test(test_vm_msg_layout),
 		cmocka_unit_test(test_vm_msg_numbers),
-		cmocka_unit_test(test_reasons_have_names),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -3,6 +3,7 @@
 #include "api/schema/schema.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "base/vm_reason.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -296,11 +297,33 @@ static void test_introspection_is_consistent_and_short(void **state)
 	assert_string_equal(js_get_str(by_name(qemu, "human-monitor-command"), "ret-type"), "str");
 }
 
+static void check_reasons(enum vm_reason first, enum vm_reason end)
+{
+	for (unsigned r = first; r < end; r++)
+		if (field_type_index(FIELD_VM_REASON, vm_reason_name(r)) < 0)
+			fail_msg("vm-reason lacks \"%s\"", vm_reason_name(r));
+}
+
+/* The daemon and VM processes have no other reasons, because the code passes reasons as numbers. */
+static void test_every_reason_is_in_the_schema(void **state)
+{
+	CLEANUP_JS struct json_object *all = schema_to_json(DIALECT_DAEMON), *line = schema_printed(DIALECT_DAEMON);
+	struct json_object *values = js_get_array(by_name(all, "vm-reason"), "values");
+
+	(void)state;
+	check_reasons(VM_REASON_NONE, VM_REASON_COUNT);
+	check_reasons(VM_REASON_OF_DAEMON, VM_REASON_KEEP);
+	assert_int_equal(json_object_array_length(values), VM_REASON_COUNT + VM_REASON_KEEP - VM_REASON_OF_DAEMON);
+	assert_int_equal(field_type_plain(FIELD_VM_REASON), FIELD_STRING);
+	assert_null(strstr(json_object_get_string(line), "vm-reason"));
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_arguments_are_checked),
 		cmocka_unit_test(test_argument_words_are_checked),
+		cmocka_unit_test(test_every_reason_is_in_the_schema),
 		cmocka_unit_test(test_every_command_row_is_complete),
 		cmocka_unit_test(test_every_list_and_object_is_typed),
 		cmocka_unit_test(test_introspection_is_consistent_and_short),
