@@ -171,17 +171,14 @@ static void restart_state_put(const struct vm *vm, struct json_object *state)
 
 /* ---- after the end of a VM's process ---- */
 
-/* Emit the event that a VM stays off although its guest was to start again. */
+/* Emit the event that a VM stays off although its guest was to start again. A start that failed after it had begun has
+ * emitted it. */
 static void reboot_ended(void *opaque, int r, const struct err *e)
 {
 	struct vm *vm = opaque;
-	char detail[sizeof(vm->detail)];
 
-	(void)e; /* vm->detail has it */
-	if (r >= 0)
-		return;
-	snprintf(detail, sizeof(detail), "%s", vm->detail);
-	vm_set_reason(vm, vm->reason, detail);
+	if (r < 0 && vm->reason != VM_REASON_FAILED)
+		vm_set_reason(vm, vm->reason, e->msg);
 }
 
 void restart_apply_policies(struct vm *vm, bool rebooting)

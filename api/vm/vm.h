@@ -391,6 +391,9 @@ void vm_open_ahead_drop(struct vm *vm);
 /* Kill the process of vm_start_ahead() that no start uses. Returns whether there is one; then the function of
  * vm_when_gone() is called after its end. */
 bool vm_start_ahead_kill(struct vm *vm);
+/* Note that a start has failed: the VM keeps its state, with the reason VM_REASON_FAILED. A VM that sleeps keeps that
+ * reason, too. Saves both and emits VM_STATE_CHANGE. */
+void vm_note_failed_start(struct vm *vm, const char *why);
 /* Continue a start in VM_OP_START_WAITS; else do nothing. */
 void vm_start_resume(struct vm *vm);
 /* Continue all starts that wait for an observer (start_waits), and that no observer keeps waiting any more. May free

@@ -103,11 +103,7 @@ static void revert_lost(struct vm *vm, const struct vm_info *info)
 static void lost_start_failed(struct vm *vm)
 {
 	vm_set(vm, VM_FACT_RUN_MISSED, false);
-	snprintf(vm->detail, sizeof(vm->detail), "%sthe daemon ended during the start, and the guest has not run",
-		vm_sleeps(vm) ? "waking failed: " : "");
-	if (!vm_sleeps(vm))
-		vm->reason = VM_REASON_FAILED;
-	vm_save(vm);
+	vm_note_failed_start(vm, "the daemon ended during the start, and the guest has not run");
 }
 
 /* Returns true if state.json does not know of the start, and its guest never ran. After a boot of the host, the page of

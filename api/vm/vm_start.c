@@ -196,6 +196,17 @@ static void end_file_clear(struct vm *vm)
 		log_warn("start", "VM '%s': %s", vm->def->name, e.msg);
 }
 
+void vm_note_failed_start(struct vm *vm, const char *why)
+{
+	bool sleeps = vm_sleeps(vm);
+
+	snprintf(vm->detail, sizeof(vm->detail), "%s%.350s", sleeps ? "waking failed: " : "", why);
+	if (!sleeps) /* a VM that the idle policy has saved stays so, so that a client can wake it later */
+		vm->reason = VM_REASON_FAILED;
+	vm_save(vm);
+	vm_emit_change(vm, vm->state);
+}
+
 static void start_fail(struct vm *vm, const struct err *e)
 {
 	log_error("start", "VM '%s': %s", vm->def->name, e->msg);
@@ -203,11 +214,7 @@ static void start_fail(struct vm *vm, const struct err *e)
 	end_file_clear(vm);
 	if (vm->start.sets_live)
 		vm_live_drop(vm);
-	/* A VM that the idle policy has saved stays so, so that a client can wake it later. */
-	snprintf(vm->detail, sizeof(vm->detail), "%s%.350s", vm_sleeps(vm) ? "waking failed: " : "", e->msg);
-	if (!vm_sleeps(vm))
-		vm->reason = VM_REASON_FAILED;
-	vm_save(vm);
+	vm_note_failed_start(vm, e->msg);
 	vm_notify(vm, start_failed);
 	stop_answer(vm);
 	start_answer(vm, -EREMOTEIO, e);

@@ -103,12 +103,14 @@ static bool change_text(struct message *m, struct json_object *data)
 {
 	const char *from = js_get_str_or(data, "from", ""), *state = js_get_str_or(data, "state", ""), *vm = js_get_str_or(data, "vm", "-"),
 		   *reason = js_get_str_or(data, "reason", "");
-	bool crashed = !strcmp(state, "crashed"), paused = !strcmp(state, "paused") && strcmp(reason, "user") != 0;
+	bool failed = !strcmp(reason, "failed"), crashed = !failed && !strcmp(state, "crashed"), paused = !strcmp(state, "paused") && strcmp(reason, "user") != 0;
 
-	if (!crashed && !paused && is_off(from) == is_off(state))
+	if (!failed && !crashed && !paused && is_off(from) == is_off(state))
 		return false;
-	m->critical = crashed || paused;
-	if (crashed)
+	m->critical = failed || crashed || paused;
+	if (failed)
+		summary_set(m, "VM %s could not be started", vm);
+	else if (crashed)
 		summary_set(m, "VM %s has crashed", vm);
 	else if (paused)
 		summary_set(m, "VM %s is paused: %s", vm, reason);

@@ -234,6 +234,7 @@ def test_autostart_starts_vms_after_boot(fake):
     times = [e["timestamp"]["seconds"] + e["timestamp"]["microseconds"] / 1e6 for e in events]
     assert times[2] - times[1] > 0.99
     assert "locked" in events[0]["data"]["detail"]
+    assert [e["event"] for e in q.run("query-events", vm="bad")["events"]] == ["VM_DEFINED", "VM_STATE_CHANGE", "AUTOSTART"]
     assert fake.info("saved")["reason"] == "restored"
     c = fake.info("c")
     assert c["state"] == "crashed" and c["detail"] == "the host went down while the VM ran"
@@ -314,6 +315,7 @@ def test_start_beyond_limit_of_running_vms_is_refused(tmp_path):
         assert "112 MiB, and cairnd has --max-memory 100M" in d.cairn("start", "big", ok=6).stderr
         d.cairn("start", "vm1")
         assert "2 VMs run, and cairnd has --max-running 2" in d.cairn("start", "vm2", ok=6).stderr
+        assert [e["event"] for e in d.qmp().run("query-events", vm="vm2")["events"]] == ["VM_DEFINED"]
         d.cairn("destroy", "vm0")
         d.cairn("start", "vm2")
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from conftest import BUILD, FAKE_VM, Daemon, QmpError, children_of, has_ended, open_files, until
-from daemonlib import held_at_exit, pid_of
+from daemonlib import held_at_exit, kept_events, pid_of
 
 
 # ---- a VM process that fails ----
@@ -45,13 +45,29 @@ def test_failed_start_is_reported_and_can_be_repeated(fake, how, cls, words):
     assert e.value.cls == cls and words in e.value.desc
     info = q.run("vm-info", vm="vm1")
     assert info["state"] == "shutoff" and info["reason"] == "failed" and words in info["detail"]
+    told = q.event("VM_STATE_CHANGE", vm="vm1")["data"]
+    assert (told["from"], told["state"], told["reason"], told["detail"]) == ("shutoff", "shutoff", "failed", info["detail"])
     q.run("vm-start", vm="ok")
     for _ in range(10):  # each answer comes when the process has ended
         with pytest.raises(QmpError) as e:
             q.run("vm-start", vm="vm1")
         assert e.value.cls == cls and words in e.value.desc
         assert fake.children() == [fake.info("ok")["pid"]]
+    assert len(kept_events(fake, event="VM_STATE_CHANGE", vm="vm1")) == 11
     q.run("vm-undefine", vm="vm1")
+
+
+def test_failed_start_of_a_crashed_vm_sends_an_event_and_leaves_it_crashed(fake):
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    os.kill(fake.info("vm1")["pid"], signal.SIGKILL)
+    until(lambda: fake.info("vm1")["state"] == "crashed")
+    (fake.tmp / "kernel").unlink()
+    last = kept_events(fake)[-1]["seq"]
+    assert "kernel" in fake.cairn("start", "vm1", ok=None).stderr
+    event, = kept_events(fake, since=last)
+    assert event["event"] == "VM_STATE_CHANGE" and "kernel" in event["data"]["detail"]
+    assert [event["data"][k] for k in ("from", "state", "reason")] == ["crashed", "crashed", "failed"]
 
 
 def test_failed_start_is_answered_although_its_process_does_not_end(fake):

@@ -13,6 +13,7 @@ import time
 import pytest
 
 from conftest import FAKE_VM, Console, Daemon, Qmp, QmpError, environment, until
+from daemonlib import kept_events
 
 KILLS = int(os.environ.get("CAIRN_KILLS", 8))
 SEED = int(os.environ.get("CAIRN_KILLS_SEED", 1))
@@ -313,6 +314,8 @@ def test_vm_whose_lost_start_never_ran_is_off(fake, ran):
         return
     assert (info["state"], info["reason"]) == ("shutoff", "failed"), info
     assert info["detail"] == "the daemon ended during the start, and the guest has not run"
+    event = kept_events(fake, vm="a")[-1]
+    assert event["event"] == "VM_STATE_CHANGE" and (event["data"]["state"], event["data"]["reason"]) == ("shutoff", "failed")
     fake.stop()
     fake.start()
     assert fake.info("a")["reason"] == "failed"

@@ -134,6 +134,8 @@ def test_follower_ends_when_a_reboot_fails(fake):
     assert f.end()[0] == 1
     info = fake.info("vm1")
     assert (info["state"], info["reason"]) == ("shutoff", "failed") and "kernel" in info["detail"]
+    changes = fake.qmp().run("query-events", event="VM_STATE_CHANGE")["events"]
+    assert [e["data"]["reason"] for e in changes][-2:] == ["shutdown", "failed"]
 
 
 @pytest.mark.skipif(guestlib.SANITIZED, reason="slow_sync.so has to come behind a sanitizer")

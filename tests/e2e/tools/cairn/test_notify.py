@@ -219,9 +219,13 @@ def test_what_matters_is_shown(vm, bus):
         vm.cairn("destroy", "vm1")
         vm.cairn("start", "vm1")
         os.kill(vm.info("vm1")["pid"], 9)
-        until(lambda: len(service.shown) == 4)
-        assert [(s, u) for s, _, u in service.shown] == [("VM vm1 runs", 1), ("VM vm1 is off", 1), ("VM vm1 runs", 1), ("VM vm1 has crashed", 2)]
-        assert service.shown[3][1]
+        until(lambda: vm.info("vm1")["state"] == "crashed")
+        (vm.tmp / "kernel").unlink()
+        vm.cairn("start", "vm1", ok=None)
+        until(lambda: len(service.shown) == 5)
+        assert [(s, u) for s, _, u in service.shown] == [("VM vm1 runs", 1), ("VM vm1 is off", 1), ("VM vm1 runs", 1), ("VM vm1 has crashed", 2),
+                                                         ("VM vm1 could not be started", 2)]
+        assert service.shown[3][1] and "kernel" in service.shown[4][1]
 
 
 @pytest.mark.parametrize("capabilities, shown", [(("body",), "a<b>&c"), (("actions", "body", "body-markup"), "a&lt;b&gt;&amp;c")], ids=["plain", "markup"])
