@@ -296,6 +296,8 @@ static void job_free(struct job *j)
 		j->output_free(j);
 	json_object_put(j->result);
 	free(j->text);
+	free(j->pool);
+	free(j->volume);
 	free(j);
 }
 
@@ -315,6 +317,10 @@ static struct json_object *job_to_file(const struct job *j)
 
 	if (j->keeps_qmp_id)
 		js_put_bool(o, "auto-dismiss", false);
+	if (j->volume && j->status != JOB_CONCLUDED) {
+		js_put_str(o, "pool", j->pool);
+		js_put_str(o, "volume", j->volume);
+	}
 	return o;
 }
 
@@ -610,6 +616,13 @@ int job_new_of_host(struct vm_host *host, const char *type, const char *id, stru
 	struct job_name name = { .id = id };
 
 	return beside_new(host, NULL, type, &name, ret_j, e);
+}
+
+void job_note_volume(struct job *j, const char *pool, const char *volume)
+{
+	j->pool = must_alloc(strdup(pool));
+	j->volume = must_alloc(strdup(volume));
+	jobs_store(j->host);
 }
 
 static void vm_let_go(struct job *j)

@@ -64,6 +64,7 @@ struct job {
 	uint64_t begun_ns, ended_ns; /* monotonic */
 	uint64_t begun_realtime_ns;
 	uint64_t told_ns; /* time of the last JOB_PROGRESS */
+	char *pool, *volume; /* names of the volume that the job makes, and of its pool; owned; NULL: it makes none, or unknown */
 	char disk[16]; /* id of the disk that a block job works on; "": another job */
 	uint64_t speed; /* the limit that the client gave, in bytes/s; 0: none */
 	bool stored; /* jobs.json has it, or is about to */
@@ -107,6 +108,8 @@ int job_new_named(struct vm *vm, const char *type, const struct job_name *name, 
 int job_new_beside(struct vm *vm, const char *type, const struct job_name *name, struct job **ret_j, struct err *e);
 /* Create a job that belongs to no VM, as job_new_beside() does. Roles for all VMs decide who may see it. */
 int job_new_of_host(struct vm_host *host, const char *type, const char *id, struct job **ret_j, struct err *e);
+/* Store the names of the volume that the job makes: if the daemon ends meanwhile, the next one names it. */
+void job_note_volume(struct job *j, const char *pool, const char *volume);
 /* Make the job the owner of one more VM, which must have no owner. The caller ends the ownership with
  * vm_operation_end(). */
 void job_own(struct job *j, struct vm *vm, enum vm_operation_kind kind);

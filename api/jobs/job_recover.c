@@ -21,6 +21,17 @@ static bool is_of_host(const char *type)
 	return !strncmp(type, "volume-", strlen("volume-"));
 }
 
+/* Take the volume that an unfinished job of jobs.json makes. */
+static void volume_take(struct job *j, struct json_object *o)
+{
+	const char *pool = js_get_str(o, "pool"), *volume = js_get_str(o, "volume");
+
+	if (!pool || !volume || j->volume)
+		return;
+	j->pool = must_alloc(strdup(pool));
+	j->volume = must_alloc(strdup(volume));
+}
+
 /* Make a job of an earlier daemon from the members that its stored job and the data of its events have. Returns NULL if
  * the job has a VM and the VM's name is missing. */
 static struct job *former_new(struct vm_host *host, const char *id, const char *type, struct json_object *o)
@@ -40,6 +51,7 @@ static struct job *former_new(struct vm_host *host, const char *id, const char *
 	snprintf(j->vm_name, sizeof(j->vm_name), "%s", vm ? vm : "");
 	if (uuid)
 		uuid_parse(uuid, j->vm_uuid);
+	volume_take(j, o);
 	return j;
 }
 
@@ -133,6 +145,13 @@ static struct job *lost_add(struct recover *r, struct json_object *ev, const cha
 	return j;
 }
 
+/* The job has succeeded: only job_succeed() sets the last status that the earlier daemon reported. */
+static void success_note(struct job *j)
+{
+	j->status = JOB_CONCLUDED;
+	j->ended_ns = loop_now_ns();
+}
+
 /* Add a job whose end the earlier daemon sent to its clients but did not store. end: the event of that end. before:
  * the status before it. */
 static void ended_add(struct recover *r, struct json_object *end, const char *id, const char *type, const char *before)
@@ -209,8 +228,8 @@ static bool recover_event(void *opaque, struct json_object *ev)
 	}
 	if (j)
 		j->lost = true; /* jobs.json has the job's end, but the earlier daemon emitted no event for it */
-	else
-		lost_add(r, ev, id, type);
+	else if ((j = lost_add(r, ev, id, type)) && !strcmp(status, job_status_names[JOB_PENDING]))
+		success_note(j);
 	return true;
 }
 
@@ -227,6 +246,8 @@ static void unfinished_add(struct recover *r)
 
 		if (j && !js_get_bool(o, "auto-dismiss", true))
 			j->keeps_qmp_id = true;
+		if (j && j->lost)
+			volume_take(j, o);
 		if (!id || !type || js_get(r->seen, id) || job_id_check(id, j != NULL, NULL) < 0)
 			continue;
 		j = former_new(r->host, id, type, o);
@@ -261,6 +282,20 @@ int job_adopt(struct vm *vm, const char *type, struct job **ret_j, struct err *e
 	return job_new(vm, type, NULL, ret_j, e);
 }
 
+static void set_lost_error(struct job *j)
+{
+	if (j->volume)
+		err_set(&j->e, -EIO, ERR_GENERIC, "the daemon ended while the job was under way, so its result is unknown; the work needs no "
+			"daemon, and volume '%s' may be complete now or later. Next: cairn vol-list %s", j->volume, j->pool);
+	else if (is_of_host(j->type))
+		err_set(&j->e, -EIO, ERR_GENERIC, "the daemon ended while the job was under way, so its result is unknown; the work needs no "
+			"daemon, and the volume may be complete now or later. Next: cairn pool-list");
+	else
+		err_set(&j->e, -EIO, ERR_GENERIC,
+			"the daemon ended while the job was under way, so its result is unknown. Next: cairn %s %s",
+			strstr(j->type, "snapshot") ? "snapshot-list" : "dominfo", j->vm_name);
+}
+
 void jobs_recover_end(struct vm_host *host)
 {
 	CLEANUP_JS struct json_object *file = NULL;
@@ -276,13 +311,7 @@ void jobs_recover_end(struct vm_host *host)
 		j->failed = true;
 		j->status = JOB_CONCLUDED;
 		j->ended_ns = loop_now_ns();
-		if (is_of_host(j->type))
-			err_set(&j->e, -EIO, ERR_GENERIC, "the daemon ended while the job was under way; a volume that it makes appears when it is complete. "
-				"Next: cairn vol-list POOL");
-		else
-			err_set(&j->e, -EIO, ERR_GENERIC,
-				"the daemon ended while the job was under way, so its result is unknown. Next: cairn %s %s",
-				strstr(j->type, "snapshot") ? "snapshot-list" : "dominfo", j->vm_name);
+		set_lost_error(j);
 	}
 	if (!any)
 		return;

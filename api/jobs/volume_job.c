@@ -7,6 +7,7 @@
 #include "api/schema/call.h"
 #include "api/vm/vm_host.h"
 #include "api/wire/conn.h"
+#include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/loop.h"
 #include "base/util.h"
@@ -198,6 +199,7 @@ int volume_job_begin(const struct call *c, const struct volume_work *w, const ch
 		work_free(v);
 		return r;
 	}
+	job_note_volume(j, js_get_str(c->args, "pool"), w->act == VOLUME_CLONE ? w->copy : w->name);
 	j->opaque = v;
 	j->release = work_release;
 	j->cancel = cancelled;

@@ -11,7 +11,7 @@ import subprocess
 import pytest
 
 from conftest import BUILD, FAKE_VM, Daemon, QmpError, until
-from daemonlib import NOBODY, as_nobody, shared  # noqa: F401
+from daemonlib import NOBODY, as_nobody, kept_events, shared  # noqa: F401
 from fuselib import Op, fuse
 
 MIB = 1 << 20
@@ -381,7 +381,7 @@ def test_work_goes_on_when_the_client_or_the_daemon_ends(fake, pool, held):
     fake.start()
     until(lambda: image(pool / "a")["virtual-size"] == MIB)
     entry = job_of(fake, job)
-    assert entry["status"] == "concluded" and "a volume that it makes appears when it is complete. Next: cairn vol-list POOL" in entry["error"]
+    assert entry["status"] == "concluded" and "volume 'a' may be complete now or later. Next: cairn vol-list images" in entry["error"]
     # It is stored as one of no VM.
     fake.stop()
     fake.start()
@@ -396,10 +396,30 @@ def test_job_whose_daemon_is_killed_makes_its_volume(fake, pool, held):
     fake.stop(signal.SIGKILL)
     q.close()
     fake.start()
-    assert "the daemon ended while the job was under way" in job_of(fake, job)["error"]
+    error = job_of(fake, job)["error"]
+    assert "the daemon ended while the job was under way" in error and "volume 'b' may be complete now or later. Next: cairn vol-list images" in error
     held.go()
     until(lambda: (pool / "b").exists() and (pool / "b").read_bytes() == (pool / "a").read_bytes())
     assert sorted(os.listdir(pool)) == ["a", "b"]
+
+
+def test_success_that_the_daemon_did_not_store_is_known(fake, pool):
+    """The earlier daemon reported that the volume is complete, and was killed before it stored the end of the job."""
+    q = fake.qmp()
+    job = q.run("volume-create", pool="images", name="a", capacity=MIB)["job"]
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    fake.stop()
+    jobs, log = fake.state / "jobs.json", fake.state / "events.jsonl"
+    kept = json.loads(jobs.read_text())
+    kept["jobs"] = []
+    jobs.write_text(json.dumps(kept))
+    events = log.read_text().splitlines(keepends=True)
+    assert json.loads(events[-1])["data"]["status"] == "concluded"
+    log.write_text("".join(events[:-1]))
+    fake.start()
+    entry = job_of(fake, job)
+    assert entry["status"] == "concluded" and "error" not in entry
+    assert kept_events(fake)[-1]["data"]["status"] == "concluded"
 
 
 @pytest.mark.parametrize("command, args", [("volume-create", {"name": "b", "capacity": 2 * MIB, "format": "raw"}),
