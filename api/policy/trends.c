@@ -541,12 +541,15 @@ static void read_next(struct vm_host *host)
 	struct trend_read *t;
 
 	while (!all->reads && (t = all->waiting)) {
+		int r;
+
 		all->waiting = t->next;
-		t->r = t->vm ? read_begin(t) : err_set(&t->e, -ENOENT, ERR_NOT_FOUND, "the VM was removed meanwhile");
-		if (t->r < 0)
-			read_end(t);
-		else
-			all->reads = true;
+		r = t->vm ? read_begin(t) : err_set(&t->e, -ENOENT, ERR_NOT_FOUND, "the VM was removed meanwhile");
+		all->reads = !r;
+		if (!r)
+			continue; /* from now on, t->r belongs to read_run() on the other thread */
+		t->r = r;
+		read_end(t);
 	}
 }
 
