@@ -30,10 +30,10 @@ static void action_done(void *opaque, int r, const struct err *e)
 
 static int agent_check(const struct control *c, struct err *e)
 {
-	if (!vm_machine(c->vm)->agent)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"VM '%s' has no port for a guest agent; set \"guest_agent\": true with cairn edit %s, shut the VM down and start it",
-			vm_machine(c->vm)->cfg.name, vm_machine(c->vm)->cfg.name);
+	int r = vm_check_agent(c->vm, e);
+
+	if (r < 0)
+		return r;
 	if (vm_phase(c->vm) != VM_PHASE_RUNNING)
 		return err_set(e, -EPERM, ERR_WRONG_STATE, "the guest agent cannot answer while the "
 			"VM does not run; resume it first");

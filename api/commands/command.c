@@ -19,6 +19,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "base/uuid.h"
 
@@ -511,7 +512,7 @@ static int check_state(struct call *c, struct err *e)
 	if (trigger == VM_ASK_SHUTDOWN && restart_is_pending(c->vm))
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
 			"VM '%.255s' is already %s, but will be restarted; to cancel the restart: cairn destroy %s",
-			c->vm->def->name, vm_state_name(c->vm->state), c->vm->def->name);
+			c->vm->def->name, vm_state_name(c->vm->state), shell_word(c->vm->def->name).s);
 	if (!vm_state_check(c->vm->def->name, c->vm->state, c->command->trigger, e))
 		return 0;
 	return vm_state_check(c->vm->def->name, c->vm->state, trigger, e);

@@ -5,6 +5,7 @@
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/err.h"
+#include "base/shell_word.h"
 
 #include <arpa/inet.h>
 #include <errno.h>
@@ -92,6 +93,6 @@ void command_vm_addresses(struct call *c)
 		return;
 	}
 	err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%.200s' is %s, and its guest agent cannot be asked; next: cairn start %s",
-		c->vm->def->name, vm_state_name(c->vm->state), c->vm->def->name);
+		c->vm->def->name, vm_state_name(c->vm->state), shell_word(c->vm->def->name).s);
 	call_fail(c, &e);
 }

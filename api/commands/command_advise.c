@@ -89,7 +89,7 @@ static void list_take(struct advise *x, const char *key, const char *name, struc
 		js_put_str(o, "command", a->command);
 		js_put_str(o, "apply", a->apply);
 		json_object_array_add(x->list, o);
-		x->bytes += 400 + 6 * (2 * strlen(name) + strlen(a->text));
+		x->bytes += 400 + 6 * (strlen(name) + strlen(a->text) + (a->command ? strlen(a->command) : 0));
 	}
 	for (size_t i = 0; i < l->nlacks; i++) {
 		struct json_object *o = json_object_new_object();

@@ -8,6 +8,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/shell_word.h"
 #include "base/utf8.h"
 #include "base/util.h"
 
@@ -90,14 +91,14 @@ static int command_check(const struct call *c, struct json_object *command, bool
 	 * off. */
 	if (!strcmp(name, "guest-shutdown"))
 		return err_set(e, -EINVAL, ERR_INVALID, "guest-shutdown cannot be sent as it is; use cairn shutdown %s --mode agent",
-			c->vm->def->name);
+			shell_word(c->vm->def->name).s);
 	if (query && !is_query(name))
 		return err_set(e, -EINVAL, ERR_INVALID, "'%.60s' may change something in the guest; use vm-agent-command", name);
 	if (timeout < 1 || timeout > VM_AGENT_TIMEOUT_MAX_S)
 		return err_set(e, -EINVAL, ERR_INVALID, "the time limit must be 1 to %d seconds", VM_AGENT_TIMEOUT_MAX_S);
 	if (!c->vm->proc)
 		return err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%.200s' does not run; next: cairn start %s", c->vm->def->name,
-			c->vm->def->name);
+			shell_word(c->vm->def->name).s);
 	if (!vm_process_knows(c->vm->proc, VM_KNOWS_AGENT_COMMAND))
 		return vm_compat_refuse(c->vm->def->name, e);
 	return 0;

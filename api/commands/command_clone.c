@@ -13,6 +13,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -35,12 +36,12 @@ static int source_check(struct call *c, struct err *e)
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
 			"VM '%.255s' is %s, and its disks would change during the copy. Next: cairn clone --live "
 			"%s NAME, or shut the VM down first",
-			vm->def->name, vm_state_name(vm->state), vm->def->name);
+			vm->def->name, vm_state_name(vm->state), shell_word(vm->def->name).s);
 	if (vm->state == VM_SAVED)
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
 			"VM '%.255s' has a managed save, and its disks are incomplete without the save; start the VM "
 			"and shut it down, or drop the save with: cairn managedsave-remove %s",
-			vm->def->name, vm->def->name);
+			vm->def->name, shell_word(vm->def->name).s);
 	/* If an offline process is only listing the VM's snapshots, the clone waits for its end. */
 	return vm_check_claim(vm, VM_CLAIM_CLONE, "clone it", e);
 }

@@ -8,6 +8,7 @@
 #include "api/wire/json.h"
 #include "base/agent_frame.h"
 #include "base/err.h"
+#include "base/shell_word.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -89,7 +90,7 @@ int command_vsock_check(const struct call *c, int64_t port, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID, "port: a vsock port is a number from 0 to %u", UINT32_MAX - 1);
 	if (!vm_live(c->vm)->vsock_cid)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"VM '%s' has no vsock device; set \"vsock\": true (cairn edit %s), shut the VM down and start it", name, name);
+			"VM '%s' has no vsock device; set \"vsock\": true (cairn edit %s), shut the VM down and start it", name, shell_word(name).s);
 	return vm_process_knows(c->vm->proc, VM_KNOWS_VSOCK) ? 0 : vm_compat_refuse(name, e);
 }
 

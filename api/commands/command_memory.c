@@ -7,6 +7,7 @@
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/err.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -34,7 +35,7 @@ static int process_check(const struct vm *vm, struct err *e)
 		return r;
 	if (!vm_live(vm)->balloon)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "VM '%s' runs without a balloon, so its memory cannot change while it "
-			"runs; set \"balloon\": true (cairn edit %s), shut the VM down and start it", name, name);
+			"runs; set \"balloon\": true (cairn edit %s), shut the VM down and start it", name, shell_word(name).s);
 	return vm_process_knows(vm->proc, VM_KNOWS_BALLOON_SET) ? 0 : vm_compat_refuse(name, e);
 }
 

@@ -11,6 +11,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/shell_word.h"
 #include "base/utf8.h"
 #include "base/util.h"
 #include "base/uuid.h"
@@ -340,6 +341,6 @@ void command_vm_sandbox(struct call *c)
 		return;
 	}
 	err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%.200s' is %s and has no process; next: cairn start %s", c->vm->def->name,
-		vm_state_name(c->vm->state), c->vm->def->name);
+		vm_state_name(c->vm->state), shell_word(c->vm->def->name).s);
 	call_fail(c, &e);
 }

@@ -15,6 +15,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "base/uuid.h"
 
@@ -155,7 +156,7 @@ static int existing_check(struct vm *vm, struct err *e)
 	if (!r && vm->state == VM_SAVED)
 		r = err_set(e, -EPERM, ERR_WRONG_STATE,
 			"VM '%s' has a managed save; drop the save first: cairn managedsave-remove %s",
-			vm->def->name, vm->def->name);
+			vm->def->name, shell_word(vm->def->name).s);
 	return r;
 }
 

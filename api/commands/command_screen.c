@@ -10,6 +10,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/key_codes.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -29,7 +30,7 @@ static int screen_check(const struct vm *vm, enum vm_known what, struct err *e)
 	if (!vm_process_knows(vm->proc, what))
 		return vm_compat_refuse(name, e);
 	return vm_live(vm)->screen ? 0 : err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-		"VM '%s' runs without a screen; set \"screen\": true (cairn edit %s), shut the VM down and start it", name, name);
+		"VM '%s' runs without a screen; set \"screen\": true (cairn edit %s), shut the VM down and start it", name, shell_word(name).s);
 }
 
 static void work_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)

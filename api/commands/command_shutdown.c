@@ -5,6 +5,7 @@
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/err.h"
+#include "base/shell_word.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -25,7 +26,7 @@ static int mode_parse(struct call *c, struct shutdown_plan *p, struct err *e)
 	if (p->agent && !vm_live(c->vm)->guest_agent)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
 			"VM '%s' has no port for a guest agent; set \"guest_agent\": true with cairn edit %s, shut the VM down and start it",
-			c->vm->def->name, c->vm->def->name);
+			c->vm->def->name, shell_word(c->vm->def->name).s);
 	return 0;
 }
 
@@ -73,7 +74,7 @@ static int stop_check(const struct call *c, struct err *e)
 		return 0;
 	return err_set(e, -EBUSY, ERR_BUSY,
 		"VM '%.200s' is being stopped by cairn daemon-stop; to stop it at once: cairn destroy %s",
-		c->vm->def->name, c->vm->def->name);
+		c->vm->def->name, shell_word(c->vm->def->name).s);
 }
 
 static void shutdown_done(void *opaque, int r, const struct err *e)

@@ -20,6 +20,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -434,7 +435,7 @@ void command_vm_autostart(struct call *c)
 	r = m->on ? template_check(c->vm, "start", &e) : 0;
 	if (!r && m->on && vm_has(c->vm, VM_FACT_TRANSIENT))
 		r = err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%s' is transient, so it cannot start with the host; make it persistent with: cairn "
-			"dumpjson %s | cairn define -", c->vm->def->name, c->vm->def->name);
+			"dumpjson %s | cairn define -", c->vm->def->name, shell_word(c->vm->def->name).s);
 	if (!r)
 		r = autostart_store(c->vm, m->on, &m->work, &e);
 	if (r < 0) {

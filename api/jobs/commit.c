@@ -21,6 +21,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -107,8 +108,8 @@ static int mark_check(const struct vm *vm, const struct commit_opts *o, struct e
 
 	if (!vm->commit || (!strcmp(o->disk, disk) && o->top && !strcmp(o->top, top) && o->base && !strcmp(o->base, base)))
 		return 0;
-	return err_set(e, -EBUSY, ERR_BUSY, "it is not known how an earlier commit has ended; repeat it first: cairn blockcommit %.100s %s "
-		"--top %.200s --base %.200s", vm->def->name, disk, top, base);
+	return err_set(e, -EBUSY, ERR_BUSY, "it is not known how an earlier commit has ended; repeat it first: cairn blockcommit %s %s "
+		"--top %s --base %s", shell_word(vm->def->name).s, disk, shell_word(top).s, shell_word(base).s);
 }
 
 /* The caller saves. */

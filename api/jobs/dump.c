@@ -14,6 +14,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <dirent.h>
@@ -487,7 +488,7 @@ static void adopted_answered(void *opaque, int r, const struct vm_answer *a, con
 
 	if (r == -EREMOTEIO && e->cls == ERR_WRONG_STATE) { /* the dump ended before the process had VM_MSG_WORK */
 		err_set(&why, -EIO, ERR_GENERIC, "the daemon ended while the job was under way, so its result is unknown. Next: "
-			"cairn dump %s FILE", w->vm->def->name);
+			"cairn dump %s FILE", shell_word(w->vm->def->name).s);
 		e = &why;
 		if (is_by_policy(w)) { /* dump again */
 			w->then = DUMP_THEN_NOTHING;

@@ -13,6 +13,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/loop.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -310,14 +311,14 @@ static int state_check(const struct vm *vm, const struct export_opts *opts, stru
 	if (vm->state == VM_SAVED)
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
 			"VM '%s' has a managed save, which an archive does not include; start the VM and shut it down, "
-			"or drop the save with: cairn managedsave-remove %s", vm->def->name, vm->def->name);
+			"or drop the save with: cairn managedsave-remove %s", vm->def->name, shell_word(vm->def->name).s);
 	if (vm_state_refuse_kept(vm->def->name, vm->state, "export it", e) < 0)
 		return -EPERM;
 	if (vm_state_is_active(vm->state) || vm->proc)
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
 			"VM '%s' is %s; shut it down, or export a snapshot of it: cairn snapshot-create-as %s "
 			"NAME, cairn export %s FILE --snapshotname NAME",
-			vm->def->name, vm_state_name(vm->state), vm->def->name, vm->def->name);
+			vm->def->name, vm_state_name(vm->state), shell_word(vm->def->name).s, shell_word(vm->def->name).s);
 	return 0;
 }
 

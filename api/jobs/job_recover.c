@@ -8,6 +8,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "base/uuid.h"
 
@@ -293,7 +294,7 @@ static void set_lost_error(struct job *j)
 	else
 		err_set(&j->e, -EIO, ERR_GENERIC,
 			"the daemon ended while the job was under way, so its result is unknown. Next: cairn %s %s",
-			strstr(j->type, "snapshot") ? "snapshot-list" : "dominfo", j->vm_name);
+			strstr(j->type, "snapshot") ? "snapshot-list" : "dominfo", shell_word(j->vm_name).s);
 }
 
 void jobs_recover_end(struct vm_host *host)

@@ -19,6 +19,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "base/uuid.h"
 
@@ -624,7 +625,7 @@ static int claims_check(const struct promotion *p, struct err *e)
 		r = vm_check_claim(l, VM_CLAIM_ALL, "replace it", e);
 	if (!r && vm_has(l, VM_FACT_TRANSIENT))
 		r = err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%.255s' is transient, so its end would undefine it; make it persistent "
-			"with: cairn dumpjson %s | cairn define -", l->def->name, l->def->name);
+			"with: cairn dumpjson %s | cairn define -", l->def->name, shell_word(l->def->name).s);
 	if (!r && (w->scope || l->scope))
 		r = err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "VM '%.255s' is in a scope of systemd that has its UUID; turn systemd_scope off, and "
 			"start it again", w->scope ? w->def->name : l->def->name);
@@ -656,7 +657,7 @@ static int pair_find(struct promotion *p, struct vm *vm, struct err *e)
 		return -EPERM;
 	if (!vm->proc || !vm_state_is_active(vm->state))
 		return err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%.255s' does not run, so clients of '%.255s' would be refused; start it first: cairn "
-			"start %s", name, p->loser->def->name, name);
+			"start %s", name, p->loser->def->name, shell_word(name).s);
 	if (snprintf(p->old.name, sizeof(p->old.name), "%s" OLD_SUFFIX, p->loser->def->name) >= (int)sizeof(p->old.name))
 		return err_set(e, -EINVAL, ERR_INVALID, "the name '%.255s' is too long for " OLD_SUFFIX, p->loser->def->name);
 	return 0;

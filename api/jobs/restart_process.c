@@ -13,6 +13,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/shell_word.h"
 
 #include <errno.h>
 
@@ -134,7 +135,7 @@ static void restart_done(void *opaque, int r, const struct err *e)
 
 	restart_process_clear(vm);
 	if (r < 0) {
-		err_set(&err, r, e->cls, "%.280s; the VM is saved; start it with: cairn start %s", e->msg, vm->def->name);
+		err_set(&err, r, e->cls, "%.280s; the VM is saved; start it with: cairn start %s", e->msg, shell_word(vm->def->name).s);
 		job_fail(vm->operation.job, &err);
 		return;
 	}

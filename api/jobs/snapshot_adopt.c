@@ -7,6 +7,7 @@
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/log.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -22,7 +23,7 @@ static void adopted_succeed(struct snapshot_work *w)
 
 	if (w->adopted == VM_MSG_SNAPSHOT_DELETE) {
 		err_set(&e, -EIO, ERR_GENERIC, "the daemon ended while the job was under way: the snapshot that was being deleted "
-			"is gone, and the job deletes no further ones. Next: cairn snapshot-list %s", w->vm->def->name);
+			"is gone, and the job deletes no further ones. Next: cairn snapshot-list %s", shell_word(w->vm->def->name).s);
 		job_fail(w->job, &e);
 		return;
 	}
@@ -68,7 +69,7 @@ static void adopted_fail(struct snapshot_work *w, int r, const struct err *e)
 	w->e = *e;
 	if (e->cls == ERR_WRONG_STATE) /* the work ended before the process had VM_MSG_WORK */
 		err_set(&w->e, -EIO, ERR_GENERIC, "the daemon ended while the job was under way, so its result is unknown. Next: "
-			"cairn snapshot-list %s", w->vm->def->name);
+			"cairn snapshot-list %s", shell_word(w->vm->def->name).s);
 	if (w->adopted == VM_MSG_SNAPSHOT_REVERT && r != -ESRCH)
 		vm_process_request(w->vm->proc, VM_MSG_QUERY, NULL, 0, -1, QUERY_TIMEOUT_NS, adopted_revert_failed, w);
 	else

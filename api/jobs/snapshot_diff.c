@@ -9,6 +9,7 @@
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/loop.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -161,7 +162,7 @@ static int args_check(const struct vm *vm, struct json_object *args, struct err 
 		r = vm_state_refuse_kept(name, vm->state, "compare its disks", e);
 	if (!r && !js_get_str(args, "to") && (vm_state_is_active(vm->state) || vm->proc))
 		r = err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%s' is %s, and its disks change; compare with a snapshot: cairn "
-			"snapshot-create-as %s NEW --disk-only, cairn snapshot-diff %s %.100s NEW", name, vm_state_name(vm->state), name, name, from);
+			"snapshot-create-as %s NEW --disk-only, cairn snapshot-diff %s %s NEW", name, vm_state_name(vm->state), shell_word(name).s, shell_word(name).s, shell_word(from).s);
 	return r;
 }
 

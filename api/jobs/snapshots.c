@@ -7,6 +7,7 @@
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "base/uuid.h"
 
@@ -308,7 +309,7 @@ int snapshots_check_backup(const struct snapshots *s, const struct vm *vm, struc
 	for (size_t i = 0; i < s->n; i++)
 		if (snapshot_tags_are_backup(vm, s->list[i].tags))
 			return err_set(e, -EBUSY, ERR_BUSY, "a backup of domain '%s' is under way (snapshot %.100s); end it with: cairn "
-				"domjobabort %s", name, s->list[i].name, name);
+				"domjobabort %s", name, s->list[i].name, shell_word(name).s);
 	return 0;
 }
 
@@ -369,7 +370,7 @@ int snapshots_find(const struct snapshots *s, const char *vm, const char *name, 
 	if (!name[0])
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "domain '%s' has no current snapshot", vm);
 	return err_set(e, -ENOENT, ERR_NOT_FOUND,
-		"VM '%.200s' has no snapshot '%.200s'. Next: cairn snapshot-list %s", vm, name, vm);
+		"VM '%.200s' has no snapshot '%.200s'. Next: cairn snapshot-list %s", vm, name, shell_word(vm).s);
 }
 
 /* Take at most n steps, because the parents may form a cycle. */

@@ -16,6 +16,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -161,7 +162,7 @@ static int forward_find(const struct call *c, unsigned *ret_at, struct err *e)
 			*ret_at = i;
 		}
 	return found >= 0 ? found : err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.255s' runs without a forward of %s port %lld; "
-		"see: cairn forward-list %s", c->vm->def->name, udp ? "udp" : "tcp", (long long)port, c->vm->def->name);
+		"see: cairn forward-list %s", c->vm->def->name, udp ? "udp" : "tcp", (long long)port, shell_word(c->vm->def->name).s);
 }
 
 /* ---- asking cairn-slirp ---- */

@@ -19,6 +19,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -182,7 +183,7 @@ static uint64_t wake_wait_ns(const struct vm *vm, int r)
 		wait = b->window_ns + rule->window_s * SECOND_NS + 1 - now;
 		log_error("idle", "VM '%s': waking failed %u times within %u s; its forwards retry in %" PRIu64
 			" s. Next: cairn start %s",
-			vm->def->name, b->n, rule->window_s, (uint64_t)(wait / SECOND_NS), vm->def->name);
+			vm->def->name, b->n, rule->window_s, (uint64_t)(wait / SECOND_NS), shell_word(vm->def->name).s);
 	}
 	return MAX(wait, SECOND_NS);
 }

@@ -14,6 +14,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -84,7 +85,7 @@ static int interface_check(const struct vm *vm, const struct definition_interfac
 {
 	if (i->user.nforwards)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "forwards: an interface is attached without forwards; add them afterwards: cairn "
-			"forward-add %s --interface %s", vm->def->name, i->id);
+			"forward-add %s --interface %s", shell_word(vm->def->name).s, i->id);
 	if (definition_disk_find(vm_live(vm), i->id) >= 0)
 		return err_set(e, -EEXIST, ERR_EXISTS, "target %s already exists", i->id);
 	return 0;

@@ -9,6 +9,7 @@
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/err.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -79,7 +80,7 @@ int publish_validate(struct vm_host *host, struct json_object *forwards, const s
 
 	if (n && !max)
 		return err_set(e, -EINVAL, ERR_INVALID, "forwards: VM '%.255s' has no interface whose ports could be forwarded. Next: cairn "
-			"attach-interface %.255s user", source->name, source->name);
+			"attach-interface %s user", source->name, shell_word(source->name).s);
 	if (n > max)
 		return err_set(e, -EINVAL, ERR_INVALID, "forwards: %zu, and VM '%.255s' can have %zu, at most %d for each interface", n,
 			source->name, max, DEFINITION_FORWARDS_MAX);

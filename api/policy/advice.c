@@ -1,4 +1,5 @@
 #include "api/policy/advice_impl.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <math.h>
@@ -201,7 +202,7 @@ static void reclaim_rule(const struct advice_vm *vm, double resident, struct adv
 	a = advice_add(ret, ADVICE_WASTE, "reclaim", "idle, and its process holds %s of memory; memory that the guest has not written since its last snapshot can be freed",
 		size_text(resident, size));
 	advice_figure(a, "memory", resident);
-	advice_command(a, "cairn reclaim %s", vm->name);
+	advice_command(a, "cairn reclaim %s", shell_word(vm->name).s);
 	a->apply = "vm-reclaim";
 }
 
@@ -234,7 +235,7 @@ static bool idle_rule(const struct advice_vm *vm, struct advice_list *ret)
 	advice_figure(a, "requests", requests);
 	advice_figure(a, "packets", packets);
 	advice_figure(a, "memory", larger(resident, 0));
-	advice_command(a, "cairn managedsave %s", vm->name);
+	advice_command(a, "cairn managedsave %s", shell_word(vm->name).s);
 	reclaim_rule(vm, resident, ret);
 	return true;
 }
@@ -257,7 +258,7 @@ static void memory_rule(const struct advice_vm *vm, struct advice_list *ret)
 	advice_figure(a, "peak", peak);
 	advice_figure(a, "memory", ram);
 	advice_figure(a, "enough", enough);
-	advice_command(a, "cairn setmaxmem %s %.0fM", vm->name, enough / (double)MIB);
+	advice_command(a, "cairn setmaxmem %s %.0fM", shell_word(vm->name).s, enough / (double)MIB);
 }
 
 static void vcpus_rule(const struct advice_vm *vm, struct advice_list *ret)
@@ -272,7 +273,7 @@ static void vcpus_rule(const struct advice_vm *vm, struct advice_list *ret)
 	advice_figure(a, "peak", peak);
 	advice_figure(a, "vcpus", vm->vcpus);
 	advice_figure(a, "enough", enough);
-	advice_command(a, "cairn setvcpus %s %u --config", vm->name, enough);
+	advice_command(a, "cairn setvcpus %s %u --config", shell_word(vm->name).s, enough);
 }
 
 /* ---- resources that run out ---- */
@@ -325,7 +326,7 @@ static void memory_growth_rule(const struct advice_vm *vm, struct advice_list *r
 		size_text(f.slope, size), days, days_text(days));
 	advice_figure(a, "growth", f.slope);
 	days_left(a, &f, room, days);
-	advice_command(a, "cairn setmaxmem %s %.0fM", vm->name, ram * 1.5 / (double)MIB);
+	advice_command(a, "cairn setmaxmem %s %.0fM", shell_word(vm->name).s, ram * 1.5 / (double)MIB);
 }
 
 static void week_rules(const struct advice_vm *vm, struct advice_list *ret)
@@ -357,7 +358,7 @@ static void off_rule(const struct advice_vm *vm, struct advice_list *ret)
 	if (vm->saved && days >= SAVED_DAYS) {
 		a = advice_add(ret, ADVICE_WASTE, "saved", "saved for %.0f days; the state takes disk space", days);
 		advice_figure(a, "days", days);
-		advice_command(a, "cairn managedsave-remove %s", vm->name);
+		advice_command(a, "cairn managedsave-remove %s", shell_word(vm->name).s);
 	} else if (!vm->saved && !vm->kept && days >= OFF_DAYS) {
 		a = vm->made_bytes ? advice_add(ret, ADVICE_WASTE, "off", "off for %.0f days; Cairn made images of %s for it", days,
 					     size_text((double)vm->made_bytes, size)) :
@@ -365,7 +366,7 @@ static void off_rule(const struct advice_vm *vm, struct advice_list *ret)
 		advice_figure(a, "days", days);
 		if (vm->made_bytes)
 			advice_figure(a, "bytes", (double)vm->made_bytes);
-		advice_command(a, "cairn undefine %s", vm->name);
+		advice_command(a, "cairn undefine %s", shell_word(vm->name).s);
 	}
 }
 
@@ -380,12 +381,7 @@ static void overlay_rule(const struct advice_vm *vm, struct advice_list *ret)
 		vm->overlays, vm->overlays == 1 ? "image" : "images", days);
 	advice_figure(a, "images", vm->overlays);
 	advice_figure(a, "days", days);
-	advice_command(a, "cairn blockcommit %s %s%s", vm->name, vm->overlay_disk, vm->runs ? " --pivot" : "");
-}
-
-bool word_is_plain(const char *s)
-{
-	return *s && *s != '-' && !s[strspn(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-:+@%/")];
+	advice_command(a, "cairn blockcommit %s %s%s", shell_word(vm->name).s, vm->overlay_disk, vm->runs ? " --pivot" : "");
 }
 
 void advice_of_snapshots(const char *vm, const struct advice_snapshot *s, size_t n, int64_t now_s, struct advice_list *ret)
@@ -412,7 +408,7 @@ void advice_of_snapshots(const char *vm, const struct advice_snapshot *s, size_t
 	advice_figure(a, "snapshots", old);
 	advice_figure(a, "bytes", bytes);
 	advice_figure(a, "days", days);
-	advice_command(a, "cairn snapshot-delete %s %s", vm, word_is_plain(oldest->name) ? oldest->name : oldest->id);
+	advice_command(a, "cairn snapshot-delete %s %s", shell_word(vm).s, *oldest->name == '-' ? oldest->id : shell_word(oldest->name).s);
 }
 
 /* ---- all ---- */
@@ -425,7 +421,7 @@ void advice_of_vm(const struct advice_vm *vm, struct advice_list *ret)
 		advice_of_load(vm, ret);
 		memory_growth_rule(vm, ret);
 	} else if (vm->runs) {
-		advice_lacks(ret, "idle", "the VM's trends cannot be read; `cairn trend %s` says why", vm->name);
+		advice_lacks(ret, "idle", "the VM's trends cannot be read; `cairn trend %s` says why", shell_word(vm->name).s);
 	}
 	if (!vm->runs)
 		off_rule(vm, ret);

@@ -17,8 +17,6 @@ void advice_lacks(struct advice_list *l, const char *rule, const char *fmt, ...)
 
 #define SIZE_TEXT 32
 const char *size_text(double bytes, char buf[SIZE_TEXT]);
-/* Return whether a shell takes the text as one word. */
-bool word_is_plain(const char *s);
 
 /* Return the first point of the last `hours`. */
 size_t hours_last(const struct trend_view *v, size_t hours);

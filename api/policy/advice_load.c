@@ -1,5 +1,6 @@
 /* Rules about shortage and unusual load of a VM. */
 #include "api/policy/advice_impl.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <math.h>
@@ -73,11 +74,11 @@ static void cpu_rule(const struct advice_vm *vm, struct advice_list *ret)
 	advice_figure(a, "cpu", mean);
 	advice_figure(a, "limit", limit);
 	if (limit < all)
-		advice_command(a, "cairn edit %s", vm->name);
+		advice_command(a, "cairn edit %s", shell_word(vm->name).s);
 	else if (vm->max_vcpus > vm->vcpus)
-		advice_command(a, "cairn setvcpus %s %u", vm->name, MIN(more, vm->max_vcpus));
+		advice_command(a, "cairn setvcpus %s %u", shell_word(vm->name).s, MIN(more, vm->max_vcpus));
 	else
-		advice_command(a, "cairn setvcpus %s %u %s--config", vm->name, more, vm->max_vcpus ? "--maximum " : "");
+		advice_command(a, "cairn setvcpus %s %u %s--config", shell_word(vm->name).s, more, vm->max_vcpus ? "--maximum " : "");
 }
 
 static void guest_memory_rule(const struct advice_vm *vm, struct advice_list *ret)
@@ -95,9 +96,9 @@ static void guest_memory_rule(const struct advice_vm *vm, struct advice_list *re
 	advice_figure(a, "used", used);
 	advice_figure(a, "memory", all);
 	if (all < TAKEN_PART * ram)
-		advice_command(a, "cairn setmem %s %.0fM", vm->name, ram / (double)MIB);
+		advice_command(a, "cairn setmem %s %.0fM", shell_word(vm->name).s, ram / (double)MIB);
 	else
-		advice_command(a, "cairn setmaxmem %s %.0fM", vm->name, MORE * ram / (double)MIB);
+		advice_command(a, "cairn setmaxmem %s %.0fM", shell_word(vm->name).s, MORE * ram / (double)MIB);
 }
 
 /* A VM at the limit of its control group waits alone; host-memory tells if all wait. */
@@ -110,9 +111,9 @@ static void pressure_rule(const struct advice_vm *vm, struct advice_list *ret)
 	a = advice_add(ret, ADVICE_SHORT, "memory-pressure", "threads of its process waited for memory in %.0f %% of the last five minutes", vm->pressure);
 	advice_figure(a, "percent", vm->pressure);
 	if (vm->may_reclaim)
-		advice_command(a, "cairn reclaim %s", vm->name);
+		advice_command(a, "cairn reclaim %s", shell_word(vm->name).s);
 	else
-		advice_command(a, "cairn dominfo %s --sandbox", vm->name);
+		advice_command(a, "cairn dominfo %s --sandbox", shell_word(vm->name).s);
 	a->apply = vm->may_reclaim ? "vm-reclaim" : NULL;
 }
 
@@ -160,7 +161,7 @@ static void latency_rule(const struct advice_vm *vm, bool writes, struct advice_
 	advice_figure(a, "usual", usual / 1e9);
 	advice_figure(a, "most", most / 1e9);
 	advice_figure(a, "hours", (double)n);
-	advice_command(a, "cairn trend %s rd-latency wr-latency rd-bytes wr-bytes --last 1w", vm->name);
+	advice_command(a, "cairn trend %s rd-latency wr-latency rd-bytes wr-bytes --last 1w", shell_word(vm->name).s);
 }
 
 /* ---- unusual ---- */
@@ -221,7 +222,7 @@ static void unusual_rule(const struct advice_vm *vm, const struct figure *f, siz
 	advice_figure(a, "now", now);
 	advice_figure(a, "low", low);
 	advice_figure(a, "high", high);
-	advice_command(a, "cairn trend %s %s --last 1d", vm->name, f->series);
+	advice_command(a, "cairn trend %s %s --last 1d", shell_word(vm->name).s, f->series);
 }
 
 static void unusual_rules(const struct advice_vm *vm, struct advice_list *ret)
@@ -275,7 +276,7 @@ void advice_of_host(double pressure, const char *holder, double bytes, struct ad
 
 void advice_of_refusal(const char *name, const char *sentence, struct advice_list *ret)
 {
-	advice_command(advice_add(ret, ADVICE_SHORT, "start", "cannot start: %s", sentence), "cairn start %s --dry-run", name);
+	advice_command(advice_add(ret, ADVICE_SHORT, "start", "cannot start: %s", sentence), "cairn start %s --dry-run", shell_word(name).s);
 }
 
 static void start_memory_rule(const struct advice_start *s, struct advice_list *ret)
@@ -295,9 +296,9 @@ static void start_memory_rule(const struct advice_start *s, struct advice_list *
 	if (s->holder)
 		advice_figure(a, "held", (double)s->held_bytes);
 	if (s->holder)
-		advice_command(a, "cairn managedsave %s", s->holder);
+		advice_command(a, "cairn managedsave %s", shell_word(s->holder).s);
 	else
-		advice_command(a, "cairn setmaxmem %s %.0fM", s->name, (double)(s->available_bytes / MIB));
+		advice_command(a, "cairn setmaxmem %s %.0fM", shell_word(s->name).s, (double)(s->available_bytes / MIB));
 }
 
 static void start_disk_rule(const struct advice_start *s, struct advice_list *ret)
@@ -320,8 +321,8 @@ static void start_disk_rule(const struct advice_start *s, struct advice_list *re
 	advice_figure(a, "total", (double)s->space->total_bytes);
 	if (s->pool)
 		advice_command(a, "cairn vol-list %s --details", s->pool);
-	else if (word_is_plain(s->folder))
-		advice_command(a, "df -h %s", s->folder);
+	else if (*s->folder)
+		advice_command(a, "df -h %s", shell_word(s->folder).s);
 	else
 		advice_command(a, "df -h");
 }
@@ -336,7 +337,7 @@ static void start_vcpus_rule(const struct advice_start *s, struct advice_list *r
 		s->host_cpus == 1 ? "processor" : "processors");
 	advice_figure(a, "vcpus", s->vcpus);
 	advice_figure(a, "processors", s->host_cpus);
-	advice_command(a, "cairn setvcpus %s %u --config", s->name, s->host_cpus);
+	advice_command(a, "cairn setvcpus %s %u --config", shell_word(s->name).s, s->host_cpus);
 }
 
 /* More vCPUs than processors get a rule of their own. */

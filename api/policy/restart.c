@@ -7,6 +7,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <stdio.h>
@@ -57,11 +58,12 @@ static void restart_timer_arm(struct vm *vm, uint64_t due_ns)
 static void give_up(struct vm *vm)
 {
 	char why[VM_DETAIL_MAX], detail[VM_DETAIL_MAX];
+	struct shell_word name = shell_word(vm->def->name);
 
 	snprintf(why, sizeof(why), "%s%s%s", vm_reason_name(vm->reason), vm->detail[0] ? ": " : "", vm->detail);
 	snprintf(detail, sizeof(detail),
 		"the VM was restarted %u times within %u s, and now stays off (%.*s). Next: cairn start %s",
-		vm->restart->tries.n, vm->def->restart.window_s, (int)(VM_DETAIL_MAX - 110 - strlen(vm->def->name)), why, vm->def->name);
+		vm->restart->tries.n, vm->def->restart.window_s, MAX(0, VM_DETAIL_MAX - 110 - (int)strlen(name.s)), why, name.s);
 	log_error("policy", "VM '%s': %s", vm->def->name, detail);
 	vm_set_reason(vm, VM_REASON_RESTART_LIMIT, detail);
 }

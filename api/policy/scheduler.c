@@ -13,6 +13,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -581,7 +582,7 @@ int scheduler_store_plan(struct vm *vm, const struct schedule_plan *plan, struct
 		return err_set(e, -ENOENT, ERR_NOT_FOUND,
 			"VM '%.200s' has no schedule. Next: cairn snapshot-schedule %s --every "
 			"1h",
-			vm->def->name, vm->def->name);
+			vm->def->name, shell_word(vm->def->name).s);
 	return store_remove_file(s, vm->def->name, SCHEDULE_FILE, STORE_WITH_WORK, w, e);
 }
 

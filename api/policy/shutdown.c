@@ -11,6 +11,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -301,7 +302,7 @@ static void request_ask(struct vm *vm, const struct request *q)
 
 	if (hook_ask_is_under_way(vm, HOOK_SHUTDOWN)) {
 		err_set(&e, -EBUSY, ERR_BUSY, "the hooks of the host's admin are being asked about another request; to cancel that: cairn "
-			"shutdown --cancel %s", vm->def->name);
+			"shutdown --cancel %s", shell_word(vm->def->name).s);
 		request_end(vm, q, -EBUSY, &e);
 		return;
 	}

@@ -12,6 +12,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -312,7 +313,7 @@ int thresholds_set(struct vm *vm, struct threshold *t, void (*done)(void *opaque
 {
 	if (vm->watch && vm->watch->all && vm->watch->all->n == THRESHOLDS_MAX && threshold_find(vm->watch->all, t->name) < 0)
 		return err_set(e, -ENOSPC, ERR_QUOTA, "VM '%.200s' has %d thresholds, which is the most; remove one: cairn threshold-remove %s NAME",
-			vm->def->name, THRESHOLDS_MAX, vm->def->name);
+			vm->def->name, THRESHOLDS_MAX, shell_word(vm->def->name).s);
 	return change_begin(vm, t->name, t, done, opaque, e);
 }
 
@@ -321,7 +322,7 @@ int thresholds_remove(struct vm *vm, const char *name, void (*done)(void *opaque
 {
 	if (!vm->watch || threshold_find(vm->watch->all, name) < 0)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no threshold '%.63s'. Next: cairn threshold-list %s", vm->def->name,
-			name, vm->def->name);
+			name, shell_word(vm->def->name).s);
 	return change_begin(vm, name, NULL, done, opaque, e);
 }
 

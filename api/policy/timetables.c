@@ -16,6 +16,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "base/uuid.h"
 
@@ -645,10 +646,10 @@ static int add_check(struct vm *vm, struct timetable_entry *t, struct err *e)
 {
 	if (timetable_find(vm->timetable, t->name) >= 0)
 		return err_set(e, -EEXIST, ERR_EXISTS, "VM '%.200s' has a schedule '%s'; give another --name, or remove that one first: cairn "
-			"schedule-remove %s %s", vm->def->name, t->name, vm->def->name, t->name);
+			"schedule-remove %s %s", vm->def->name, t->name, shell_word(vm->def->name).s, t->name);
 	if (vm->timetable && vm->timetable->n == TIMETABLE_MAX)
 		return err_set(e, -ENOSPC, ERR_QUOTA, "VM '%.200s' has %d schedules, which is the most; remove one: cairn schedule-remove %s NAME",
-			vm->def->name, TIMETABLE_MAX, vm->def->name);
+			vm->def->name, TIMETABLE_MAX, shell_word(vm->def->name).s);
 	if (!uid_is_root_or_own(t->uid) && schedules_of(vm->host, t->uid) >= TIMETABLE_USER_MAX)
 		return err_set(e, -ENOSPC, ERR_QUOTA, "user %u has %d schedules, which is the most; remove one", t->uid, TIMETABLE_USER_MAX);
 	return 0;
@@ -689,7 +690,7 @@ static int entry_find(struct vm *vm, const char *name, struct timetable_entry **
 	if (*ret)
 		return 0;
 	return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no schedule '%.63s'. Next: cairn schedule-list %s", vm->def->name, name,
-		vm->def->name);
+		shell_word(vm->def->name).s);
 }
 
 int timetables_remove(struct vm *vm, const char *name, void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e)

@@ -6,6 +6,7 @@
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/err.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -163,7 +164,7 @@ static void disks_return(struct call *c, const struct vm_info *info,
 	json_object_put(list);
 	err_set(&e, -EMSGSIZE, ERR_GENERIC,
 		"the paths of the disks are too long for one answer; see the definition: cairn dumpjson %s",
-		def->name);
+		shell_word(def->name).s);
 	call_fail(c, &e);
 }
 

@@ -1,5 +1,6 @@
 #include "api/schema/vm_state.h"
 #include "base/err.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -216,11 +217,11 @@ int vm_state_check(const char *name, enum vm_state state, enum vm_trigger trigge
 	return err_set(e, -EPERM, ERR_WRONG_STATE,
 		"VM '%.255s' is %s%s; %s works when it is %s. Next: cairn %s %s", name,
 		vm_state_name(state), state == VM_PRESERVED ? " (its process is kept)" : "",
-		vm_trigger_name(trigger), legal, states[state].next, name);
+		vm_trigger_name(trigger), legal, states[state].next, shell_word(name).s);
 }
 
 int vm_state_refuse_kept(const char *name, enum vm_state state, const char *what, struct err *e)
 {
 	return state != VM_PRESERVED ? 0 : err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%s' is crashed (its process is kept): cannot %s. Next: cairn "
-		"destroy %s", name, what, name);
+		"destroy %s", name, what, shell_word(name).s);
 }

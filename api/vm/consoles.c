@@ -7,6 +7,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/shell_word.h"
 
 #include <errno.h>
 #include <stddef.h>
@@ -188,7 +189,7 @@ struct json_object *consoles_left(const struct vm_host *host, const uint8_t *uui
 		if (!cannot_end(vm) || (uuid && memcmp(vm->def->uuid, uuid, sizeof(vm->def->uuid))))
 			continue;
 		snprintf(text, sizeof(text), "consoles of VM '%s' that are open stay open, because an older version of Cairn "
-			"started its process; to end them, bring it up to date: cairn restart-process %s", vm->def->name, vm->def->name);
+			"started its process; to end them, bring it up to date: cairn restart-process %s", vm->def->name, shell_word(vm->def->name).s);
 		list = list ? list : json_object_new_array();
 		json_object_array_add(list, json_object_new_string(text));
 	}

@@ -3,6 +3,7 @@
 #include "api/vm/pins.h"
 #include "api/vm/vm.h"
 #include "base/err.h"
+#include "base/shell_word.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -118,7 +119,7 @@ int template_check(const struct vm *vm, const char *what, struct err *e)
 {
 	return !vm_has(vm, VM_FACT_TEMPLATE) ? 0 : err_set(e, -EPERM, ERR_WRONG_STATE,
 		"VM '%.255s' is a template: cannot %s. Next: cairn clone --linked %s NAME, or cairn template "
-		"--disable %s", vm->def->name, what, vm->def->name, vm->def->name);
+		"--disable %s", vm->def->name, what, shell_word(vm->def->name).s, shell_word(vm->def->name).s);
 }
 
 /* Return a template other than `vm` that uses the image; NULL: none. */
@@ -168,7 +169,7 @@ static int written_check(const struct vm *vm, const char *what, struct err *e)
 			what, disk);
 	return err_set(e, -EPERM, ERR_WRONG_STATE,
 		"VM '%.120s': cannot %s: its disk %s is also a disk of the template '%s'. Next: cairn clone "
-		"--linked %s NAME", vm->def->name, what, disk, t->def->name, t->def->name);
+		"--linked %s NAME", vm->def->name, what, disk, t->def->name, shell_word(t->def->name).s);
 }
 
 int image_check_writable(const struct vm *vm, const char *what, struct err *e)
@@ -209,9 +210,9 @@ int image_check_base(const struct vm *vm, const char *disk, const char *path, st
 			continue;
 		if (!permissions_seen_together(&host->permissions, vm->def->uuid, other->def->uuid))
 			return err_set(e, -EPERM, ERR_WRONG_STATE, "disk %s: another VM also has %.300s as an image, so it must not "
-				"change. Next: cairn blockpull %s %s", disk, path, vm->def->name, disk);
+				"change. Next: cairn blockpull %s %s", disk, path, shell_word(vm->def->name).s, disk);
 		return err_set(e, -EPERM, ERR_WRONG_STATE, "disk %s: disk %s of VM '%s' also has %.300s as an image, so it must "
-			"not change. Next: cairn blockpull %s %s", disk, d->id, other->def->name, path, vm->def->name, disk);
+			"not change. Next: cairn blockpull %s %s", disk, d->id, other->def->name, path, shell_word(vm->def->name).s, disk);
 	}
 	return 0;
 }

@@ -13,6 +13,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "base/uuid.h"
 
@@ -129,7 +130,7 @@ int vm_live_disk(const struct vm *vm, const char *which, struct err *e)
 	int at = definition_disk_find(vm_live(vm), which);
 
 	return at >= 0 ? at : err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no disk '%.40s'; next: cairn domblklist %s",
-		vm->def->name, which, vm->def->name);
+		vm->def->name, which, shell_word(vm->def->name).s);
 }
 
 int vm_live_interface(const struct vm *vm, const char *which, struct err *e)
@@ -143,7 +144,7 @@ int vm_live_interface(const struct vm *vm, const char *which, struct err *e)
 			return (int)i;
 	}
 	return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no interface '%.40s'; next: cairn domiflist %s", vm->def->name,
-		which, vm->def->name);
+		which, shell_word(vm->def->name).s);
 }
 
 bool vm_sleeps(const struct vm *vm)

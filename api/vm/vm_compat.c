@@ -2,6 +2,7 @@
 #include "api/definition/definition.h"
 #include "api/vm/vm.h"
 #include "base/err.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -45,7 +46,7 @@ int vm_compat_refuse(const char *vm_name, struct err *e)
 {
 	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
 		"VM '%s' was started by an older version of Cairn, and its process cannot do this; bring it up to date "
-		"with: cairn restart-process %s, or shut the VM down and start it", vm_name, vm_name);
+		"with: cairn restart-process %s, or shut the VM down and start it", vm_name, shell_word(vm_name).s);
 }
 
 int vm_compat_check(const struct vm *vm, struct err *e)

@@ -19,6 +19,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/machine_version.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "base/uuid.h"
 
@@ -34,7 +35,7 @@ static int vm_exists(const struct vm *vm, struct err *e)
 
 	if (vm_state_is_active(vm->state))
 		return err_set(e, -EEXIST, ERR_EXISTS, "VM '%s' exists already and is %s", name, vm_state_name(vm->state));
-	return err_set(e, -EEXIST, ERR_EXISTS, "VM '%s' exists already; start it: cairn start %s", name, name);
+	return err_set(e, -EEXIST, ERR_EXISTS, "VM '%s' exists already; start it: cairn start %s", name, shell_word(name).s);
 }
 
 /* Check that the definition may be stored beside those of the existing VMs, and complete its uuid, machine version and

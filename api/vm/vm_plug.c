@@ -11,6 +11,7 @@
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/loop.h"
+#include "base/shell_word.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -123,7 +124,7 @@ static int device_find(const struct vm *vm, const char *which, char id[16], stru
 
 	if (disk < 0 && face < 0)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%.200s' has no disk and no interface '%.40s'; next: cairn domblklist %s, or "
-			"cairn domiflist", vm->def->name, which, vm->def->name);
+			"cairn domiflist", vm->def->name, which, shell_word(vm->def->name).s);
 	snprintf(id, 16, "%s", disk >= 0 ? d->disks[disk].id : d->interfaces[face].id);
 	return disk >= 0 ? disk_check(vm, (unsigned)disk, e) : 0;
 }

@@ -21,6 +21,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/log.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -120,7 +121,7 @@ static int managed_find(struct vm *vm, bool *ret_hold, int *ret_fd, struct err *
 		return vm->start.opts.force_boot ? 0 :
 			err_set(e, -ENOENT, ERR_NOT_FOUND,
 				"the VM's managed save is gone; to boot the VM: cairn start --force-boot %s",
-				vm->def->name);
+				shell_word(vm->def->name).s);
 	*ret_hold = true;
 	if (vm->start.opts.force_boot)
 		return 0;

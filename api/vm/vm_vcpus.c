@@ -8,6 +8,7 @@
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/loop.h"
+#include "base/shell_word.h"
 
 #include <errno.h>
 
@@ -69,7 +70,7 @@ static int count_check(const struct call *c, int64_t n, int64_t seconds, struct 
 		return err_set(e, -EINVAL, ERR_INVALID, "vcpus: a VM needs at least 1");
 	if (!vm_live(c->vm)->max_vcpus && n != max)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "VM '%.100s' runs without max_vcpus, so the number of its vCPUs cannot change. Next: cairn "
-			"setvcpus %.100s N --maximum --config, then shut the VM down and start it", name, name);
+			"setvcpus %s N --maximum --config, then shut the VM down and start it", name, shell_word(name).s);
 	if (n > max)
 		return err_set(e, -EINVAL, ERR_INVALID, "vcpus: VM '%.200s' has room for %u vCPUs (max_vcpus), not for %lld", name, max,
 			(long long)n);

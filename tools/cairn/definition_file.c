@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "tools/cairn/backing.h"
 #include "tools/cairn/cli.h"
@@ -40,7 +41,7 @@ static int text_read(const char *path, char folder[PATH_MAX], char **ret_text, s
 		return r;
 	if (image_looks_like_qcow2(path))
 		return err_set(e, -EINVAL, ERR_INVALID, "%s is a disk image; cairn new NAME --image %s makes a VM that boots from it, and "
-			"cairn run --boot hd --disk %s runs one", path, path, path);
+			"cairn run --boot hd --disk %s runs one", path, shell_word(path).s, shell_word(path).s);
 	if (strcmp(path, "-"))
 		return file_read(path, XML_FILE_MAX, ret_text, ret_len, e);
 	return file_read_fd(0, "standard input", XML_FILE_MAX, ret_text, ret_len, e);

@@ -3,6 +3,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/shell_word.h"
 #include "base/size.h"
 #include "base/util.h"
 #include "tools/cairn/kept_layer.h"
@@ -85,7 +86,7 @@ static int layers_check(struct json_object *image, struct err *e)
 		const char *half = js_get_str_or(o, "digest", "?"), *name = js_get_str_or(o, "name", "");
 
 		if (!strncmp(digest, half, strlen(half)))
-			return err_set(e, -EBUSY, ERR_BUSY, "the layer %s needs the image; remove that first: cairn image-remove --kept %s", name, name);
+			return err_set(e, -EBUSY, ERR_BUSY, "the layer %s needs the image; remove that first: cairn image-remove --kept %s", name, shell_word(name).s);
 	}
 	return r;
 }

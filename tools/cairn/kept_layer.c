@@ -6,6 +6,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/hex.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "base/uuid.h"
 #include "tools/cairn/helper.h"
@@ -191,7 +192,7 @@ static int layer_lock(const char *name, const char *path, const uint8_t id[UUID_
 	uuid_print(own, uuid);
 	if (memcmp(own, id, UUID_BYTES) != 0)
 		return err_set(e, -EINVAL, ERR_INVALID, "the layer %s is of another image, whose digest begins with %.8s; take another name for --keep, or remove the "
-			"layer with cairn image-remove --kept %s", name, uuid, name);
+			"layer with cairn image-remove --kept %s", name, uuid, shell_word(name).s);
 	futimens(fd, (struct timespec[]){ { .tv_nsec = UTIME_OMIT }, { .tv_nsec = UTIME_NOW } });
 	*ret_lock = steal_fd(&fd);
 	return 0;

@@ -3,6 +3,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "tools/cairn/backing.h"
 #include "tools/cairn/cli.h"
@@ -447,7 +448,7 @@ static int file_take(const struct cli *c, struct run_definition *d, struct err *
 	if (option_value(c, "image") || option_value(c, "root"))
 		return err_set(e, r, ERR_NOT_FOUND, "there is no file %.255s; if this is the command, write -- before it", path);
 	return err_set(e, r, ERR_NOT_FOUND,
-		"there is no file %.255s; to run a command in a container image: cairn run --image %.255s -- COMMAND", path, path);
+		"there is no file %.255s; to run a command in a container image: cairn run --image %s -- COMMAND", path, shell_word(path).s);
 }
 
 int run_definition_make(struct cli *c, struct run_definition *d, struct err *e)

@@ -1,5 +1,6 @@
 #include "tools/cairn/snapshot.h"
 #include "api/wire/json.h"
+#include "base/shell_word.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -46,7 +47,7 @@ struct json_object *snapshot_find(struct json_object *all, const char *name)
 int snapshot_missing(const char *vm, const char *name, struct err *e)
 {
 	return name ? err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%s' has no snapshot '%s'. Next: cairn snapshot-list %s", vm,
-			      name, vm) :
+			      name, shell_word(vm).s) :
 		      err_set(e, -ENOENT, ERR_NOT_FOUND, "domain '%s' has no current snapshot", vm);
 }
 

@@ -4,6 +4,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/shell_word.h"
 #include "base/uuid.h"
 
 #include <errno.h>
@@ -36,7 +37,7 @@ static int definition_read(const char *path, struct state_file *f, struct err *e
 	if (r < 0)
 		return r;
 	if (!text)
-		return err_set(e, -EINVAL, ERR_INVALID, "the saved state has no definition; add one with: cairn save-image-define %s DEFINITION", path);
+		return err_set(e, -EINVAL, ERR_INVALID, "the saved state has no definition; add one with: cairn save-image-define %s DEFINITION", shell_word(path).s);
 	return js_parse(text, strlen(text), "the definition", &f->definition, e);
 }
 

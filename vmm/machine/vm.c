@@ -5,6 +5,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "devices/acpi_pm.h"
 #include "devices/legacy/pvpanic.h"
@@ -767,6 +768,15 @@ void vm_free(struct vm *vm)
 	pthread_mutex_destroy(&vm->lock);
 	free(vm->queue);
 	free(vm);
+}
+
+int vm_check_agent(struct vm *vm, struct err *e)
+{
+	const char *name = vm->m->cfg.name;
+
+	return vm->m->agent ? 0 : err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
+		"VM '%s' has no port for a guest agent; set \"guest_agent\": true with cairn edit %s, shut the VM down and start it", name,
+		shell_word(name).s);
 }
 
 struct machine *vm_machine(struct vm *vm)

@@ -36,6 +36,8 @@ int vm_new(const struct vm_config *cfg, int *fds, unsigned nfds, struct memory *
 int vm_load(struct vm *vm, struct err *e);
 void vm_free(struct vm *vm);
 struct machine *vm_machine(struct vm *vm);
+/* Returns 0; -ENOTSUP: the VM has no port for a guest agent. */
+int vm_check_agent(struct vm *vm, struct err *e);
 
 /* Carry out the requests of vm_msg.h. Return 0; -EBUSY (ERR_WRONG_STATE) with the current phase in e. All but
  * vm_stop() also return -EBUSY (ERR_BUSY) while work in progress excludes the request. vm_cont() also returns -EIO if

@@ -302,12 +302,10 @@ static void prepare_run(struct work *w)
 
 static int quiesce_check(struct vm *vm, const struct vm_snapshot_create *c, struct err *e)
 {
-	if (!c->quiesce)
-		return 0;
-	if (!vm_machine(vm)->agent)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED,
-			"VM '%s' has no port for a guest agent; set \"guest_agent\": true with cairn edit %s, shut the VM down and start it",
-			vm_machine(vm)->cfg.name, vm_machine(vm)->cfg.name);
+	int r = c->quiesce ? vm_check_agent(vm, e) : 0;
+
+	if (r < 0 || !c->quiesce)
+		return r;
 	if (vm_phase(vm) != VM_PHASE_RUNNING)
 		return err_set(e, -EPERM, ERR_WRONG_STATE,
 			"cannot freeze the guest's file systems: the VM does not run; resume it first");

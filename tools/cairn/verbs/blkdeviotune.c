@@ -2,6 +2,7 @@
 #include "tools/cairn/cli.h"
 #include "api/schema/disk_tune.h"
 #include "api/wire/json.h"
+#include "base/shell_word.h"
 #include "base/size.h"
 #include "base/util.h"
 #include "tools/cairn/change.h"
@@ -23,7 +24,7 @@ static struct json_object *disk_find(struct cli *c, struct json_object *disks, s
 	int i = change_find_disk(disks, c->pos[1], e);
 
 	if (i < 0)
-		err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%s' has no disk '%s'. Next: cairn domblklist %s", c->pos[0], c->pos[1], c->pos[0]);
+		err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%s' has no disk '%s'. Next: cairn domblklist %s", c->pos[0], c->pos[1], shell_word(c->pos[0]).s);
 	return i < 0 ? NULL : json_object_array_get_idx(disks, (size_t)i);
 }
 
@@ -36,7 +37,7 @@ static int disk_get(struct cli *c, bool live, struct json_object **ret, struct e
 
 	if (!r && live && !js_get(info, "pid"))
 		return err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%s' is %s; use --config. Next: cairn start %s", c->pos[0],
-			cli_vm_state(info), c->pos[0]);
+			cli_vm_state(info), shell_word(c->pos[0]).s);
 	if (!r && live)
 		r = cli_execute(c, "vm-dump-definition", cli_vm_args(c->pos[0]), &o, NULL, e);
 	if (r < 0)

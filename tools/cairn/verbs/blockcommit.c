@@ -1,6 +1,7 @@
 /* blockcommit: merge upper layers of a disk into a lower one, by a job of the daemon. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "tools/cairn/change.h"
 #include "tools/cairn/job.h"
@@ -123,7 +124,7 @@ static int merge_end(struct cli *c, const struct merge *m, struct err *e)
 	else if (m->live && option_flag(c, "keep-overlay"))
 		r = pivot_abort(c, e);
 	else if (m->live) {
-		say("Now in synchronized phase\nNext: cairn blockjob %s %s --pivot\n", c->pos[0], c->pos[1]);
+		say("Now in synchronized phase\nNext: cairn blockjob %s %s --pivot\n", shell_word(c->pos[0]).s, c->pos[1]);
 		return 0;
 	}
 	if (r < 0)

@@ -3,6 +3,7 @@
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "base/shell_word.h"
 #include "base/size.h"
 #include "tools/cairn/clone_seed.h"
 #include "tools/cairn/forward.h"
@@ -373,7 +374,7 @@ static int options_check(struct cli *c)
 	if (!live && option_value(c, "snapshotname"))
 		return cli_usage(c, "--snapshotname requires --live. For a clone that is off: cairn export %s FILE "
 			"--snapshotname %s, then cairn import FILE --name NAME",
-			c->pos[0], option_value(c, "snapshotname"));
+			shell_word(c->pos[0]).s, shell_word(option_value(c, "snapshotname")).s);
 	if (!live && option_flag(c, "isolated"))
 		return cli_usage(c, "--isolated requires --live: use --full for independent disks");
 	for (unsigned i = 0; !live && only_live[i]; i++)

@@ -5,6 +5,7 @@
 #include "base/cleanup.h"
 #include "base/file.h"
 #include "base/loop.h"
+#include "base/shell_word.h"
 #include "base/signals.h"
 #include "base/util.h"
 
@@ -188,7 +189,7 @@ static int console_ended(const char *name, const struct console *k, int r)
 	struct err e;
 
 	if (r == -ETIMEDOUT) {
-		err_set(&e, r, ERR_TIMEOUT, "timeout: the guest has not written \"%s\"; see cairn domstate --reason %s", k->until, name);
+		err_set(&e, r, ERR_TIMEOUT, "timeout: the guest has not written \"%s\"; see cairn domstate --reason %s", k->until, shell_word(name).s);
 		return cli_fail(&e, "No such output from domain '%s'", name);
 	}
 	if (r < 0) {
@@ -197,7 +198,7 @@ static int console_ended(const char *name, const struct console *k, int r)
 	}
 	if (!k->until || k->until_seen)
 		return CLI_OK;
-	err_set(&e, -EPIPE, ERR_GENERIC, "the console ended before the guest wrote \"%s\"; see cairn domstate --reason %s", k->until, name);
+	err_set(&e, -EPIPE, ERR_GENERIC, "the console ended before the guest wrote \"%s\"; see cairn domstate --reason %s", k->until, shell_word(name).s);
 	return cli_fail(&e, "No such output from domain '%s'", name);
 }
 

@@ -4,6 +4,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "tools/cairn/change.h"
 #include "tools/cairn/img_run.h"
@@ -140,7 +141,7 @@ static int sizes_put(struct cli *c, struct json_object *disk, struct json_object
 	int r = 0;
 
 	if (!path)
-		return err_set(e, -ENOENT, ERR_NOT_FOUND, "drive %s is empty. Next: cairn change-media %s %s IMAGE --insert", id, c->pos[0], id);
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "drive %s is empty. Next: cairn change-media %s %s IMAGE --insert", id, shell_word(c->pos[0]).s, id);
 	if (stat(path, &st) < 0)
 		return err_set_errno(e, -errno, "%s", path);
 	physical = (uint64_t)st.st_size;
@@ -168,7 +169,7 @@ static int disk_print(struct cli *c, struct json_object *disks, struct json_obje
 	int i = change_find_disk(disks, c->pos[1], &e), r = i;
 
 	if (i < 0)
-		err_set(&e, i, ERR_NOT_FOUND, "VM '%s' has no disk '%s'. Next: cairn domblklist %s", c->pos[0], c->pos[1], c->pos[0]);
+		err_set(&e, i, ERR_NOT_FOUND, "VM '%s' has no disk '%s'. Next: cairn domblklist %s", c->pos[0], c->pos[1], shell_word(c->pos[0]).s);
 	o = i < 0 ? NULL : json_object_array_get_idx(all, (size_t)i);
 	if (o)
 		r = sizes_put(c, json_object_array_get_idx(disks, (size_t)i), o, &e);

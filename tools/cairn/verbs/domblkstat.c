@@ -1,6 +1,7 @@
 /* domblkstat: the requests of one disk of a running VM, or of all together, with virsh's names and numbers. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "tools/cairn/change.h"
 #include "tools/cairn/output.h"
@@ -29,7 +30,7 @@ static int disk_id(struct cli *c, const char *which, char ret[32], struct err *e
 	disks = js_get_array(definition, "disks");
 	i = change_find_disk(disks, which, e);
 	if (i < 0)
-		return err_set(e, i, ERR_NOT_FOUND, "VM '%s' has no disk '%s'. Next: cairn domblklist %s", c->pos[0], which, c->pos[0]);
+		return err_set(e, i, ERR_NOT_FOUND, "VM '%s' has no disk '%s'. Next: cairn domblklist %s", c->pos[0], which, shell_word(c->pos[0]).s);
 	snprintf(ret, 32, "%s", js_get_str_or(json_object_array_get_idx(disks, (size_t)i), "id", ""));
 	return 0;
 }
@@ -67,7 +68,7 @@ int verb_domblkstat(struct cli *c)
 	disks = r < 0 ? NULL : js_get_array(info, "disks");
 	if (!r && !disks)
 		r = err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%s' is %s and has no process that counts requests. Next: cairn start %s", vm,
-			cli_vm_state(info), vm);
+			cli_vm_state(info), shell_word(vm).s);
 	if (r < 0)
 		return cli_fail(&e, "Failed to get block stats %s %s", vm, c->npos > 1 ? c->pos[1] : "");
 	o = counters_of(disks, which ? id : NULL);

@@ -1,6 +1,7 @@
 /* domif-egress: show or set the egress rules of an interface of type user. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
+#include "base/shell_word.h"
 #include "tools/cairn/change.h"
 #include "tools/cairn/egress_words.h"
 #include "tools/cairn/interface.h"
@@ -13,7 +14,7 @@
 
 static int interface_missing(const char *vm, const char *which, struct err *e)
 {
-	return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%s' has no interface '%s'. Next: cairn domiflist %s", vm, which, vm);
+	return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%s' has no interface '%s'. Next: cairn domiflist %s", vm, which, shell_word(vm).s);
 }
 
 /* Read the rules of the command line. *ret: owned; NULL: none. Returns 0; CLI_USAGE after an error message. */

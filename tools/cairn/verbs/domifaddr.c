@@ -1,6 +1,7 @@
 /* domifaddr, and the choice of an address for wait --for ip. */
 #include "tools/cairn/address.h"
 #include "api/wire/json.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "tools/cairn/change.h"
 #include "tools/cairn/output.h"
@@ -253,7 +254,7 @@ int verb_domifaddr(struct cli *c)
 		shown = named_only(all, name);
 		if (name && !json_object_array_length(shown))
 			r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "the guest has no interface '%s'; cairn domifaddr %s%s shows all", name,
-				c->pos[0], source && !strcmp(source, "lease") ? " --source lease" : "");
+				shell_word(c->pos[0]).s, source && !strcmp(source, "lease") ? " --source lease" : "");
 	}
 	if (r < 0)
 		return cli_fail(&e, "Failed to query for interfaces addresses of domain '%s'", c->pos[0]);

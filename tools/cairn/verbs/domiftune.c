@@ -1,6 +1,7 @@
 /* domiftune, domif-setlink and domif-getlink: limits and link of a network interface, with virsh's words. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "tools/cairn/change.h"
 #include "tools/cairn/interface.h"
@@ -13,7 +14,7 @@
 
 static int interface_missing(const char *vm, const char *which, struct err *e)
 {
-	return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%s' has no interface '%s'. Next: cairn domiflist %s", vm, which, vm);
+	return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%s' has no interface '%s'. Next: cairn domiflist %s", vm, which, shell_word(vm).s);
 }
 
 /* Get the interface as the running VM, or as the definition has it. The caller owns *ret. Returns 0 or -errno. */
@@ -27,7 +28,7 @@ static int interface_get(struct cli *c, bool live, struct json_object **ret, str
 		return r;
 	if (live && !js_get_array(o, "interfaces"))
 		return err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%s' is %s; use --config. Next: cairn start %s", c->pos[0],
-			cli_vm_state(o), c->pos[0]);
+			cli_vm_state(o), shell_word(c->pos[0]).s);
 	found = interface_find(js_get_array(o, "interfaces"), c->pos[1]);
 	if (!found)
 		return interface_missing(c->pos[0], c->pos[1], e);

@@ -5,6 +5,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/file.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/definition_file.h"
@@ -275,7 +276,7 @@ static int name_check(struct edit *d, struct err *e)
 
 	if (name && was && !strcmp(name, was))
 		return 0;
-	return err_set(e, -EINVAL, ERR_INVALID, d->kind->rename, was);
+	return err_set(e, -EINVAL, ERR_INVALID, d->kind->rename, shell_word(was).s);
 }
 
 static int text_is_unchanged(const struct edit *d)

@@ -2,6 +2,7 @@
  * them. */
 #include "tools/cairn/change.h"
 #include "api/wire/json.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/egress_words.h"
@@ -170,8 +171,8 @@ static int attach_live(struct cli *c, void *opaque, struct err *e)
 	r = forwards_live(c, w->o, e);
 	if (r < 0) /* only the guest can release the interface */
 		err_set(e, r, e->cls, "%.200s. The VM has the interface %s without this forward. Next: cairn forward-add %s PORT:TO --interface %s, or "
-			"cairn detach-interface %s %s --mac %s", strdupa(e->msg), js_get_str(w->o, "id"), c->pos[0], js_get_str(w->o, "id"),
-			c->pos[0], js_get_str(w->o, "type"), js_get_str(w->o, "mac"));
+			"cairn detach-interface %s %s --mac %s", strdupa(e->msg), js_get_str(w->o, "id"), shell_word(c->pos[0]).s, js_get_str(w->o, "id"),
+			shell_word(c->pos[0]).s, js_get_str(w->o, "type"), js_get_str(w->o, "mac"));
 	return r;
 }
 

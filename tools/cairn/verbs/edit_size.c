@@ -2,6 +2,7 @@
  * dommemstat: show the guest's memory. */
 #include "tools/cairn/change.h"
 #include "api/wire/json.h"
+#include "base/shell_word.h"
 #include "base/size.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"
@@ -40,7 +41,7 @@ static int memory_edit(struct cli *c, struct json_object *definition, void *opaq
 	}
 	if (bytes > all)
 		return err_set(e, -EINVAL, ERR_INVALID, "the definition has %llu KiB of memory, and a balloon cannot give the guest more. "
-			"Next: cairn setmaxmem %s %s", (unsigned long long)(all / KIB), c->pos[0], c->pos[1]);
+			"Next: cairn setmaxmem %s %s", (unsigned long long)(all / KIB), shell_word(c->pos[0]).s, c->pos[1]);
 	json_object_object_del(definition, "current_memory");
 	if (bytes < all)
 		size_put(definition, "current_memory", bytes);
@@ -157,7 +158,7 @@ static int stats_show(struct cli *c, struct err *e)
 
 	if (!r && !js_get(info, "pid"))
 		r = err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%s' is %s. Next: cairn start %s", c->pos[0],
-			cli_vm_state(info), c->pos[0]);
+			cli_vm_state(info), shell_word(c->pos[0]).s);
 	if (r < 0)
 		return r;
 	stats = memory_stats(info);
@@ -184,6 +185,6 @@ int verb_dommemstat(struct cli *c)
 	if (size_parse(period, 1, &seconds) < 0 || seconds > 86400)
 		return cli_usage(c, "--period must be a number of seconds up to 86400, or 0 for no statistics, not \"%s\"", period);
 	r = option_flag(c, "config") ? err_set(&e, -ENOTSUP, ERR_UNSUPPORTED, "a definition has no period of statistics, only a running VM. "
-		"Next: cairn dommemstat %s --period %s --live", c->pos[0], period) : live_set(c, "period", seconds, &e);
+		"Next: cairn dommemstat %s --period %s --live", shell_word(c->pos[0]).s, period) : live_set(c, "period", seconds, &e);
 	return r < 0 ? cli_fail(&e, "Unable to change the period of memory statistics of domain '%s'", c->pos[0]) : CLI_OK;
 }

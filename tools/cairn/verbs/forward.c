@@ -1,6 +1,7 @@
 /* forward-add, forward-remove and forward-list: ports of the host that lead to a guest, also while it runs. */
 #include "api/wire/json.h"
 #include "base/err.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "tools/cairn/change.h"
 #include "tools/cairn/cli.h"
@@ -27,7 +28,7 @@ static struct json_object *interface_of(struct cli *c, struct json_object *defin
 			return o;
 	}
 	err_set(e, -ENOENT, ERR_NOT_FOUND, "domain '%s' has no interface%s%s of type user or network. Next: cairn attach-interface %s user",
-		c->pos[0], id ? " " : "", id ? id : "", c->pos[0]);
+		c->pos[0], id ? " " : "", id ? id : "", shell_word(c->pos[0]).s);
 	return NULL;
 }
 
@@ -115,7 +116,7 @@ static int remove_edit(struct cli *c, struct json_object *definition, void *opaq
 			}
 	}
 	return err_set(e, -ENOENT, ERR_NOT_FOUND, "the next start of domain '%s' has no such forward. Next: cairn forward-list "
-		"--inactive %s", c->pos[0], c->pos[0]);
+		"--inactive %s", c->pos[0], shell_word(c->pos[0]).s);
 }
 
 static int remove_live(struct cli *c, void *opaque, struct err *e)

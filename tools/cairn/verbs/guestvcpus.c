@@ -2,6 +2,7 @@
  * guest, so each number is checked. */
 #include "tools/cairn/verbs/guestvcpus.h"
 #include "api/wire/json.h"
+#include "base/shell_word.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/guest_agent.h"
 #include "tools/cairn/output.h"
@@ -85,7 +86,7 @@ static int vcpus_change(struct cli *c, const struct vcpus *now, const bool *whic
 	if (json_object_get_int64(done) == n)
 		return 0;
 	return err_set(e, -EIO, ERR_GENERIC, "the guest has taken only %lld of %lld processors %s. Next: cairn guestvcpus %s",
-		(long long)json_object_get_int64(done), (long long)n, online ? "online" : "offline", c->pos[0]);
+		(long long)json_object_get_int64(done), (long long)n, online ? "online" : "offline", shell_word(c->pos[0]).s);
 }
 
 int vcpus_set_online(struct cli *c, long n, struct err *e)
@@ -103,7 +104,7 @@ int vcpus_set_online(struct cli *c, long n, struct err *e)
 	}
 	if (n > all)
 		return err_set(e, -EINVAL, ERR_INVALID, "the guest has %ld processors; more come with the next start: cairn setvcpus %s %ld "
-			"--config", all, c->pos[0], n);
+			"--config", all, shell_word(c->pos[0]).s, n);
 	more = n > is;
 	change = more ? n - is : is - n;
 	/* The first ones come online, and the last ones go offline. */

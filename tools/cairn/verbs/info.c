@@ -3,6 +3,7 @@
 #include "tools/cairn/cli.h"
 #include "api/store/paths.h"
 #include "api/wire/json.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "tools/cairn/output.h"
 #include "tools/cairn/pool.h"
@@ -63,7 +64,7 @@ static void info_print(struct json_object *o)
 	}
 	if (js_get_bool(o, "outdated", false))
 		label_print(stdout, "Process:", "outdated (older Cairn; update: cairn restart-process %s)",
-			js_get_str_or(o, "name", "-"));
+			shell_word(js_get_str_or(o, "name", "-")).s);
 	member_label(o, "waits-for-hook", "Waits for hook:");
 	time_print(o, "shutdown-at", "Shutdown at:");
 	time_print(o, "reboot-at", "Reboot at:");
@@ -338,7 +339,7 @@ int verb_domblkerror(struct cli *c)
 	if (!r && !disks)
 		r = err_set(&e, -EPERM, ERR_WRONG_STATE,
 			"VM '%s' is %s, and only a running VM has errors of its disks. Next: cairn start %s",
-			c->pos[0], cli_vm_state(o), c->pos[0]);
+			c->pos[0], cli_vm_state(o), shell_word(c->pos[0]).s);
 	if (r < 0)
 		return cli_fail(&e, "failed to get disk errors of domain '%s'", c->pos[0]);
 	faults = faults_of(disks);

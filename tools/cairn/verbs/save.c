@@ -4,6 +4,7 @@
 #include "tools/cairn/output.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "base/shell_word.h"
 #include "tools/cairn/job.h"
 #include "tools/cairn/multi_vm.h"
 #include "tools/cairn/state_file.h"
@@ -23,7 +24,7 @@ static int save_lost(struct cli *c, const struct target *t, const struct err *e)
 	int status = cli_fail(e, "Failed to save domain '%s' to %s", c->pos[0], t->path);
 
 	fprintf(stderr, "error: the save may continue. If cairn domstate --reason %s says \"shut off (saved)\", the state is in %s.\n"
-		"error: Next: cairn restore %s\n", c->pos[0], t->tmp, t->tmp);
+		"error: Next: cairn restore %s\n", shell_word(c->pos[0]).s, t->tmp, shell_word(t->tmp).s);
 	return status;
 }
 

@@ -1,6 +1,7 @@
 /* snapshot-schedule: show, set or remove the schedules of automatic snapshots. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "tools/cairn/output.h"
 
@@ -59,7 +60,7 @@ static int schedule_show(struct cli *c)
 	if (!r && vm && !json_object_array_length(all))
 		r = err_set(&e, -ENOENT, ERR_NOT_FOUND,
 			"VM '%s' has no schedule. Next: cairn snapshot-schedule %s --every 1h", vm,
-			vm);
+			shell_word(vm).s);
 	if (r < 0)
 		return vm ? cli_fail(&e, "Failed to get the snapshot schedule of domain '%s'", vm)
 			  : cli_fail(&e, "Failed to list snapshot schedules");

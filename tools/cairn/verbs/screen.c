@@ -3,6 +3,7 @@
 #include "tools/cairn/cli.h"
 #include "tools/cairn/output.h"
 #include "api/wire/json.h"
+#include "base/shell_word.h"
 #include "tools/cairn/target.h"
 
 #include <errno.h>
@@ -83,13 +84,13 @@ int verb_vncdisplay(struct cli *c)
 	int r = cli_vm_info(c, name, &info, &e);
 
 	if (!r && !js_get(info, "pid"))
-		r = err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%s' is %s. Next: cairn start %s", name, cli_vm_state(info), name);
+		r = err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%s' is %s. Next: cairn start %s", name, cli_vm_state(info), shell_word(name).s);
 	if (!r)
 		r = cli_execute(c, "vm-dump-definition", cli_vm_args(name), &o, NULL, &e);
 	if (!r) {
 		vnc = js_get(js_get(o, "definition"), "vnc");
 		r = vnc ? 0 : err_set(&e, -ENOENT, ERR_NOT_FOUND, "VM '%s' runs without VNC; set \"vnc\": true (cairn edit %s), shut the VM "
-			"down and start it", name, name);
+			"down and start it", name, shell_word(name).s);
 	}
 	if (r < 0)
 		return cli_fail(&e, "Failed to get the VNC display of domain '%s'", name);

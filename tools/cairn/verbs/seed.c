@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "base/file.h"
 #include "base/host_name.h"
+#include "base/shell_word.h"
 #include "base/utf8.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/output.h"
@@ -220,6 +221,6 @@ int verb_seed(struct cli *c)
 		r = seed_image_write(files, c->pos[0], option_flag(c, "force"), &e);
 	if (r < 0)
 		return cli_fail(&e, "Failed to create seed image %s", c->pos[0]);
-	say("Seed image %s created. Next: cairn attach-disk VM %s vdb --mode readonly\n", c->pos[0], c->pos[0]);
+	say("Seed image %s created. Next: cairn attach-disk VM %s vdb --mode readonly\n", c->pos[0], shell_word(c->pos[0]).s);
 	return CLI_OK;
 }

@@ -3,6 +3,7 @@
 #include "api/wire/json.h"
 #include "base/loop.h"
 #include "base/duration.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "tools/cairn/multi_vm.h"
 #include "tools/cairn/output.h"
@@ -25,7 +26,7 @@ static int wait_off(struct cli *c, const char *name, uint64_t patience_ns, uint6
 	if (r != -ETIMEDOUT || patience_ns >= deadline_ns)
 		return r;
 	fprintf(stderr, "note: domain '%s' is not off yet; if its guest ignores the request, try cairn shutdown %s%s, or stop it with cairn destroy %s\n",
-		name, name, option_value(c, "mode") ? "" : " --mode agent", name);
+		name, shell_word(name).s, option_value(c, "mode") ? "" : " --mode agent", shell_word(name).s);
 	return wait_for_state(c, name, "shutoff", deadline_ns, e);
 }
 

@@ -1,6 +1,7 @@
 /* snapshot-create, -create-as, -revert, -delete, -rename and -tag: the verbs that change snapshots. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
+#include "base/shell_word.h"
 #include "base/size.h"
 #include "base/util.h"
 #include "tools/cairn/job.h"
@@ -397,7 +398,7 @@ static int tags_check(struct cli *c, const char *name, struct json_object *had, 
 			k++;
 		if (k == n)
 			return err_set(e, -ENOENT, ERR_NOT_FOUND, "snapshot '%.100s' has no tag '%.60s'. Next: cairn snapshot-tag %s %s", name,
-				c->pos[i], c->pos[0], name);
+				c->pos[i], shell_word(c->pos[0]).s, shell_word(name).s);
 	}
 	return 0;
 }

@@ -2,6 +2,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "tools/cairn/change.h"
 #include "tools/cairn/cli.h"
@@ -453,7 +454,7 @@ void snapshot_external_explain(struct cli *c, const char *name, const char *verb
 			if (dot && !strcmp(dot + 1, name)) {
 				if (!strcmp(verb, "delete"))
 					err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "'%s' is an external snapshot: %.150s keeps the content of disk %s. Next: "
-						"cairn blockcommit %s %s --pivot --delete", name, below, id, c->pos[0], id);
+						"cairn blockcommit %s %s --pivot --delete", name, below, id, shell_word(c->pos[0]).s, id);
 				else
 					err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "'%s' is an external snapshot, to which cairn does not revert: %.150s keeps "
 						"the content of disk %s. Shut the domain down and give the disk a new overlay on it: cairn-img create "

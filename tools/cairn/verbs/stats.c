@@ -3,6 +3,7 @@
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/figures.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "tools/cairn/change.h"
 #include "tools/cairn/interface.h"
@@ -492,12 +493,12 @@ int verb_domifstat(struct cli *c)
 	if (!r && !list)
 		r = err_set(&e, -EPERM, ERR_WRONG_STATE,
 			"VM '%s' is %s and has no process that counts packets. Next: cairn start %s", vm,
-			cli_vm_state(info), vm);
+			cli_vm_state(info), shell_word(vm).s);
 	if (list)
 		found = interface_find(list, which);
 	if (list && !found)
 		r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "VM '%s' has no interface '%s'. Next: cairn domiflist %s", vm,
-			which, vm);
+			which, shell_word(vm).s);
 	if (r < 0)
 		return cli_fail(&e, "Failed to get interface stats %s %s", vm, which);
 	stats = interface_stats(found);

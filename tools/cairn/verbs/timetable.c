@@ -1,6 +1,7 @@
 /* schedule, schedule-list, schedule-remove, schedule-pause, schedule-resume and schedule-history. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "tools/cairn/output.h"
 
@@ -62,7 +63,7 @@ static void snapshot_schedules_mention(struct cli *c, const char *vm)
 	struct err e;
 
 	if (!cli_fetch_all(c, "query-snapshot-schedules", args, "schedules", "after", &all, NULL, &e) && json_object_array_length(all))
-		fprintf(stderr, "Not listed: snapshot schedules; see cairn snapshot-schedule%s%s\n", vm ? " " : "", vm ? vm : "");
+		fprintf(stderr, "Not listed: snapshot schedules; see cairn snapshot-schedule%s%s\n", vm ? " " : "", vm ? shell_word(vm).s : "");
 }
 
 int verb_schedule_list(struct cli *c)

@@ -2,6 +2,7 @@
 #include "tools/cairn/verbs/vcpu.h"
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "tools/cairn/change.h"
 #include "tools/cairn/output.h"
@@ -186,7 +187,7 @@ int verb_vcpucount(struct cli *c)
 		return guest_count_print(c);
 	r = counts_read(c, &n, &e);
 	if (!r && live && !n.live[0])
-		r = err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%s' is off. Next: cairn vcpucount %s --config", c->pos[0], c->pos[0]);
+		r = err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%s' is off. Next: cairn vcpucount %s --config", c->pos[0], shell_word(c->pos[0]).s);
 	if (r < 0)
 		return cli_fail(&e, "Failed to get the number of vCPUs of domain '%s'", c->pos[0]);
 	if (!config && !live && !current && !option_flag(c, "maximum") && !option_flag(c, "active"))
@@ -208,7 +209,7 @@ static int vcpus_edit(struct cli *c, struct json_object *definition, void *opaqu
 	}
 	if (max && n > max)
 		return err_set(e, -EINVAL, ERR_INVALID, "requested vcpus is greater than max allowable vcpus for the persistent domain: %lld > %lld. "
-			"Next: cairn setvcpus %s %lld --maximum --config", (long long)n, (long long)max, c->pos[0], (long long)n);
+			"Next: cairn setvcpus %s %lld --maximum --config", (long long)n, (long long)max, shell_word(c->pos[0]).s, (long long)n);
 	js_put_int(definition, "vcpus", n);
 	return 0;
 }
@@ -233,7 +234,7 @@ static int vcpus_set(struct cli *c, long n, struct err *e)
 
 	if (option_flag(c, "maximum") && option_flag(c, "live"))
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the maximum of a running VM cannot change. Next: cairn setvcpus %s %ld --maximum --config",
-			c->pos[0], n);
+			shell_word(c->pos[0]).s, n);
 	if (option_flag(c, "maximum"))
 		return change_make(c, c->pos[0], vcpus_edit, &n, e);
 	if (!option_flag(c, "live") && !option_flag(c, "config"))

@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/loop.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/guest_session.h"
@@ -82,10 +83,10 @@ static int wait_is_late(const char *name, const char *goal, struct err *e)
 			"timeout: no guest agent answers; check that the VM runs, and cairn-agent or qemu-guest-agent in the guest");
 	if (strcmp(goal, "shutoff"))
 		return err_set(e, -ETIMEDOUT, ERR_TIMEOUT,
-			"timeout: the VM is not %s; see cairn domstate --reason %s", goal, name);
+			"timeout: the VM is not %s; see cairn domstate --reason %s", goal, shell_word(name).s);
 	return err_set(e, -ETIMEDOUT, ERR_TIMEOUT,
 		"timeout: the VM is not %s; see cairn domstate --reason %s, or stop the VM with cairn destroy %s",
-		goal, name, name);
+		goal, shell_word(name).s, shell_word(name).s);
 }
 
 /* Returns whether the first frame of cairn-agent comes. */
@@ -128,7 +129,7 @@ static int qga_possible(struct json_object *info, const char *name, int asked, s
 	if (asked && e->cls != ERR_UNSUPPORTED)
 		return asked;
 	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the VM has no port for QEMU's guest agent%s; set \"guest_agent\": true%s with cairn edit %s, shut "
-		"the VM down and start it", asked ? ", and no vsock device for cairn-agent" : "", asked ? " or \"vsock\": true" : "", name);
+		"the VM down and start it", asked ? ", and no vsock device for cairn-agent" : "", asked ? " or \"vsock\": true" : "", shell_word(name).s);
 }
 
 /* Returns 1: the user's roles have changed, so look again; 0; -errno. */
@@ -220,7 +221,7 @@ static int wait_for_ip(struct cli *c, const char *name, uint64_t deadline_ns, ch
 		if (now >= deadline_ns)
 			return err_set(e, -ETIMEDOUT, ERR_TIMEOUT,
 				"timeout: the guest has no address; see cairn domifaddr %s and cairn domiflist %s",
-				name, name);
+				shell_word(name).s, shell_word(name).s);
 		r = pause_until(c, MIN(now + ASK_EVERY_NS, deadline_ns), e);
 		if (r < 0)
 			return r;

@@ -545,7 +545,7 @@ static void test_old_snapshots(void **state)
 	assert_string_equal(f->l.list[0].command, "cairn snapshot-delete web1 b");
 	assert_string_equal(f->l.list[0].text, "1 snapshot is older than 30 days, with 1.0 GiB of memory; the oldest is 'b', of 40 days ago");
 	advice_of_snapshots("web1", some, ARRAY_SIZE(some), NOW_S, &f->l);
-	assert_string_equal(f->l.list[1].command, "cairn snapshot-delete web1 3");
+	assert_string_equal(f->l.list[1].command, "cairn snapshot-delete web1 'of a; user'");
 	assert_true(figure(&f->l.list[1], "snapshots") == 2 && figure(&f->l.list[1], "bytes") == 3 * (double)GIB);
 }
 
@@ -606,7 +606,7 @@ static void test_start_names_disk_outside_of_pools(void **state)
 	advice_of_start(&s, &f->l);
 	assert_string_equal(f->l.list[0].text,
 		"disk vdb is in folder '/srv/my vms; reboot', whose file system has 1.0 GiB left; images of VM 'db1' hold most, 80.0 GiB");
-	assert_string_equal(f->l.list[0].command, "df -h");
+	assert_string_equal(f->l.list[0].command, "df -h '/srv/my vms; reboot'");
 	assert_true(figure(&f->l.list[0], "left") == (double)GIB && figure(&f->l.list[0], "total") == 100 * (double)GIB);
 }
 
