@@ -258,17 +258,6 @@ static void call_reply(struct call *c, struct json_object *o, int fd)
 
 /* ---- checking a command before its handler runs ---- */
 
-/* Return whether v, repeated in the answer, takes at most ID_BYTES_MAX. */
-static bool id_fits(struct json_object *v)
-{
-	size_t len;
-
-	if (json_object_is_type(v, json_type_string))
-		return json_object_get_string_len(v) <= ID_BYTES_MAX;
-	/* Numbers, too: json-c keeps all digits of a fraction. */
-	return json_object_to_json_string_length(v, JSON_C_TO_STRING_PLAIN, &len) && len <= ID_BYTES_MAX;
-}
-
 /* Keep the command's id for the answer. Returns 0; -EINVAL: it is too long. */
 static int take_id(struct call *c, struct json_object *text, struct err *e)
 {
@@ -276,7 +265,7 @@ static int take_id(struct call *c, struct json_object *text, struct err *e)
 
 	if (!json_object_is_type(text, json_type_object) || !json_object_object_get_ex(text, "id", &v))
 		return 0;
-	if (!id_fits(v))
+	if (!conn_id_fits(v))
 		return err_set(e, -EINVAL, ERR_GENERIC, "QMP input member 'id' has more than %d bytes", ID_BYTES_MAX);
 	c->has_id = true;
 	c->id = json_object_get(v);

@@ -212,18 +212,34 @@ void conn_answer(struct conn *c, struct json_object *o, int fd)
 
 /* ---- receiving from clients ---- */
 
-/* text: what is refused; NULL: it could not be read. Its id is answered unless it is a number that may be another one
- * than the client sent (wire.h). */
+bool conn_id_fits(struct json_object *id)
+{
+	size_t len;
+
+	if (json_object_is_type(id, json_type_string))
+		return json_object_get_string_len(id) <= ID_BYTES_MAX;
+	/* Numbers, too: json-c keeps all digits of a fraction. */
+	return json_object_to_json_string_length(id, JSON_C_TO_STRING_PLAIN, &len) && len <= ID_BYTES_MAX;
+}
+
+/* Return whether the id of a refused command is a string, or a number that is surely the one that the client sent
+ * (wire.h). */
+static bool id_is_known(struct json_object *id)
+{
+	if (json_object_is_type(id, json_type_int))
+		return json_object_get_int64(id) > INT64_MIN && json_object_get_uint64(id) < UINT64_MAX;
+	return json_object_is_type(id, json_type_string);
+}
+
+/* text: what is refused; NULL: it could not be read. */
 static void conn_refuse(struct conn *c, struct json_object *text, const struct err *e)
 {
 	struct json_object *id = js_get(text, "id");
-	bool is_number = json_object_is_type(id, json_type_int) && json_object_get_int64(id) > INT64_MIN &&
-		json_object_get_uint64(id) < UINT64_MAX;
 	/* QMP clients may know only QEMU's classes. */
 	const char *class_name = err_class_name(c->dialect == DIALECT_QEMU ? ERR_GENERIC : e->cls);
 	CLEANUP_JS struct json_object *o = js_error(class_name, e->msg);
 
-	if (is_number || (json_object_is_type(id, json_type_string) && json_object_get_string_len(id) <= ID_BYTES_MAX))
+	if (id_is_known(id) && conn_id_fits(id))
 		js_put(o, "id", json_object_get(id));
 	conn_send(c, o, -1);
 }

@@ -111,6 +111,8 @@ uid_t conn_uid(const struct conn *c);
 pid_t conn_pid(const struct conn *c);
 bool conn_negotiated(const struct conn *c);
 void conn_set_negotiated(struct conn *c);
+/* Return whether the id of a command, repeated in the answer, takes at most ID_BYTES_MAX. NULL: the id null. */
+bool conn_id_fits(struct json_object *id);
 /* Send a line, and an fd with it. Drops a client that leaves too much unread.
  * o: borrowed. fd: taken; -1: none. */
 void conn_send(struct conn *c, struct json_object *o, int fd);
