@@ -117,6 +117,10 @@ def ref_build(build, commit):
     env = {k: v for k, v in os.environ.items() if k not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES", "BUILD", "ONLY", "REF")}
     if subprocess.run(["make", "-s", f"-j{jobs}", "-C", tree, "all", "helpers", "guests"], env=env).returncode:
         sys.exit(f"cannot build {commit[:12]} in {tree}")
+    # The benchmarks of this tree may need helpers that the other commit does not have.
+    ours, theirs = os.path.join(build, "helpers"), os.path.join(tree, "build", "helpers")
+    for name in sorted(set(os.listdir(ours)) - set(os.listdir(theirs))):
+        os.symlink(os.path.join(ours, name), os.path.join(theirs, name))
     return os.path.join(tree, "build")
 
 
