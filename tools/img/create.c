@@ -406,6 +406,9 @@ static int file_make(struct create_args *a, struct err *e)
 	r = lock_acquire(fd, LOCK_AS_WRITER, a->path, e);
 	if (r < 0)
 		return r;
+	if (S_ISBLK(st.st_mode) && img_create_prealloc(&a->c) >= IMG_PREALLOC_FALLOC)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s is a device, which has all of its space already; use preallocation off or metadata",
+			a->path);
 	r = img_data_make(&data, a->path, &a->c.qcow2, e);
 	if (!r)
 		r = img_create_fd(fd, &a->c, e);

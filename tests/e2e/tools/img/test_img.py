@@ -414,7 +414,12 @@ def test_create_raw_on_block_device(box, sector):
         assert ours == bytes(512) + before[512:]
         box.img("create", "-q", "-f", "qcow2", dev, "1M")
         box.qemu("create", "-q", "-f", "raw", dev, "512k")
-        assert pathlib.Path(dev).read_bytes() == ours
+        for fmt in ("raw", "qcow2"):
+            args = ["create", "-q", "-f", fmt, "-o", "preallocation=full", dev, "512k"]
+            box.qemu(*args, status=1)
+            pathlib.Path(dev).write_bytes(ours)
+            assert f"{dev} is a device, which has all of its space already" in box.fails(*args)
+            assert pathlib.Path(dev).read_bytes() == ours
 
 
 @pytest.mark.parametrize("sector", [512, 4096])
