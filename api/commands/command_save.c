@@ -9,7 +9,6 @@
 #include "api/jobs/restart_process.h"
 #include "api/jobs/save.h"
 #include "api/store/store.h"
-#include "api/vm/owner_claim.h"
 #include "api/vm/quota_use.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
@@ -208,12 +207,12 @@ static int other_prepare(struct restore *w, struct err *e)
 static int new_prepare(struct restore *w, struct err *e)
 {
 	struct call *c = w->call;
-	int r = creator_check(c, e);
+	int r;
 
-	if (r < 0) {
-		err_prefix(e, "the VM of the saved state is not defined here");
-		return r;
-	}
+	if (call_role_for(c, NULL) < ROLE_ADMIN)
+		return err_set(e, -EPERM, ERR_PERMISSION,
+			"the VM of the saved state is not defined here, and defining a VM requires the role admin; "
+			"an admin can change your role with cairn grant");
 	r = rights_of_peer(&c->who, &w->def->rights, e);
 	return r ? r : quota_check_new(c->host, w->def, &(struct quota_new){ .n = 1, .runs = true }, e);
 }

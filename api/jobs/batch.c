@@ -214,8 +214,6 @@ static int taken_check(const struct batch *b, struct definition *def, struct err
 	if (holder)
 		return err_set(e, -EEXIST, ERR_EXISTS, "uuid: is taken by VM '%s'; omit it to have one generated",
 			holder->def->name);
-	if (owner_claim_check_uuid(host, b->owners, def->uuid, e) < 0)
-		return -EEXIST;
 	return identity_complete(host, def, NULL, e);
 }
 

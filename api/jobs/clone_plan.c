@@ -199,9 +199,11 @@ static int uuid_set(const struct vm *source, const struct clone_opts *opts, stru
 
 	if (!opts->uuid)
 		return uuid_make(def->uuid, e);
+	if (opts->owners)
+		return creator_uuid_chosen(e);
 	if (uuid_parse(opts->uuid, def->uuid) < 0 || !uuid_is_set(def->uuid))
 		return err_set(e, -EINVAL, ERR_INVALID, "uuid: \"%.60s\" is not a UUID", opts->uuid);
-	holder = opts->owners ? NULL : vm_find_uuid(source->host, def->uuid); /* a creator does not learn the VM's name */
+	holder = vm_find_uuid(source->host, def->uuid);
 	return holder ? err_set(e, -EEXIST, ERR_EXISTS,
 				"uuid: is taken by VM '%s'; omit it to have one generated", holder->def->name) : 0;
 }

@@ -313,14 +313,13 @@ static int take_start(struct import *x, struct err *e)
 
 /* ---- defining the VM ---- */
 
-/* If another VM has the definition's uuid or one of its MAC addresses, remove the uuid and all MAC addresses, so that
- * the caller generates new ones. */
+/* If another VM has the definition's uuid or one of its MAC addresses, or a creator imports, remove the uuid and all MAC
+ * addresses, so that the caller generates new ones. */
 static int identity_make(struct import *x, struct json_object *o, struct definition **d, struct err *e)
 {
 	struct json_object *list = js_get_array(o, "interfaces");
 
-	if (vm_find_uuid(x->host, (*d)->uuid) || owner_claim_check_uuid(x->host, NULL, (*d)->uuid, e) < 0 ||
-		identity_complete(x->host, *d, NULL, e) < 0) {
+	if (x->owners || vm_find_uuid(x->host, (*d)->uuid) || identity_complete(x->host, *d, NULL, e) < 0) {
 		json_object_object_del(o, "uuid");
 		for (size_t i = 0; list && i < json_object_array_length(list); i++)
 			json_object_object_del(json_object_array_get_idx(list, i), "mac");
@@ -493,8 +492,6 @@ static int import_define(struct import *x, struct json_object *result, struct de
 		r = uuid_make(d->uuid, e);
 	if (!r)
 		r = owner_claim_add(x->owners, d, e);
-	if (!r)
-		r = owner_claim_check_uuid(x->host, x->owners, d->uuid, e);
 	if (!r)
 		r = identity_complete(x->host, d, NULL, e);
 	if (!r && rights_copy(x->rights, &d->rights) < 0)

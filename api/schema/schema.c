@@ -691,7 +691,7 @@ static const struct command commands[] = {
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_DROP_SAVED },
 	{ "vm-restore", "start a VM from the saved state passed as an fd, and define it if it is not defined; a VM with another definition "
 			"runs with that of the state until it is off, which requires the role owner",
-		restore_args, restore_returns, ROLE_OPERATOR, COMMAND_RESTORES | COMMAND_CREATES | COMMAND_MUTATES | COMMAND_TAKES_FD, ANY_STATE },
+		restore_args, restore_returns, ROLE_OPERATOR, COMMAND_RESTORES | COMMAND_MUTATES | COMMAND_TAKES_FD, ANY_STATE },
 	{ "vm-dump", "dump the guest's memory and registers, as of one instant, as an ELF core to the file passed as an fd "
 		     "(empty, regular, open for writing)", dump_memory_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, VM_ASK_DUMP },

@@ -680,6 +680,17 @@ void store_each_with(struct store *s, const char *file, void (*found)(void *opaq
 		closedir(dir);
 }
 
+bool store_has_folder(struct store *s, const char *name)
+{
+	char path[PATH_MAX];
+
+	if (vm_path(s, name, "", path, NULL) < 0)
+		return false;
+	*strrchr(path, '/') = 0;
+	store_writer_drain_leaving(&s->writer, path);
+	return access(path, F_OK) == 0;
+}
+
 bool store_has_file(struct store *s, const char *name, const char *file)
 {
 	char path[PATH_MAX];

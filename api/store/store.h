@@ -175,6 +175,8 @@ int store_rename_file(struct store *s, const char *name, const char *from, const
 /* Call w->run() on the thread, after all work that was queued before, such as a renaming of the VM's folder.
  * path: gets the path of the file in the VM's folder. Returns 0; -errno: w stays the caller's. */
 int store_run(struct store *s, const char *name, const char *file, char *path, size_t size, struct store_work *w, struct err *e);
+/* Return whether there is a folder of this name among those of the VMs. Waits for removals and renames under way. */
+bool store_has_folder(struct store *s, const char *name);
 /* Return whether the VM's folder has the file. */
 bool store_has_file(struct store *s, const char *name, const char *file);
 /* Complete w after all work that was queued before. */

@@ -62,11 +62,6 @@ int creator_check_copy(const struct call *c, const struct vm *source, struct err
 		"you may copy the VMs that you defined yourself", source->def->name);
 }
 
-int creator_name_taken(const struct vm *vm, struct err *e)
-{
-	return err_set(e, -EEXIST, ERR_EXISTS, "name: '%s' is taken; choose another name", vm->def->name);
-}
-
 /* ---- claims ---- */
 
 struct owner_claim *owner_claim_new(const struct call *c)
@@ -80,16 +75,9 @@ struct owner_claim *owner_claim_new(const struct call *c)
 	return o;
 }
 
-static int uuid_taken(struct err *e)
-{
-	return err_set(e, -EEXIST, ERR_EXISTS, "uuid: is taken by another VM; omit it to have one generated");
-}
-
 static int reserve_failed(int r, struct err *e)
 {
 	switch (r) {
-	case -EEXIST:
-		return uuid_taken(e);
 	case -EDQUOT:
 		return err_set(e, r, ERR_QUOTA, "you have made %d VMs, and a creator may have no more; undefine some first, or let an admin define "
 			"the VM", PERMISSIONS_CREATOR_MAX);
@@ -101,6 +89,21 @@ static int reserve_failed(int r, struct err *e)
 	}
 }
 
+static int name_taken(const char *name, struct err *e)
+{
+	return err_set(e, -EEXIST, ERR_EXISTS, "name: '%s' is taken; choose another name", name);
+}
+
+int creator_name_taken(const struct vm *vm, struct err *e)
+{
+	return name_taken(vm->def->name, e);
+}
+
+int creator_uuid_chosen(struct err *e)
+{
+	return err_set(e, -EINVAL, ERR_INVALID, "uuid: a creator cannot choose the UUID of a new VM; omit it");
+}
+
 int owner_claim_add(struct owner_claim *o, const struct definition *def, struct err *e)
 {
 	const struct permission_vm vm = { def->name, def->uuid };
@@ -109,8 +112,9 @@ int owner_claim_add(struct owner_claim *o, const struct definition *def, struct 
 
 	if (!o)
 		return 0;
-	if (vm_find_uuid(o->host, def->uuid))
-		return uuid_taken(e);
+	/* A VM with a damaged definition may still run, and the new VM would get its files and its process. */
+	if (store_has_folder(o->host->store, def->name))
+		return name_taken(def->name, e);
 	r = permissions_reserve(&o->host->permissions, o->uid, &vm, &one.serial);
 	if (r < 0)
 		return reserve_failed(r, e);
@@ -126,13 +130,6 @@ static struct claimed *claimed_find(const struct owner_claim *o, const uint8_t u
 		if (!memcmp(o->list[i].uuid, uuid, sizeof(o->list[i].uuid)))
 			return &o->list[i];
 	return NULL;
-}
-
-int owner_claim_check_uuid(const struct vm_host *host, const struct owner_claim *own, const uint8_t uuid[16], struct err *e)
-{
-	const struct claimed *one = claimed_find(own, uuid);
-
-	return permissions_is_reserved(&host->permissions, uuid, one ? one->serial : 0) ? uuid_taken(e) : 0;
 }
 
 static void entries_stored(struct store_work *work)

@@ -165,8 +165,6 @@ static int may_define(const struct define *w, struct err *e)
 	if (vm && w->claim)
 		return creator_name_taken(vm, e);
 	r = w->claim ? creator_check(w->by, e) : call_check_role(w->by, ROLE_ADMIN, vm, e);
-	if (!r && !vm)
-		r = owner_claim_check_uuid(w->host, w->claim, w->def->uuid, e);
 	return r < 0 ? r : was_check(w, e);
 }
 
@@ -182,7 +180,9 @@ static int claim_begin(struct define *w, struct err *e)
 		return creator_name_taken(old, e);
 	if (old)
 		return w->mode == VM_CREATE ? vm_exists(old, e) : 0;
-	if (!uuid_is_set(w->def->uuid) && uuid_make(w->def->uuid, e) < 0)
+	if (uuid_is_set(w->def->uuid))
+		return creator_uuid_chosen(e);
+	if (uuid_make(w->def->uuid, e) < 0)
 		return -EIO;
 	w->claim = owner_claim_new(w->by);
 	return owner_claim_add(w->claim, w->def, e);
