@@ -313,8 +313,8 @@ static int take_start(struct import *x, struct err *e)
 
 /* ---- defining the VM ---- */
 
-/* If another VM has the definition's uuid or one of its MAC addresses, or a creator imports, remove the uuid and all MAC
- * addresses, so that the caller generates new ones. */
+/* If another VM has the definition's uuid or one of its MAC addresses, or a creator imports, remove the uuid and all
+ * MAC addresses, so that the caller generates new ones. */
 static int identity_make(struct import *x, struct json_object *o, struct definition **d, struct err *e)
 {
 	struct json_object *list = js_get_array(o, "interfaces");
