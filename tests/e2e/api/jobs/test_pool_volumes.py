@@ -393,6 +393,8 @@ def test_job_whose_daemon_is_killed_makes_its_volume(fake, pool, held):
     q = fake.qmp()
     job = q.run("volume-clone", pool="images", name="a", new_name="b")["job"]
     held.begun()
+    jobs = fake.state / "jobs.json"
+    until(lambda: jobs.exists() and '"b"' in jobs.read_text())
     fake.stop(signal.SIGKILL)
     q.close()
     fake.start()
