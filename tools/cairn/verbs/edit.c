@@ -276,7 +276,7 @@ static int name_check(struct edit *d, struct err *e)
 
 	if (name && was && !strcmp(name, was))
 		return 0;
-	return err_set(e, -EINVAL, ERR_INVALID, d->kind->rename, shell_word(was).s);
+	return err_set(e, -EINVAL, ERR_INVALID, d->kind->rename, was ? shell_word(was).s : "VM");
 }
 
 static int text_is_unchanged(const struct edit *d)

@@ -16,6 +16,7 @@ import pytest
 
 import guestlib
 from conftest import BUILD, FAKE_VM, Daemon, QmpError, has_ended, open_files, until
+from statelib import crc32c
 from terminallib import read_until, terminal
 
 
@@ -302,6 +303,20 @@ def test_definition_in_a_saved_state_can_be_edited(fake, saved, args):
     kind = "XML" if args else "JSON"
     assert fake.cairn("save-image-edit", *args, saved).stdout.endswith(f"Saved state of domain 'vm1' {kind} configuration edited.\n")
     moved(fake, saved)
+
+
+def test_name_cannot_be_added_to_the_definition_in_a_saved_state(fake, saved):
+    path = pathlib.Path(saved)
+    state = bytearray(path.read_bytes())
+    at, size = struct.unpack_from("<2Q", state, 80)
+    new = state[at:at + size].replace(b'"name":"vm1",', b"")
+    assert len(new) < size
+    state[at:at + len(new)] = new
+    struct.pack_into("<QI", state, 88, len(new), 0)  # 0: the checksum is unknown
+    struct.pack_into("<I", state, 4092, crc32c(state[:4092]))
+    path.write_bytes(state)
+    fake.env["EDITOR"] = """sed -i '1s/{/{"name": "x",/'"""
+    assert "cairn domrename VM NEW" in fake.cairn("save-image-edit", "--print-only", saved, ok=2).stderr
 
 
 def test_saved_state_keeps_its_machine(fake, tmp_path, saved):
