@@ -146,7 +146,8 @@ static struct job *lost_add(struct recover *r, struct json_object *ev, const cha
 	return j;
 }
 
-/* The job has succeeded: only job_succeed() sets the last status that the earlier daemon reported. */
+/* The job has succeeded: only job_succeed() sets the last status that the earlier daemon reported. Not for jobs of VMs:
+ * their results are lost. */
 static void success_note(struct job *j)
 {
 	j->status = JOB_CONCLUDED;
@@ -229,7 +230,7 @@ static bool recover_event(void *opaque, struct json_object *ev)
 	}
 	if (j)
 		j->lost = true; /* jobs.json has the job's end, but the earlier daemon emitted no event for it */
-	else if ((j = lost_add(r, ev, id, type)) && !strcmp(status, job_status_names[JOB_PENDING]))
+	else if ((j = lost_add(r, ev, id, type)) && is_of_host(type) && !strcmp(status, job_status_names[JOB_PENDING]))
 		success_note(j);
 	return true;
 }

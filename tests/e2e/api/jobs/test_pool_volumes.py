@@ -405,11 +405,9 @@ def test_job_whose_daemon_is_killed_makes_its_volume(fake, pool, held):
     assert sorted(os.listdir(pool)) == ["a", "b"]
 
 
-def test_success_that_the_daemon_did_not_store_is_known(fake, pool):
-    """The earlier daemon reported that the volume is complete, and was killed before it stored the end of the job."""
-    q = fake.qmp()
-    job = q.run("volume-create", pool="images", name="a", capacity=MIB)["job"]
-    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+def success_forget(fake, q, job):
+    """Wait for the job's success, and restart the daemon as if it had been killed before it stored the job's end."""
+    assert "error" not in q.event("JOB_STATUS_CHANGE", id=job, status="concluded")["data"]
     fake.stop()
     jobs, log = fake.state / "jobs.json", fake.state / "events.jsonl"
     kept = json.loads(jobs.read_text())
@@ -419,9 +417,25 @@ def test_success_that_the_daemon_did_not_store_is_known(fake, pool):
     assert json.loads(events[-1])["data"]["status"] == "concluded"
     log.write_text("".join(events[:-1]))
     fake.start()
+
+
+def test_success_that_the_daemon_did_not_store_is_known(fake, pool):
+    """The earlier daemon reported that the volume is complete."""
+    q = fake.qmp()
+    job = q.run("volume-create", pool="images", name="a", capacity=MIB)["job"]
+    success_forget(fake, q, job)
     entry = job_of(fake, job)
     assert entry["status"] == "concluded" and "error" not in entry
     assert kept_events(fake)[-1]["data"]["status"] == "concluded"
+
+
+def test_job_whose_result_the_daemon_did_not_store_has_failed(fake):
+    (fake.tmp / "disk").write_bytes(bytes(MIB))
+    fake.define("vm1", disks=[{"path": "disk", "format": "qcow2"}])
+    q = fake.qmp()
+    job = q.run("snapshot-create", vm="vm1", name="s")["job"]
+    success_forget(fake, q, job)
+    assert "its result is unknown. Next: cairn snapshot-list vm1" in job_of(fake, job)["error"]
 
 
 @pytest.mark.parametrize("command, args", [("volume-create", {"name": "b", "capacity": 2 * MIB, "format": "raw"}),
