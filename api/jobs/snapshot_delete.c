@@ -70,7 +70,8 @@ static int victims_take(struct snapshot_work *w, const struct snapshots *s, cons
 			return snapshots_check_backup(s, w->vm, e);
 		if (snapshot_has_tag(&s->list[i], SNAPSHOT_TAG_KEEP))
 			return err_set(e, -EPERM, ERR_WRONG_STATE, "snapshot '%.100s' has the tag \"keep\", which protects it from deletion; remove "
-				"the tag first: cairn snapshot-tag %s %s --remove keep", s->list[i].name, shell_word(w->vm->def->name).s, shell_word(s->list[i].name).s);
+				"the tag first: cairn snapshot-tag %s %s --remove keep", s->list[i].name, shell_word(w->vm->def->name).s,
+				*s->list[i].name == '-' ? snapshots_handle(s, i) : shell_word(s->list[i].name).s);
 		snprintf(v->handle, sizeof(v->handle), "%s", snapshots_handle(s, i));
 		memcpy(v->name, s->list[i].name, sizeof(v->name));
 		v->depth = depth_of(s, i);

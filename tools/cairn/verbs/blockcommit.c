@@ -124,7 +124,7 @@ static int merge_end(struct cli *c, const struct merge *m, struct err *e)
 	else if (m->live && option_flag(c, "keep-overlay"))
 		r = pivot_abort(c, e);
 	else if (m->live) {
-		say("Now in synchronized phase\nNext: cairn blockjob %s %s --pivot\n", shell_word(c->pos[0]).s, c->pos[1]);
+		say("Now in synchronized phase\nNext: cairn blockjob %s %s --pivot\n", shell_word(c->pos[0]).s, shell_word(c->pos[1]).s);
 		return 0;
 	}
 	if (r < 0)

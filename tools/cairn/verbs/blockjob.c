@@ -108,7 +108,7 @@ static int copy_path(const struct cli *c, const struct work *w, const char **ret
 	if (w->mirror)
 		return err_set(e, -EINVAL, ERR_INVALID, "it is not known which file is the copy; name it with --dest");
 	if (w->job)
-		return err_set(e, -EBUSY, ERR_BUSY, "the job has not copied all yet; cairn blockjob %s %s shows its progress", shell_word(c->pos[0]).s, c->pos[1]);
+		return err_set(e, -EBUSY, ERR_BUSY, "the job has not copied all yet; cairn blockjob %s %s shows its progress", shell_word(c->pos[0]).s, shell_word(c->pos[1]).s);
 	return err_set(e, -ENOENT, ERR_NOT_FOUND, "no copy of the disk is known; if an older Cairn began one, name its file with --dest");
 }
 

@@ -1,6 +1,7 @@
 """The commands in errors can be pasted into a shell, also if a name has blanks or quotes."""
 
 import os
+import re
 import subprocess
 
 import pytest
@@ -33,6 +34,9 @@ def test_commands_in_errors_can_be_pasted(fake, name):
     assert snapshot in paste(fake, f"cairn snapshot-list {vm}", "snapshot-revert", name, "none")
     paste(fake, f"cairn snapshot-tag {vm} {quoted(snapshot)} --remove keep", "snapshot-delete", name, snapshot)
     fake.cairn("snapshot-delete", name, snapshot)
+    fake.cairn("snapshot-create-as", name, "--name", "-x", "--tag", "keep")
+    command = re.search(r"cairn snapshot-tag .*", fake.cairn("snapshot-delete", name, "--snapshotname=-x", ok=False).stderr)[0]
+    paste(fake, command, "snapshot-delete", name, "--snapshotname=-x")
     fake.cairn("managedsave", name)
     paste(fake, f"cairn managedsave-remove {vm}", "export", name, str(fake.tmp / "archive.tar"))
     assert fake.info(name)["reason"] == "saved state dropped"
