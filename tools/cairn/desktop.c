@@ -103,13 +103,18 @@ static bool change_text(struct message *m, struct json_object *data)
 {
 	const char *from = js_get_str_or(data, "from", ""), *state = js_get_str_or(data, "state", ""), *vm = js_get_str_or(data, "vm", "-"),
 		   *reason = js_get_str_or(data, "reason", "");
-	bool failed = !strcmp(reason, "failed"), crashed = !failed && !strcmp(state, "crashed"), paused = !strcmp(state, "paused") && strcmp(reason, "user") != 0;
+	bool same = !strcmp(from, state), left = !strcmp(reason, "restart limit");
+	/* A VM that sleeps keeps the reason idle; only the error of a start that was to wake it is a detail. */
+	bool failed = !strcmp(reason, "failed") || (same && !strcmp(reason, "idle") && js_get_str(data, "detail"));
+	bool crashed = !failed && !same && !strcmp(state, "crashed"), paused = !strcmp(state, "paused") && strcmp(reason, "user") != 0;
 
-	if (!failed && !crashed && !paused && is_off(from) == is_off(state))
+	if (!failed && !left && !crashed && !paused && is_off(from) == is_off(state))
 		return false;
-	m->critical = failed || crashed || paused;
+	m->critical = failed || left || crashed || paused;
 	if (failed)
 		summary_set(m, "VM %s could not be started", vm);
+	else if (left)
+		summary_set(m, "VM %s is not restarted again", vm);
 	else if (crashed)
 		summary_set(m, "VM %s has crashed", vm);
 	else if (paused)

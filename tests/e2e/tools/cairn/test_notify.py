@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 import pwd
 import re
@@ -226,6 +227,29 @@ def test_what_matters_is_shown(vm, bus):
         assert [(s, u) for s, _, u in service.shown] == [("VM vm1 runs", 1), ("VM vm1 is off", 1), ("VM vm1 runs", 1), ("VM vm1 has crashed", 2),
                                                          ("VM vm1 could not be started", 2)]
         assert service.shown[3][1] and "kernel" in service.shown[4][1]
+
+
+def test_vm_that_the_policy_leaves_off_is_shown_so(vm, bus):
+    vm.define("vm1", cmdline="kill-after=5", on_crash="restart", restart={"delay": 0, "tries": 1})
+    with contextlib.closing(Notifications(bus)) as service, listening(vm):
+        vm.cairn("start", "vm1")
+        until(lambda: len(service.shown) == 5)
+        crash = [("VM vm1 runs", 1), ("VM vm1 has crashed", 2)]
+        assert [(s, u) for s, _, u in service.shown] == 2 * crash + [("VM vm1 is not restarted again", 2)]
+
+
+def test_vm_that_could_not_be_woken_is_shown_so(vm, bus):
+    vm.cairn("start", "vm1")
+    vm.cairn("managedsave", "vm1")
+    vm.stop()
+    state = vm.state / "vms/vm1/state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"reason": "idle"}))
+    vm.start()
+    with contextlib.closing(Notifications(bus)) as service, listening(vm):
+        (vm.tmp / "kernel").unlink()
+        vm.cairn("start", "vm1", ok=None)
+        until(lambda: service.shown)
+        assert service.shown[0][0] == "VM vm1 could not be started" and service.shown[0][1].startswith("waking failed: ")
 
 
 @pytest.mark.parametrize("capabilities, shown", [(("body",), "a<b>&c"), (("actions", "body", "body-markup"), "a&lt;b&gt;&amp;c")], ids=["plain", "markup"])
