@@ -60,10 +60,12 @@ static void give_up(struct vm *vm)
 	char why[VM_DETAIL_MAX], detail[VM_DETAIL_MAX];
 	struct shell_word name = shell_word(vm->def->name);
 
+	if (strlen(name.s) > VM_DETAIL_MAX - 110)
+		name = shell_word("VM");
 	snprintf(why, sizeof(why), "%s%s%s", vm_reason_name(vm->reason), vm->detail[0] ? ": " : "", vm->detail);
 	snprintf(detail, sizeof(detail),
 		"the VM was restarted %u times within %u s, and now stays off (%.*s). Next: cairn start %s",
-		vm->restart->tries.n, vm->def->restart.window_s, MAX(0, VM_DETAIL_MAX - 110 - (int)strlen(name.s)), why, name.s);
+		vm->restart->tries.n, vm->def->restart.window_s, VM_DETAIL_MAX - 110 - (int)strlen(name.s), why, name.s);
 	log_error("policy", "VM '%s': %s", vm->def->name, detail);
 	vm_set_reason(vm, VM_REASON_RESTART_LIMIT, detail);
 }

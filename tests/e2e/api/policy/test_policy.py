@@ -33,18 +33,20 @@ def counted(daemon, n):
     return restart.get("n") == n and "due_ns" in restart
 
 
-def test_restarts_stop_at_the_limit_with_an_event(fake):
-    fake.define("vm1", cmdline="kill-after=5", on_crash="restart", restart=AT_ONCE)
+@pytest.mark.parametrize("name, word", [("vm1", "vm1"), ("'" * 100, "VM")], ids=["short", "too-long"])
+def test_restarts_stop_at_the_limit_with_an_event(fake, name, word):
+    """The event has a command; the name is missing in it if the quoted one is too long."""
+    fake.define(name, cmdline="kill-after=5", on_crash="restart", restart=AT_ONCE)
     q = fake.qmp()
-    q.run("vm-start", vm="vm1")
+    q.run("vm-start", vm=name)
     for i in range(3):
-        e = q.event("RESTART_SCHEDULED", vm="vm1")["data"]
+        e = q.event("RESTART_SCHEDULED", vm=name)["data"]
         assert (e["try"], e["tries"], e["in"]) == (i + 1, 3, 0)
-        q.event("VM_STATE_CHANGE", vm="vm1", state="running")
-    e = q.event("VM_STATE_CHANGE", vm="vm1", reason="restart limit")["data"]
-    assert e["state"] == "crashed" and "3 times within 300 s" in e["detail"] and "cairn start vm1" in e["detail"]
-    q.run("vm-start", vm="vm1")  # a user's start resets the count
-    assert q.event("RESTART_SCHEDULED", vm="vm1")["data"]["try"] == 1
+        q.event("VM_STATE_CHANGE", vm=name, state="running")
+    e = q.event("VM_STATE_CHANGE", vm=name, reason="restart limit")["data"]
+    assert e["state"] == "crashed" and "3 times within 300 s" in e["detail"] and e["detail"].endswith(f"cairn start {word}")
+    q.run("vm-start", vm=name)  # a user's start resets the count
+    assert q.event("RESTART_SCHEDULED", vm=name)["data"]["try"] == 1
 
 
 @pytest.mark.parametrize("end", ["crash", "reboot"])
