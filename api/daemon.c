@@ -381,8 +381,8 @@ static bool states_read(void *opaque, struct json_object *ev)
 	return --t->left > 0;
 }
 
-/* Emit an event for each VM whose state differs from its last event. Events are sent at once, but a thread writes the
- * states, so a killed daemon may have reported a change that the next one does not know. */
+/* Emit an event for each VM whose state differs from its last event, or whose start was lost. Events are sent at once,
+ * but a thread writes the states, so a killed daemon may have reported a change that the next one does not know. */
 static void states_correct(struct vm_host *h)
 {
 	CLEANUP_FREE enum vm_state *states = calloc(h->nvms + 1, sizeof(*states));
@@ -392,9 +392,13 @@ static void states_correct(struct vm_host *h)
 	if (!states || !known || !h->nvms)
 		return;
 	event_log_backwards(h->events, "\"VM_", states_read, &t);
-	for (size_t i = 0; i < h->nvms; i++)
-		if (known[i] && states[i] != h->vms[i]->state)
-			vm_emit_change(h->vms[i], states[i]);
+	for (size_t i = 0; i < h->nvms; i++) {
+		enum vm_state state = h->vms[i]->state, from = known[i] ? states[i] : state;
+
+		if (from != state || vm_has(h->vms[i], VM_FACT_START_LOST))
+			vm_emit_change(h->vms[i], from);
+		vm_set(h->vms[i], VM_FACT_START_LOST, false);
+	}
 }
 
 /* ---- start and end of the daemon ---- */

@@ -115,7 +115,8 @@ static void restart_reset(struct vm *vm)
 void restart_call_off(struct vm *vm)
 {
 	restart_reset(vm);
-	vm_set_reason(vm, vm->reason, "the pending restart was cancelled");
+	/* VM_REASON_FAILED would tell of one more failed start. */
+	vm_set_reason(vm, vm->reason == VM_REASON_FAILED ? VM_REASON_DESTROYED : vm->reason, "the pending restart was cancelled");
 }
 
 /* ---- the restart in state.json ---- */
@@ -181,7 +182,7 @@ static void reboot_ended(void *opaque, int r, const struct err *e)
 {
 	struct vm *vm = opaque;
 
-	if (r < 0 && vm->reason != VM_REASON_FAILED)
+	if (r < 0 && vm->reason != VM_REASON_FAILED && e->cls != ERR_CANCELLED)
 		vm_set_reason(vm, vm->reason, e->msg);
 }
 

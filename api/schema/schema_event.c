@@ -205,7 +205,7 @@ static const struct event_spec events[EVENT_ID_COUNT] = {
 	[EVENT_DEVICE_UNPLUG_GUEST_ERROR] = { "DEVICE_UNPLUG_GUEST_ERROR", "the guest refuses to release a disk, an interface or a vCPU, which stays attached", unplug_data, false, false },
 	[EVENT_BALLOON_CHANGE] = { "BALLOON_CHANGE", "the guest's balloon has another size; at most one event a second", balloon_data, false, false },
 	[EVENT_VM_STATE_CHANGE] = { "VM_STATE_CHANGE",
-		"the state of a VM or its reason has changed; after a start that has failed, from and state are equal, and reason is failed, or idle for a VM that sleeps",
+		"the state of a VM or its reason has changed; after a start that has failed, from and state are equal, and reason is failed, destroyed if a client ended the start, or idle for a VM that sleeps",
 		change_data, false, false },
 	[EVENT_SHUTDOWN_PLAN] = { "SHUTDOWN_PLAN", "a shutdown or reboot was scheduled, delayed or cancelled, is overdue or has failed", plan_data, false,
 		false },

@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/loop.h"
 #include "base/shell_word.h"
+#include "base/utf8.h"
 #include "base/util.h"
 #include "base/uuid.h"
 
@@ -538,6 +539,7 @@ void vm_set_reason(struct vm *vm, enum vm_reason reason, const char *detail)
 {
 	vm->reason = reason;
 	snprintf(vm->detail, sizeof(vm->detail), "%s", detail);
+	utf8_clean(vm->detail); /* the cut may be within a character */
 	vm_save(vm);
 	vm_notify(vm, state_saved);
 	vm_emit_change(vm, vm->state);

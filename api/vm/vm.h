@@ -109,6 +109,7 @@ enum vm_fact {
 	VM_FACT_OFF_ASKED = 1 << 4,    /* saved: a user requested this shutdown, so the VM stays off */
 	VM_FACT_SAVED_PAUSED = 1 << 5, /* saved: start the managed save paused */
 	VM_FACT_RUN_MISSED = 1 << 6,   /* an earlier daemon started the VM and ended before it saved the state */
+	VM_FACT_START_LOST = 1 << 22, /* an earlier daemon ended during the start, and no event has told that yet */
 	VM_FACT_ENDED_UNSEEN = 1 << 7, /* the VM ended while no daemon ran; its restart policy is still to be applied */
 	VM_FACT_DUMP_DUE = 1 << 8,     /* a memory dump by policy waits for the end of the VM's job (api/jobs/dump.h) */
 	VM_FACT_FALLS_ASLEEP = 1 << 10, /* saved: the VM is being suspended or saved because it is idle */
@@ -391,9 +392,9 @@ void vm_open_ahead_drop(struct vm *vm);
 /* Kill the process of vm_start_ahead() that no start uses. Returns whether there is one; then the function of
  * vm_when_gone() is called after its end. */
 bool vm_start_ahead_kill(struct vm *vm);
-/* Note that a start has failed: the VM keeps its state, with the reason VM_REASON_FAILED. A VM that sleeps keeps that
- * reason, too. Saves both and emits VM_STATE_CHANGE. */
-void vm_note_failed_start(struct vm *vm, const char *why);
+/* Note that a start has failed: the VM keeps its state, with this reason (VM_REASON_FAILED, or VM_REASON_DESTROYED if a
+ * client ended the start). A VM that sleeps keeps the reason VM_REASON_IDLE. Saves both; the caller emits the event. */
+void vm_note_failed_start(struct vm *vm, enum vm_reason reason, const char *why);
 /* Continue a start in VM_OP_START_WAITS; else do nothing. */
 void vm_start_resume(struct vm *vm);
 /* Continue all starts that wait for an observer (start_waits), and that no observer keeps waiting any more. May free

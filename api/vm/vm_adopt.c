@@ -99,11 +99,12 @@ static void revert_lost(struct vm *vm, const struct vm_info *info)
 }
 
 /* The start in which an earlier daemon ended has failed: the VM keeps the state that it had before, as after any failed
- * start. */
+ * start. The caller of vm_take_back() emits the event, because only the event log has the state that was told last. */
 static void lost_start_failed(struct vm *vm)
 {
 	vm_set(vm, VM_FACT_RUN_MISSED, false);
-	vm_note_failed_start(vm, "the daemon ended during the start, and the guest has not run");
+	vm_note_failed_start(vm, VM_REASON_FAILED, "the daemon ended during the start, and the guest has not run");
+	vm_set(vm, VM_FACT_START_LOST, true);
 }
 
 /* Returns true if state.json does not know of the start, and its guest never ran. After a boot of the host, the page of

@@ -22,6 +22,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/shell_word.h"
+#include "base/utf8.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -197,15 +198,17 @@ static void end_file_clear(struct vm *vm)
 		log_warn("start", "VM '%s': %s", vm->def->name, e.msg);
 }
 
-void vm_note_failed_start(struct vm *vm, const char *why)
+void vm_note_failed_start(struct vm *vm, enum vm_reason reason, const char *why)
 {
 	bool sleeps = vm_sleeps(vm);
 
 	snprintf(vm->detail, sizeof(vm->detail), "%s%.350s", sleeps ? "waking failed: " : "", why);
-	if (!sleeps) /* a VM that the idle policy has saved stays so, so that a client can wake it later */
-		vm->reason = VM_REASON_FAILED;
+	utf8_clean(vm->detail); /* the cut may be within a character */
+	if (!sleeps) { /* a VM that the idle policy has saved stays so, so that a client can wake it later */
+		vm->reason = reason;
+		vm->value = 0;
+	}
 	vm_save(vm);
-	vm_emit_change(vm, vm->state);
 }
 
 static void start_fail(struct vm *vm, const struct err *e)
@@ -215,7 +218,8 @@ static void start_fail(struct vm *vm, const struct err *e)
 	end_file_clear(vm);
 	if (vm->start.sets_live)
 		vm_live_drop(vm);
-	vm_note_failed_start(vm, e->msg);
+	vm_note_failed_start(vm, e->cls == ERR_CANCELLED ? VM_REASON_DESTROYED : VM_REASON_FAILED, e->msg);
+	vm_emit_change(vm, vm->state);
 	vm_notify(vm, start_failed);
 	stop_answer(vm);
 	start_answer(vm, -EREMOTEIO, e);

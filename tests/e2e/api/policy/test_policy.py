@@ -87,6 +87,17 @@ def test_pending_restart_survives_daemon_and_can_be_cancelled(fake):
     fake.cairn("start", "vm1")
 
 
+def test_cancelled_restart_is_no_failed_start(fake):
+    fake.define("vm1", on_crash="restart", restart={"delay": 3600, "max_delay": 3600})
+    fake.cairn("start", "vm1")
+    (fake.tmp / "kernel").unlink()
+    os.kill(fake.info("vm1")["pid"], signal.SIGKILL)  # the first restart, which is immediate, fails
+    until(lambda: fake.info("vm1")["reason"] == "failed" and "restart-in" in fake.info("vm1"))
+    fake.cairn("destroy", "vm1")
+    event = fake.qmp().run("query-events", event="VM_STATE_CHANGE")["events"][-1]["data"]
+    assert (event["reason"], event["detail"]) == ("destroyed", "the pending restart was cancelled")
+
+
 def test_next_daemon_continues_restart_count(fake):
     fake.define("vm1", cmdline="kill-after=5", on_crash="restart", restart={"delay": 60, "tries": 2})
     fake.cairn("start", "vm1")

@@ -70,6 +70,29 @@ def test_failed_start_of_a_crashed_vm_sends_an_event_and_leaves_it_crashed(fake)
     assert [event["data"][k] for k in ("from", "state", "reason")] == ["crashed", "crashed", "failed"]
 
 
+def test_failed_start_has_no_status_of_the_run_before(fake):
+    fake.define("vm1", cmdline="exit-after=30:42")
+    fake.cairn("start", "vm1")
+    until(lambda: fake.info("vm1").get("value") == 42)
+    (fake.tmp / "kernel").unlink()
+    fake.cairn("start", "vm1", ok=None)
+    assert fake.info("vm1")["reason"] == "failed" and "value" not in fake.info("vm1")
+    assert "value" not in kept_events(fake)[-1]["data"]
+
+
+def test_long_error_of_a_failed_start_is_cut_between_characters(fake):
+    for i in range(2):
+        kernel = fake.tmp / ("a" * i + "é" * 120) / ("é" * 120)
+        kernel.parent.mkdir()
+        kernel.write_bytes(b"")
+        fake.define("vm1", boot={"kernel": str(kernel)})
+        kernel.unlink()
+        fake.cairn("start", "vm1", ok=None)
+        assert len(fake.info("vm1")["detail"].encode()) in (349, 350, 351)
+    fake.stop()
+    (fake.state / "events.jsonl").read_bytes().decode()
+
+
 def test_failed_start_is_answered_although_its_process_does_not_end(fake):
     fake.define("vm1", cmdline=f"refuse lingers-until={fake.tmp}/never")
     starter, q = fake.qmp(), fake.qmp()

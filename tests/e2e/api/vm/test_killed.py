@@ -315,7 +315,7 @@ def test_vm_whose_lost_start_never_ran_is_off(fake, ran):
     assert (info["state"], info["reason"]) == ("shutoff", "failed"), info
     assert info["detail"] == "the daemon ended during the start, and the guest has not run"
     event = kept_events(fake, vm="a")[-1]
-    assert event["event"] == "VM_STATE_CHANGE" and (event["data"]["state"], event["data"]["reason"]) == ("shutoff", "failed")
+    assert event["event"] == "VM_STATE_CHANGE" and [event["data"][k] for k in ("from", "state", "reason")] == ["running", "shutoff", "failed"]
     fake.stop()
     fake.start()
     assert fake.info("a")["reason"] == "failed"
