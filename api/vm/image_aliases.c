@@ -107,7 +107,7 @@ static int pair_check(const struct image_aliases *a, struct pair *p, struct err 
 	if (!may_be_same(p) || stat(p->other, &st) < 0 || st.st_dev != p->st.st_dev || st.st_ino != p->st.st_ino)
 		return 0;
 	/* A creator's new VM has its owner's entry already. */
-	if (!permissions_seen_together(&a->host->permissions, a->def->uuid, p->vm->def->uuid))
+	if (!permissions_seen_together(&a->host->permissions, p->old ? p->old->def->uuid : a->def->uuid, p->vm->def->uuid))
 		return err_set(e, -EINVAL, ERR_INVALID, "disk %s: %.300s is an image of another VM, which names it by another path",
 			a->def->disks[p->disk].id, p->path);
 	return err_set(e, -EINVAL, ERR_INVALID, "disk %s: %.300s is the same file as %.300s, an image of VM '%.60s'; name it by that path",
