@@ -13,7 +13,7 @@ import archivelib
 from conftest import BUILD, FAKE_VM, Qmp, library, until
 from daemonlib import NOBODY, allowed, as_nobody, audit, shared  # noqa: F401
 from otherslib import as_user, run_as_user
-from test_disk_quotas import raw
+from test_disk_quotas import maker, raw  # noqa: F401
 from test_permission_writes import blocked, stored
 from test_rights import restore
 from test_undefine import names
@@ -30,15 +30,6 @@ def host(shared):  # noqa: F811
     shared.disks.mkdir()
     os.chown(shared.disks, NOBODY, NOBODY)
     return shared
-
-
-@pytest.fixture
-def maker(host):
-    """The same with real VM processes, which make images."""
-    host.stop()
-    host.vm_program = None
-    host.start()
-    return host
 
 
 def wanted(d, name, **keys):
@@ -326,7 +317,7 @@ def answers(d):
 
 
 @pytest.mark.parametrize("command", ["vm-define", "vm-create", "vm-clone"])
-def test_killed_daemon_leaves_a_vm_with_its_owner_or_neither(maker, command):
+def test_killed_daemon_leaves_a_vm_with_its_owner_or_neither(maker, command):  # noqa: F811
     """The daemon is killed before each of its calls that change something."""
     d = maker
     if "asan" in BUILD:
@@ -388,7 +379,7 @@ def test_created_vm_is_the_creators_until_it_ends(host):
 
 
 @pytest.mark.parametrize("kind", ["full", "linked"])
-def test_creator_clones_own_vms(maker, kind):
+def test_creator_clones_own_vms(maker, kind):  # noqa: F811
     define(maker, "a", disks=[raw(maker, "a.raw", 1)])
     assert ended(maker, ask(maker, "vm-clone", vm="a", name="b", kind=kind, count=3)) == ""
     assert owned(maker) == ["a", "b-1", "b-2", "b-3"] == seen(maker)
@@ -419,7 +410,7 @@ def test_creator_copies_no_parts_of_others(host):
     assert cls == "PermissionDenied" and "parts that another user has defined" in text
 
 
-def test_creator_forks_own_vms(maker, guest, kvm):
+def test_creator_forks_own_vms(maker, guest, kvm):  # noqa: F811
     shutil.copy(guest("interp.elf"), maker.disks)
     define(maker, "a", boot={"kernel": str(maker.disks / "interp.elf")}, disks=[raw(maker, "a.raw", 1)])
     assert "return" in ask(maker, "vm-start", vm="a")
@@ -468,7 +459,7 @@ def test_creator_restores_states_of_vms_that_exist(host):
     assert owned(host) == [] and names(host) == ["mine", "other"]
 
 
-def test_daemon_ends_while_a_creator_clones(maker):
+def test_daemon_ends_while_a_creator_clones(maker):  # noqa: F811
     """The rest of the clones is not made, and the next daemon removes their entries."""
     define(maker, "a", disks=[raw(maker, "a.raw", 64)])
     assert "return" in ask(maker, "vm-clone", vm="a", name="b", count=12)
@@ -478,7 +469,7 @@ def test_daemon_ends_while_a_creator_clones(maker):
     until(lambda: sorted(vm for _, vm, _ in stored(maker) if vm) == [n for n in names(maker) if n not in ("mine", "other")] == owned(maker))
 
 
-def test_promotions_count_as_vms_of_a_creator(maker, guest, kvm):
+def test_promotions_count_as_vms_of_a_creator(maker, guest, kvm):  # noqa: F811
     shutil.copy(guest("interp.elf"), maker.disks)
     define(maker, "a", boot={"kernel": str(maker.disks / "interp.elf")})
     assert "return" in ask(maker, "vm-start", vm="a")
