@@ -101,6 +101,8 @@ static int rename_check(struct vm *vm, const char *name, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID, "VM '%s' has that name", name);
 	if (vm_find(vm->host, name))
 		return err_set(e, -EEXIST, ERR_EXISTS, "there is a VM '%s' already; choose another name", name);
+	if (store_has_folder(vm->host->store, name))
+		return err_set(e, -EEXIST, ERR_EXISTS, "the name '%s' has the folder of a VM that was not loaded; choose another name", name);
 	/* Name the lasting reason first: a template's images may also be in use by a reader, which ends. */
 	r = template_check(vm, "rename it", e);
 	return r ? r : vm_check_claim(vm, VM_CLAIM_ALL, "rename it", e);

@@ -219,6 +219,7 @@ def test_name_of_a_vm_that_is_not_loaded_is_taken(host, command):
     host.start()
     args = {"vm": "web", "name": "other"} if command == "vm-clone" else {"definition": wanted(host, "other")}
     assert refusal(ask(host, command, **args)) == ("AlreadyExists", "name: 'other' is taken; choose another name")
+    assert "the folder of a VM that was not loaded" in refusal(ask(host, "vm-rename", vm="web", name="other"))[1]
     assert owned(host) == ["web"] == seen(host)
     host.stop()
     (host.state / "vms/other/definition.json.damaged").unlink()
