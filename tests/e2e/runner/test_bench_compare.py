@@ -32,7 +32,8 @@ def run(bench):
     bench.compare("a rate", "1/s", lambda: 1000 / float(figures[0]), 10, "a limit", 1, rate=True, rounds=1,
                   limit=lambda: 400, limit_name="the disk")
 '''
-MAKEFILE = "helpers guests: all\nall:\n\t@mkdir -p build && cp figures build/figures\n"
+# Each commit has a helper of its own, which is named after its first figure.
+MAKEFILE = "helpers guests: all\nall:\n\t@mkdir -p build/helpers && cp figures build/figures && touch build/helpers/$$(cut -d ' ' -f 1 figures)\n"
 
 
 def module_load(name):
@@ -120,6 +121,7 @@ def test_comparison_measures_commits_by_turns_and_names_changed_rows(tree, figur
     assert re.search(rf"a time .* {time}$", r.stdout, re.M) and re.search(rf"a rate .* {rate}$", r.stdout, re.M), r.stdout
     assert f"before: {ref[:12]}, after: {new[:12]}; 5 rounds" in r.stdout
     assert ("0 of 2" if time == "same" else "2 of 2") + " rows changed" in r.stdout
+    assert {p.name for p in (tree / "build/bench-ref" / ref[:12] / "build/helpers").iterdir()} == {"10", str(figures[0])}
     assert (tree.parent / "turns").read_text().split() == ["ref", "new", "new", "ref", "ref", "new", "new", "ref", "ref", "new"]
     assert [row["commit"] for row in rows(tree)].count(ref) == [row["commit"] for row in rows(tree)].count(new) == 10
 
