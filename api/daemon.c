@@ -4,7 +4,6 @@
 #include "api/access/authors.h"
 #include "api/access/denial_log.h"
 #include "api/access/fork_as.h"
-#include "api/access/rights.h"
 #include "api/jobs/batch.h"
 #include "api/jobs/commit.h"
 #include "api/jobs/commit_ready.h"

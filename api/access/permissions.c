@@ -50,6 +50,12 @@ bool permission_is_about(const struct permission *p, const struct peer *who)
 	return p->is_group ? peer_is_in_group(who, p->id) : p->id == who->uid;
 }
 
+/* Whether this is the user's entry for the role creator. It never gets another role. */
+static bool is_creators(const struct permission *e)
+{
+	return e->promised == ROLE_CREATOR;
+}
+
 /* uuid: NULL: all VMs. */
 static bool is_for(const struct permission *e, const uint8_t *uuid)
 {
@@ -63,7 +69,7 @@ enum role permissions_role(const struct permissions *p, const struct peer *who, 
 	for (size_t i = 0; i < p->n; i++) {
 		const struct permission *e = &p->list[i];
 
-		if (!e->creates && e->role > role && (!e->vm || is_for(e, uuid)) && permission_is_about(e, who))
+		if (!is_creators(e) && e->role > role && (!e->vm || is_for(e, uuid)) && permission_is_about(e, who))
 			role = e->role;
 	}
 	return role;
@@ -158,7 +164,7 @@ static int permission_add(struct permissions *p, const struct permission *e, con
 static struct permission *entry_find(const struct permissions *p, bool is_group, uid_t id, bool creates, const struct permission_vm *vm)
 {
 	for (size_t i = 0; i < p->n; i++)
-		if (p->list[i].is_group == is_group && p->list[i].id == id && p->list[i].creates == creates && is_entry_of(&p->list[i], vm))
+		if (p->list[i].is_group == is_group && p->list[i].id == id && is_creators(&p->list[i]) == creates && is_entry_of(&p->list[i], vm))
 			return &p->list[i];
 	return NULL;
 }
@@ -192,45 +198,35 @@ bool permissions_seen_together(const struct permissions *p, const uint8_t a[16],
 
 int permissions_set(struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role role)
 {
-	bool creates = role == ROLE_CREATOR;
-	struct permission *e = entry_find(p, is_group, id, creates, vm);
-
-	if (e && role == ROLE_NONE)
-		remove_at(p, (size_t)(e - p->list));
-	else if (e)
-		e->role = e->promised = role;
-	if (e)
-		return 0;
-	return role == ROLE_NONE ? -ENOENT :
-		permission_add(p, &(struct permission){ .is_group = is_group, .id = id, .creates = creates, .role = role, .promised = role }, vm);
-}
-
-bool permissions_has(const struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role role)
-{
-	const struct permission *e = entry_find(p, is_group, id, role == ROLE_CREATOR, vm);
-
-	return e && (e->role == role || e->promised == role);
-}
-
-int permissions_remove_creator(struct permissions *p, bool is_group, uid_t id)
-{
-	struct permission *e = entry_find(p, is_group, id, true, NULL);
+	struct permission *e = entry_find(p, is_group, id, role == ROLE_CREATOR, vm);
 
 	if (!e)
-		return -ENOENT;
-	remove_at(p, (size_t)(e - p->list));
+		return permission_add(p, &(struct permission){ .is_group = is_group, .id = id, .role = role, .promised = role }, vm);
+	e->role = e->promised = role;
 	return 0;
+}
+
+int permissions_remove(struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role only)
+{
+	size_t had = p->n;
+
+	for (size_t i = p->n; i-- > 0;) {
+		const struct permission *e = &p->list[i];
+
+		if (e->is_group == is_group && e->id == id && is_entry_of(e, vm) && (only == ROLE_NONE || e->role == only || e->promised == only))
+			remove_at(p, i);
+	}
+	return p->n < had ? 0 : -ENOENT;
 }
 
 int permissions_promise(struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role role,
 	const struct permission_origin *from, uint64_t *ret_serial)
 {
-	bool creates = role == ROLE_CREATOR;
-	struct permission *e = entry_find(p, is_group, id, creates, vm);
+	struct permission *e = entry_find(p, is_group, id, role == ROLE_CREATOR, vm);
 	int r = 0;
 
 	if (!e)
-		r = permission_add(p, &(struct permission){ .is_group = is_group, .id = id, .creates = creates }, vm);
+		r = permission_add(p, &(struct permission){ .is_group = is_group, .id = id }, vm);
 	if (r < 0)
 		return r;
 	e = e ? e : &p->list[p->n - 1];
@@ -337,17 +333,6 @@ bool permissions_find_vms(struct permissions *p, const uint8_t *(*find)(void *op
 	return any;
 }
 
-/* Give the user or group of an entry the same role for another VM. e: may be moved. Returns as permissions_set(). */
-static int permission_copy(struct permissions *p, const struct permission *e, const struct permission_vm *vm)
-{
-	bool made = e->made; /* else a creator could exceed the limits of created_check() by promotions */
-	int r = permissions_set(p, e->is_group, e->id, vm, e->role);
-
-	if (!r)
-		p->list[p->n - 1].made = made;
-	return r;
-}
-
 void permissions_promote(struct permissions *p, const uint8_t uuid[16], const char *name, const uint8_t left[16], const uint8_t old[16],
 	const char *old_name, struct json_object *roles)
 {
@@ -358,13 +343,15 @@ void permissions_promote(struct permissions *p, const uint8_t uuid[16], const ch
 	permissions_remove_vm(p, old);
 	n = p->n;
 	for (size_t i = 0; i < n; i++) {
-		struct permission *e = &p->list[i];
+		struct permission *e = &p->list[i], also;
 
 		if (!e->vm || !is_for(e, uuid))
 			continue;
 		free(e->vm);
 		e->vm = must_alloc(strdup(name));
-		if (!roles && e->role && permission_copy(p, e, &copy) < 0)
+		/* Without `made`, a creator could exceed the limits of created_check() by promotions. */
+		also = (struct permission){ .is_group = e->is_group, .id = e->id, .made = e->made, .role = e->role, .promised = e->role };
+		if (!roles && e->role && permission_add(p, &also, &copy) < 0)
 			log_warn("promote", "VM '%s' does not get a role of VM '%s': there are too many", old_name, name);
 	}
 	permissions_load(p, roles);
@@ -666,7 +653,7 @@ void permissions_note_use(struct permissions *p, struct loop *l, struct store *s
 	for (size_t i = 0; i < p->n; i++) {
 		struct permission *e = &p->list[i];
 
-		if (e->creates != (role == ROLE_CREATOR) || !permission_is_about(e, who) ||
+		if (is_creators(e) != (role == ROLE_CREATOR) || !permission_is_about(e, who) ||
 			!((!e->vm || is_for(e, uuid)) ? e->role >= role : lists && e->role == ROLE_VIEWER))
 			continue;
 		e->used_ns = now;

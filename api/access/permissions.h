@@ -37,7 +37,6 @@ struct permission_origin {
 struct permission {
 	bool is_group;
 	uid_t id;
-	bool creates;	/* the entry of the role creator */
 	bool made; /* the user, a creator, made the VM, and no admin has given a role for it since */
 	enum role role; /* in effect */
 	enum role promised; /* in effect once the table is stored; equal to role while promises is 0 */
@@ -86,15 +85,14 @@ uint64_t permissions_mark(const struct permissions *p, const struct peer *who);
 /* Whether every user or group with an entry for VM a also has one for VM b or for all VMs, so that a text about a may
  * name b. */
 bool permissions_seen_together(const struct permissions *p, const uint8_t a[16], const uint8_t b[16]);
-/* Set the role of a user or group for a VM, or for all (vm is NULL), replacing the old one. ROLE_NONE removes the
- * entry. ROLE_CREATOR (vm is NULL) leaves another role for all VMs as it is.
- * Returns 0; -ENOENT: no entry to remove; -ENOSPC: the table is full; -ENOMEM. */
+/* Set the role of a user or group for a VM, or for all (vm is NULL), replacing the old one. ROLE_CREATOR (vm is NULL)
+ * leaves another role for all VMs as it is.
+ * Returns 0; -ENOSPC: the table is full; -ENOMEM. */
 int permissions_set(struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role role);
-/* Return whether there is an entry that gives exactly this role. */
-bool permissions_has(const struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role role);
-/* Remove the role creator. Returns 0; -ENOENT. */
-int permissions_remove_creator(struct permissions *p, bool is_group, uid_t id);
-/* As permissions_set() for a role that is not ROLE_NONE, but the additional rights of the new role take effect only
+/* Remove the role of a user or group for a VM, or for all VMs. only: only this role; ROLE_NONE: any, and for all VMs
+ * also ROLE_CREATOR. Returns 0; -ENOENT: there is none. */
+int permissions_remove(struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role only);
+/* As permissions_set(), but the additional rights of the new role take effect only
  * after permissions_promise_end(). Until then, the entry is stored with the new role.
  * from: a role that the entry has already keeps its origin.
  * ret_serial: the entry's. Returns 0; -ENOSPC; -ENOMEM. */

@@ -144,17 +144,6 @@ void command_permission_grant(struct call *c)
 		table_store(c, &k);
 }
 
-/* Remove the role for the VM, or for all VMs.
- * only: only this role; ROLE_NONE: any, and for all VMs also the role creator. */
-static int role_remove(struct permissions *p, bool is_group, uid_t id, const struct permission_vm *vm, enum role only)
-{
-	int creator = vm || (only != ROLE_NONE && only != ROLE_CREATOR) ? -ENOENT : permissions_remove_creator(p, is_group, id);
-	int other = only == ROLE_CREATOR || (only != ROLE_NONE && !permissions_has(p, is_group, id, vm, only)) ? -ENOENT :
-		permissions_set(p, is_group, id, vm, ROLE_NONE);
-
-	return creator && other ? -ENOENT : 0;
-}
-
 void command_permission_revoke(struct call *c)
 {
 	const struct permission_vm *vm;
@@ -171,7 +160,7 @@ void command_permission_revoke(struct call *c)
 	if (!r)
 		r = arg_subject(c, &is_group, &id, &e);
 	keep_vm(&k, vm);
-	if (!r && role_remove(&c->host->permissions, is_group, id, vm, only) < 0)
+	if (!r && permissions_remove(&c->host->permissions, is_group, id, vm, only) < 0)
 		r = err_set(&e, -ENOENT, ERR_NOT_FOUND, "%s %u has no such permission. Next: cairn permissions", is_group ? "group" : "user",
 			(unsigned)id);
 	if (r < 0)

@@ -203,9 +203,8 @@ int batch_begin(struct batch *b, struct err *e)
 }
 
 /* Check that no other VM has taken the name, the uuid or a MAC address meanwhile. */
-static int taken_check(const struct batch *b, struct definition *def, struct err *e)
+static int taken_check(struct vm_host *host, struct definition *def, struct err *e)
 {
-	struct vm_host *host = b->host;
 	const struct vm *holder;
 
 	if (vm_find(host, def->name))
@@ -245,7 +244,7 @@ static int overlays_replace(struct vm_host *host, const struct definition *def, 
 int batch_add(struct batch *b, struct definition *def, struct job *j, struct vm **ret_vm, struct err *e)
 {
 	struct vm_host *host = b->host;
-	int r = taken_check(b, def, e);
+	int r = taken_check(host, def, e);
 
 	if (!r)
 		r = overlays_replace(host, def, e);

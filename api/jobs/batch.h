@@ -32,7 +32,8 @@ void batch_plan(struct batch *b, const struct definition *def);
 int batch_claim(struct batch *b, const struct definition *def, const struct quota_new *what, struct err *e);
 /* Change the claim of each VM that is not added yet. Returns 0; -EDQUOT: nothing has changed. */
 int batch_claim_change(struct batch *b, uint64_t image_bytes, uint64_t snapshots, struct err *e);
-/* Let a creator own the VMs, all of which the claim has before batch_begin(). owners: taken; NULL: nobody. */
+/* Let a creator own the planned VMs. To be called before batch_begin(). owners: a claim that has reserved an entry for
+ * each of these VMs; taken; NULL: they get no owner. */
 void batch_set_owners(struct batch *b, struct owner_claim *owners);
 /* Write the batch's file. Returns 0: the file is in place, even if the daemon is killed then; -errno. */
 int batch_begin(struct batch *b, struct err *e);

@@ -101,6 +101,9 @@ static int rename_check(struct vm *vm, const char *name, struct err *e)
 		return err_set(e, -EINVAL, ERR_INVALID, "VM '%s' has that name", name);
 	if (vm_find(vm->host, name))
 		return err_set(e, -EEXIST, ERR_EXISTS, "there is a VM '%s' already; choose another name", name);
+	r = store_check_vm(vm->host->store, name, e); /* names the file that was not loaded */
+	if (r < 0)
+		return r;
 	if (store_has_folder(vm->host->store, name))
 		return err_set(e, -EEXIST, ERR_EXISTS, "the name '%s' has the folder of a VM that was not loaded; choose another name", name);
 	/* Name the lasting reason first: a template's images may also be in use by a reader, which ends. */

@@ -492,6 +492,18 @@ void store_write_draft(struct store *s, struct store_work *w, struct json_object
 	store_writer_work(&s->writer, PENDING_DRAFT, path, text_of("definition.json", definition, JSON_C_TO_STRING_NOSLASHESCAPE), w);
 }
 
+/* Print the path of a VM's folder, after removals and renames under way. */
+static int folder_path(struct store *s, const char *name, char path[PATH_MAX], struct err *e)
+{
+	int r = vm_path(s, name, "", path, e);
+
+	if (r < 0)
+		return r;
+	*strrchr(path, '/') = 0;
+	store_writer_drain_leaving(&s->writer, path);
+	return 0;
+}
+
 /* Wait until a VM that was removed or renamed has left the folder: a pending removal must not remove a new VM.
  * is_new: refuse the folder of a VM whose rename has failed, and which takes its old name back soon. */
 static int folder_wait(struct store *s, const char *name, bool is_new, struct err *e)
@@ -500,11 +512,9 @@ static int folder_wait(struct store *s, const char *name, bool is_new, struct er
 	int r = store_check_vm(s, name, e);
 
 	if (!r)
-		r = vm_path(s, name, "", path, e);
+		r = folder_path(s, name, path, e);
 	if (r < 0)
 		return r;
-	*strrchr(path, '/') = 0;
-	store_writer_drain_leaving(&s->writer, path);
 	if (is_new && store_has_file(s, name, "definition.json"))
 		r = err_set(e, -EEXIST, ERR_EXISTS, "there is a VM '%s' still, which could not be renamed; choose another name", name);
 	return r;
@@ -684,11 +694,7 @@ bool store_has_folder(struct store *s, const char *name)
 {
 	char path[PATH_MAX];
 
-	if (vm_path(s, name, "", path, NULL) < 0)
-		return false;
-	*strrchr(path, '/') = 0;
-	store_writer_drain_leaving(&s->writer, path);
-	return access(path, F_OK) == 0;
+	return folder_path(s, name, path, NULL) == 0 && access(path, F_OK) == 0;
 }
 
 bool store_has_file(struct store *s, const char *name, const char *file)

@@ -67,12 +67,12 @@ static void test_mark_changes_with_the_roles(void **state)
 	assert_true(one != none);
 	assert_int_equal(permissions_set(&p, true, 30, &db, ROLE_VIEWER), 0);
 	assert_true(permissions_mark(&p, &alice) != one && permissions_mark(&p, &alice) != none);
-	assert_int_equal(permissions_set(&p, true, 30, &db, ROLE_NONE), 0);
-	assert_int_equal(permissions_set(&p, false, 1001, &web, ROLE_NONE), 0);
+	assert_int_equal(permissions_remove(&p, true, 30, &db, ROLE_NONE), 0);
+	assert_int_equal(permissions_remove(&p, false, 1001, &web, ROLE_NONE), 0);
 	assert_true(permissions_mark(&p, &alice) == one);
 	assert_int_equal(permissions_set(&p, false, 1000, &web, ROLE_ADMIN), 0);
 	assert_true(permissions_mark(&p, &alice) != one);
-	assert_int_equal(permissions_set(&p, false, 1000, &web, ROLE_NONE), 0);
+	assert_int_equal(permissions_remove(&p, false, 1000, &web, ROLE_NONE), 0);
 	assert_true(permissions_mark(&p, &alice) == none);
 	permissions_done(&p);
 }
@@ -219,8 +219,8 @@ static void test_entries_are_replaced_and_removed(void **state)
 	assert_int_equal(permissions_set(&p, false, 1000, NULL, ROLE_VIEWER), 0);
 	assert_int_equal(p.n, 2);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_VIEWER);
-	assert_int_equal(permissions_set(&p, false, 1001, &web, ROLE_NONE), -ENOENT);
-	assert_int_equal(permissions_set(&p, false, 1000, NULL, ROLE_NONE), 0);
+	assert_int_equal(permissions_remove(&p, false, 1001, &web, ROLE_NONE), -ENOENT);
+	assert_int_equal(permissions_remove(&p, false, 1000, NULL, ROLE_NONE), 0);
 	assert_int_equal(permissions_role(&p, &alice, NULL), ROLE_NONE);
 	assert_false(permissions_remove_vm(&p, DB));
 	assert_true(permissions_remove_vm(&p, WEB));
@@ -255,18 +255,18 @@ static void test_grant_is_in_force_once_stored(void **state)
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_VIEWER);
 	/* A revoke meanwhile wins. */
 	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_ADMIN, &root, &first), 0);
-	assert_int_equal(permissions_set(&p, false, 1000, &web, ROLE_NONE), 0);
+	assert_int_equal(permissions_remove(&p, false, 1000, &web, ROLE_NONE), 0);
 	permissions_promise_end(&p, first, ROLE_ADMIN, true);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_NONE);
 	/* A grant after the revoke wins, too: the end of an earlier grant does not change its entry. */
 	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_VIEWER, &root, &second), 0);
-	assert_int_equal(permissions_set(&p, false, 1000, &web, ROLE_NONE), 0);
+	assert_int_equal(permissions_remove(&p, false, 1000, &web, ROLE_NONE), 0);
 	assert_int_equal(permissions_promise(&p, false, 1000, &web, ROLE_ADMIN, &root, &first), 0);
 	permissions_promise_end(&p, second, ROLE_VIEWER, true);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_NONE);
 	permissions_promise_end(&p, first, ROLE_ADMIN, true);
 	assert_int_equal(permissions_role(&p, &alice, WEB), ROLE_ADMIN);
-	assert_int_equal(permissions_set(&p, false, 1000, &web, ROLE_NONE), 0);
+	assert_int_equal(permissions_remove(&p, false, 1000, &web, ROLE_NONE), 0);
 	/* A new entry whose write fails is removed. */
 	assert_int_equal(permissions_promise(&p, false, 1000, NULL, ROLE_ADMIN, &root, &first), 0);
 	permissions_promise_end(&p, first, ROLE_ADMIN, false);
@@ -300,14 +300,14 @@ static void test_creator_is_beside_the_other_roles(void **state)
 	assert_int_equal(again.list[0].origin.since_ns, 1000);
 	permissions_done(&again);
 	/* Each is removed without the other. */
-	assert_int_equal(permissions_set(&p, false, 1000, NULL, ROLE_NONE), 0);
+	assert_int_equal(permissions_remove(&p, false, 1000, NULL, ROLE_VIEWER), 0);
 	assert_true(permissions_creates(&p, &alice));
-	assert_int_equal(permissions_set(&p, false, 1000, NULL, ROLE_NONE), -ENOENT);
+	assert_int_equal(permissions_remove(&p, false, 1000, NULL, ROLE_VIEWER), -ENOENT);
 	assert_int_equal(permissions_set(&p, true, 20, NULL, ROLE_CREATOR), 0);
-	assert_int_equal(permissions_remove_creator(&p, false, 1000), 0);
+	assert_int_equal(permissions_remove(&p, false, 1000, NULL, ROLE_CREATOR), 0);
 	assert_true(permissions_creates(&p, &alice)); /* by the group */
-	assert_int_equal(permissions_remove_creator(&p, false, 1000), -ENOENT);
-	assert_int_equal(permissions_remove_creator(&p, true, 20), 0);
+	assert_int_equal(permissions_remove(&p, false, 1000, NULL, ROLE_CREATOR), -ENOENT);
+	assert_int_equal(permissions_remove(&p, true, 20, NULL, ROLE_CREATOR), 0);
 	assert_false(permissions_creates(&p, &alice));
 	permissions_done(&p);
 }
@@ -363,7 +363,7 @@ static void test_reserved_entry_becomes_the_owners(void **state)
 	/* An admin's revoke wins. */
 	assert_int_equal(permissions_reserve(&p, 1000, &db, &second), 0);
 	permissions_promise_reserved(&p, second, &self);
-	assert_int_equal(permissions_set(&p, false, 1000, &db, ROLE_NONE), 0);
+	assert_int_equal(permissions_remove(&p, false, 1000, &db, ROLE_NONE), 0);
 	permissions_promise_end(&p, second, ROLE_ADMIN, true);
 	assert_int_equal(permissions_role(&p, &alice, DB), ROLE_NONE);
 	permissions_done(&p);
