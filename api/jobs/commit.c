@@ -258,8 +258,8 @@ static void commit_done(void *opaque, int r, const struct vm_answer *a, const st
 
 	(void)a;
 	if (x->resumed && r == -EREMOTEIO && (e->cls == ERR_BUSY || e->cls == ERR_WRONG_STATE)) { /* the answer tells nothing about the layers */
-		if (e->cls == ERR_BUSY && x->again && !x->job->cancelling && x->tries++ < TRIES) {
-			x->job->cancel = cancel_early;
+		if (e->cls == ERR_BUSY && x->again && x->tries++ < TRIES) {
+			x->job->cancel = cancel_early; /* only a commit that has begun can tell */
 			loop_timer_arm(x->again, loop_now_ns() + AGAIN_NS);
 		} else {
 			commit_fail(x, e);

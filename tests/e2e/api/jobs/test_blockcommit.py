@@ -6,6 +6,7 @@ import pathlib
 import shlex
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -474,6 +475,37 @@ def test_kill_during_a_commit_loses_nothing(vm, who, top):
     until(lambda: g.d.cairn("blockcommit", "vm1", "vda", "--pivot", ok=None).returncode == 0)
     assert both(g.d) == [["disk0.qcow2"]]
     g.again()
+
+
+def test_commit_that_began_again_is_cancelled_while_the_earlier_one_ends(daemon, kvm, guest):
+    """The process cannot end the earlier commit while its write hangs, and refuses the new one until then. The user
+    need not repeat the commit: the cancelled job waits until the process tells that the layers are there."""
+    d = daemon
+    with fuse(d.tmp / "fuse", base=bytes(4 << 20)) as f, loop_device(f["base"]) as base:
+        img(d, "create", "-q", "-f", "qcow2", "-b", base, "-F", "raw", "disk0.s1")
+        put(d, "disk0.s1", 1)
+        img(d, "create", "-q", "-f", "qcow2", "-b", "disk0.s1", "-F", "qcow2", "disk0.s2")
+        d.define("vm1", boot={"kernel": guest("interp.elf")}, disks=[{"path": str(d.tmp / "disk0.s2"), "format": "qcow2", "backing": [
+            {"path": str(d.tmp / "disk0.s1"), "format": "qcow2"}, {"path": base, "format": "raw"}]}])
+        d.cairn("start", "vm1")
+        f.hang(Op.WRITE)
+        layers = {"top": str(d.tmp / "disk0.s1"), "base": base}
+        id = d.qmp().run("vm-blockcommit", vm="vm1", disk="vda", **layers)["job"]
+        until(f.hanging)
+        d.stop(signal.SIGKILL)
+        d.start()
+        q = d.qmp()
+        q.run("job-cancel", id=id)
+        time.sleep(0.5)  # in which the process refuses the new one several times
+        assert q.jobs()[0]["status"] != "concluded"
+        f.release()
+        until(lambda: q.jobs()[0]["status"] == "concluded")
+        assert q.jobs()[0]["error-class"] == "Cancelled" and both(d) == [["disk0.s2", "disk0.s1", os.path.basename(base)]]
+        d.cairn("blockcommit", "vm1", "vda", "--pivot")
+        assert both(d) == [[os.path.basename(base)]]
+        d.cairn("destroy", "vm1")
+        f.release()
+        assert pathlib.Path(base).read_bytes()[65536:131072] == bytes([1]) * 65536
 
 
 def kill_before_the_end(d, **args):
