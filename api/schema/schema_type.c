@@ -197,6 +197,9 @@ int field_type_check(enum field_type t, const char *name, struct json_object *v,
 	if (!is_of_json_type(t, v))
 		return err_set(e, -EINVAL, ERR_GENERIC, "Invalid parameter type for '%s', expected: %s", name,
 			types[field_type_plain(t)].json);
+	/* js_get_int() would clamp it. */
+	if (field_type_plain(t) == FIELD_INT && json_object_get_uint64(v) > INT64_MAX)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s: %s is too large", name, json_object_get_string(v));
 	if (t < FIELD_WORDS || t >= FIELD_ALTERNATES || field_type_index(t, json_object_get_string(v)) >= 0)
 		return 0;
 	words_list(t, list, sizeof(list));

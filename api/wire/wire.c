@@ -5,6 +5,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,15 +99,54 @@ static size_t members_count(struct json_object *o)
 	return n;
 }
 
-/* Return the first number of the text that is not finite, which no JSON has, or an integer out of range, which json-c
- * would silently clamp.
- * text: as json-c reads it, also with single quotes. Returns NULL: there is none. */
-static const char *wrong_number(const char *text, const char *end, int *ret_len)
+static const char *digits_skip(const char *p)
+{
+	return p + strspn(p, "0123456789");
+}
+
+/* Return the end of the JSON number at p, as far as there is one. */
+static const char *number_end(const char *p)
+{
+	const char *end, *exponent;
+
+	p += *p == '-';
+	end = *p == '0' ? p + 1 : digits_skip(p);
+	if (end != p && *end == '.' && isdigit((unsigned char)end[1]))
+		end = digits_skip(end + 1);
+	exponent = end + 1;
+	if (end == p || tolower((unsigned char)*end) != 'e')
+		return end;
+	exponent += *exponent == '-' || *exponent == '+';
+	return isdigit((unsigned char)*exponent) ? digits_skip(exponent) : end;
+}
+
+/* Return why a number of n characters is wrong; NULL: it is not. */
+static const char *number_problem(const char *p, size_t n)
+{
+	if (number_end(p) != p + n)
+		return "not as JSON writes numbers";
+	if (strcspn(p, ".eE") < n)
+		return isfinite(strtod(p, NULL)) ? NULL : "too large";
+	errno = 0;
+	(void)(*p == '-' ? (unsigned long long)strtoll(p, NULL, 10) : strtoull(p, NULL, 10));
+	return errno == ERANGE ? "below -2^63 or above 2^64 - 1" : NULL;
+}
+
+struct wrong_number {
+	const char *at, *why;
+	int len;
+};
+
+/* Find the first number of the text that json-c would keep although no JSON has it, such as 1., NaN and 1e999, or would
+ * silently clamp.
+ * text: as json-c reads it, also with single quotes. Returns false: there is none. */
+static bool wrong_number_find(const char *text, const char *end, struct wrong_number *ret)
 {
 	char quote = 0;
 
 	for (const char *p = text; p < end; p++) {
-		size_t n = quote ? 0 : strspn(p, "-+.0123456789eE");
+		size_t n = quote || !(isdigit((unsigned char)*p) || *p == '-') ? 0 : strspn(p, "-+.0123456789eE");
+		const char *why = NULL;
 
 		if (quote && *p == '\\')
 			p++;
@@ -114,33 +154,29 @@ static const char *wrong_number(const char *text, const char *end, int *ret_len)
 			quote = *p == quote ? 0 : quote;
 		else if (*p == '"' || *p == '\'')
 			quote = *p;
-		else if (n && strspn(p, "-+0123456789") == n) {
-			errno = 0;
-			(void)(*p == '-' ? (unsigned long long)strtoll(p, NULL, 10) : strtoull(p, NULL, 10));
-			*ret_len = (int)n;
-			if (errno == ERANGE)
-				return p;
-		} else if (!strncasecmp(p, "nan", 3) || !strncasecmp(p, "inf", 3)) {
-			p -= p[-1] == '-'; /* a brace or bracket is before it */
-			*ret_len = (int)strcspn(p, ",]} \t\r\n");
-			return p;
+		else if (!strncasecmp(p + n, "nan", 3) || !strncasecmp(p + n, "inf", 3))
+			why = "not finite";
+		else if (n)
+			why = number_problem(p, n);
+		if (why) {
+			*ret = (struct wrong_number){ p, why, (int)strcspn(p, ",]} \t\r\n") };
+			return true;
 		}
 		p += n ? n - 1 : 0;
 	}
-	return NULL;
+	return false;
 }
 
-/* Refuse what json-c takes or changes silently: a duplicate key, and wrong_number().
+/* Refuse what json-c takes or changes silently: a duplicate key, and a wrong number.
  * o: the text, parsed. */
 static int text_check(const struct wire *w, struct json_object *o, struct err *e)
 {
-	int len;
-	const char *wrong = wrong_number(w->buf, w->buf + w->len, &len);
+	struct wrong_number wrong;
 	int r = 0;
 
-	if (wrong)
-		return err_set(e, -ERANGE, ERR_GENERIC, "JSON parse error, the number %.*s%s is %s", MIN(len, NUMBER_SHOWN), wrong,
-			len > NUMBER_SHOWN ? "..." : "", isalpha((unsigned char)wrong[*wrong == '-']) ? "not finite" : "below -2^63 or above 2^64 - 1");
+	if (wrong_number_find(w->buf, w->buf + w->len, &wrong))
+		return err_set(e, -ERANGE, ERR_GENERIC, "JSON parse error, the number %.*s%s is %s", MIN(wrong.len, NUMBER_SHOWN), wrong.at,
+			wrong.len > NUMBER_SHOWN ? "..." : "", wrong.why);
 	if (members_count(o) != w->members) {
 		r = js_keys_check(w->buf, w->len, "JSON parse error", e);
 		if (!r) /* the two are written differently, with escapes */

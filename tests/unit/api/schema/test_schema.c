@@ -47,6 +47,7 @@ static void test_arguments_are_checked(void **state)
 	refuse("vm-start", "{\"vm\":\"a\",\"pause\":true}", "Parameter 'pause' is unexpected");
 	refuse("vm-list", "{\"limit\":\"5\"}",
 		"Invalid parameter type for 'limit', expected: integer");
+	refuse("vm-list", "{\"limit\":9223372036854775808}", "limit: 9223372036854775808 is too large");
 	refuse("vm-define", "{\"definition\":[]}",
 		"Invalid parameter type for 'definition', expected: object");
 	refuse("query-version", "{\"x\":null}", "Parameter 'x' is unexpected");

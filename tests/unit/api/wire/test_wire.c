@@ -109,6 +109,16 @@ static void test_numbers_that_are_not_finite_are_refused(void **state)
 	EXPECT("{\"id\":NaN}{\"b\":2}", "!{\"b\":2};");
 	EXPECT("{\"a\":[1,-Infinity]}{\"a\":nan}", "!!");
 	EXPECT("{\"a\":\"NaN\",'Infinity':null}", "{\"a\":\"NaN\",\"Infinity\":null};");
+	EXPECT("{\"id\":1e400}{\"a\":[-1.5E+999]}{\"b\":1e308}", "!!{\"b\":1e308};");
+}
+
+/* The server would send them back as they are. */
+static void test_numbers_that_only_json_c_reads_are_refused(void **state)
+{
+	(void)state;
+	EXPECT("{\"id\":1.}{\"id\":01.5}{\"id\":-01}{\"id\":1.e5}{\"id\":1e}{\"a\":[1.5e+]}{\"id\":-}{\"id\":1-2}{\"id\":00}", "!!!!!!!!!");
+	EXPECT("{\"a\":[0,-0,0.5,1E5,1e+5,-1.25e-5],\"e\":true}", "{\"a\":[0,0,0.5,1E5,1e+5,-1.25e-5],\"e\":true};");
+	EXPECT("{\"a\":\"1.\",'01':\"1e999\"}", "{\"a\":\"1.\",\"01\":\"1e999\"};");
 }
 
 static void test_duplicate_keys_are_refused(void **state)
@@ -128,6 +138,8 @@ static void test_error_names_key_and_number(void **state)
 	} cases[] = {
 		{ "{\"id\": 1,\n\"id\": 2}", "JSON parse error: line 2: duplicate key \"id\" in one object" },
 		{ "{\"id\": -Infinity}", "JSON parse error, the number -Infinity is not finite" },
+		{ "{\"id\": -1.5e999}", "JSON parse error, the number -1.5e999 is too large" },
+		{ "{\"id\": 1.}", "JSON parse error, the number 1. is not as JSON writes numbers" },
 		{ "{\"id\": -9223372036854775809}", "JSON parse error, the number -9223372036854775809 is below -2^63 or above 2^64 - 1" },
 	};
 
@@ -303,6 +315,7 @@ int main(void)
 		cmocka_unit_test(test_malformed_texts_yield_one_error),
 		cmocka_unit_test(test_integers_out_of_range_are_refused),
 		cmocka_unit_test(test_numbers_that_are_not_finite_are_refused),
+		cmocka_unit_test(test_numbers_that_only_json_c_reads_are_refused),
 		cmocka_unit_test(test_duplicate_keys_are_refused),
 		cmocka_unit_test(test_error_names_key_and_number),
 		cmocka_unit_test(test_byte_0xff_resets_parser),
