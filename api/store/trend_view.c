@@ -31,7 +31,7 @@ static void points_add(struct trend_view *v, const struct trend_row *row, uint32
 {
 	while (from < to) {
 		size_t i = (from - v->from) / v->step_s;
-		uint32_t end = MIN(to, (uint32_t)(v->from + (i + 1) * v->step_s));
+		uint32_t end = (uint32_t)MIN(to, v->from + (i + 1) * (uint64_t)v->step_s);
 
 		for (unsigned s = 0; s < TREND_SERIES; s++) {
 			struct trend_point *p = &v->points[s * v->npoints + i];

@@ -3,6 +3,7 @@
 #include "api/store/trend_view.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/util.h"
 #include "tests/unit/tmp.h"
 
 #include <errno.h>
@@ -94,7 +95,7 @@ static struct trend_view view(struct fixture *f, uint32_t from, uint32_t step_s,
 	struct trend_view v;
 
 	for (enum trend_range i = TREND_SECONDS; i < TREND_RANGES; i++)
-		rows[i] = read_range(f, i, from, (uint32_t)(from + step_s * npoints));
+		rows[i] = read_range(f, i, from, (uint32_t)MIN(UINT32_MAX, (uint64_t)from + (uint64_t)step_s * npoints));
 	trend_view_make(&v, from, step_s, npoints, rows);
 	for (enum trend_range i = TREND_SECONDS; i < TREND_RANGES; i++)
 		trend_rows_done(&rows[i]);
@@ -451,6 +452,23 @@ static void test_coarse_rows_fill_in_only_before_the_oldest_fine_row(void **stat
 	trend_view_done(&v);
 }
 
+static void test_step_beyond_the_largest_time(void **state)
+{
+	static const uint32_t steps[] = { UINT32_MAX - BEGIN_S, UINT32_MAX - BEGIN_S + 1, UINT32_MAX - 1, UINT32_MAX };
+	struct fixture *f = *state;
+
+	for (uint32_t i = 1; i <= 60; i++)
+		sample(f, BEGIN_S + i, 1, 20);
+	trend_record_end(&f->recorder);
+	write_closed(f);
+	for (size_t i = 0; i < ARRAY_SIZE(steps); i++) {
+		struct trend_view v = view(f, BEGIN_S, steps[i], 1);
+
+		assert_near(trend_view_average(&v, TREND_CPU, 0), 20);
+		trend_view_done(&v);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -468,6 +486,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_empty_file_is_begun, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_coarse_rows_fill_in_only_before_the_oldest_fine_row, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_gap_is_unknown_and_finer_rows_fill_in, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_step_beyond_the_largest_time, setup, teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
