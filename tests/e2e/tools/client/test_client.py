@@ -1,25 +1,31 @@
 """The files for clients that the build makes from the schema: the Python package and the JSON Schema."""
 
 import asyncio
+import contextlib
 import json
 import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 import sys
+import threading
 
 import jsonschema
 import pytest
 
 import schemalib
 from conftest import BUILD, ROOT, until
+from daemonlib import NOBODY, shared  # noqa: F401
+from otherslib import as_user
 from test_exec import AGENT
 
 PACKAGE = os.path.join(BUILD, "python")
 PLATFORM = os.path.join(ROOT, "tests", "clients", "platform.py")
 sys.path.insert(0, PACKAGE)
 import cairn_client  # noqa: E402
+from cairn_client import wire  # noqa: E402
 
 
 def run(*command, **kwargs):
@@ -185,6 +191,98 @@ def test_asyncio_client_awaits_many_jobs(fake, tmp_path):
 
     names, left, seen = asyncio.run(all_of_them())
     assert names == ["s1"] * 8 and left == [] and seen.count("SNAPSHOT_CREATED") == 8
+
+
+@contextlib.contextmanager
+def stopped(process):
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
+def test_files_belong_to_the_last_message_that_begins_in_the_data():
+    lines = wire.Lines()
+    assert lines.feed(b'{"a": 1}\n{"b": 2}\n', [7]) == [({"a": 1}, []), ({"b": 2}, [7])]
+    assert lines.feed(b'{"a": 1}\n{"b"', [8]) == [({"a": 1}, [])]
+    assert lines.feed(b': 2', []) == []
+    assert lines.feed(b'}\n{"c": 3}\n', [9]) == [({"b": 2}, [8]), ({"c": 3}, [9])]
+
+
+def test_asyncio_client_that_cancels_a_call_goes_on(fake):
+    """The daemon reads nothing while the first command, which is longer than the socket's buffer, is cancelled."""
+    fake.define("vm1")
+
+    async def cancel():
+        async with cairn_client.AsyncClient(fake.socket) as c:
+            with stopped(fake.proc):
+                long = asyncio.create_task(c.vm_list(after="A" * 900000))
+                others = [asyncio.create_task(c.vm_info("vm1")) for _ in range(3)]
+                await asyncio.sleep(0.1)
+                long.cancel()
+                others[1].cancel()
+                await asyncio.wait([long, others[1]])
+            return [(await o).name for o in (others[0], others[2])], (await c.vm_info("vm1")).name
+
+    assert asyncio.run(cancel()) == (["vm1"] * 2, "vm1")
+
+
+def test_connection_that_ends_ends_all_that_waits(fake):
+    """Also a command that the daemon does not read, the commands behind it, and the events."""
+    async def end():
+        async with cairn_client.AsyncClient(fake.socket) as c:
+            with stopped(fake.proc):
+                calls = [asyncio.create_task(c.vm_list(after="A" * 900000)) for _ in range(3)]
+                await asyncio.sleep(0.1)
+                await c.close()
+                assert all(isinstance(e, cairn_client.ConnectionLost) for e in await asyncio.gather(*calls, return_exceptions=True))
+            return [e async for e in c.events()]
+
+    assert asyncio.run(end()) == []
+
+
+def snapshot_slowly(d, c):
+    """Begin a snapshot that ends when d.tmp/go exists. Return its job."""
+    (d.tmp / "disk").write_bytes(bytes(1 << 20))
+    d.define("slow", cmdline=f"work-until={d.tmp}/go", disks=[{"path": "disk", "format": "qcow2"}])
+    c.vm_start("slow")
+    return c.snapshot_create("slow", name="s1")
+
+
+def test_waiting_for_a_job_needs_no_events(fake, tmp_path):
+    async def wait(id):
+        async with cairn_client.AsyncClient(fake.socket) as c:
+            await c.event_filter(events=["VM_DEFINED"])
+            asyncio.get_running_loop().call_later(0.1, (tmp_path / "go").touch)
+            return (await c.job_end(id))["status"]
+
+    with cairn_client.Client(fake.socket) as c:
+        id = snapshot_slowly(fake, c).id
+        assert asyncio.run(wait(id)) == "concluded"
+        c.event_filter(events=["VM_DEFINED"])
+        (tmp_path / "go").unlink()
+        job = c.snapshot_create("slow", name="s2")
+        threading.Timer(0.1, (tmp_path / "go").touch).start()
+        assert job.wait(timeout=50).name == "s2"
+
+
+def test_waiting_for_a_job_ends_when_the_role_is_revoked(shared):  # noqa: F811
+    def wait(say):
+        with cairn_client.Client(shared.socket) as c:
+            say(c.job_entry("job1")["status"])
+            with pytest.raises(cairn_client.CairnError) as e:
+                c.job_end("job1", None)
+            say(e.value.error_class)
+
+    with cairn_client.Client(shared.socket) as c:
+        assert snapshot_slowly(shared, c).id == "job1"
+        c.permission_grant(user=NOBODY, role="owner", vm="slow")
+        with as_user(wait) as says:
+            assert says.readline() == '"running"\n'
+            c.permission_revoke(user=NOBODY, vm="slow")
+            assert says.readline() == '"PermissionDenied"\n'
+        (shared.tmp / "go").touch()
 
 
 def test_connecting_names_the_socket(tmp_path):

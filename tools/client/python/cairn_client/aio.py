@@ -5,13 +5,16 @@ from __future__ import annotations
 
 import asyncio
 import collections
+import contextlib
+import os
 import socket
 import weakref
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from .job import AsyncJob, ExecResult, Output, exec_arguments
-from .wire import ConnectionLost, Event, Lines, command, connect_error, decode, default_socket, entry_of, error_of, event_of, finished
+from .wire import ASK_AGAIN_S, ConnectionLost, Event, Lines, close_all, command, connect_error, decode, default_socket, entry_of, error_of, \
+    event_of, finished
 
 T = TypeVar("T")
 Self = TypeVar("Self", bound="AsyncConnection")
@@ -28,8 +31,8 @@ class AsyncConnection:
         self._waiting: collections.deque[asyncio.Future[Any]] = collections.deque()
         self._queues: weakref.WeakSet[asyncio.Queue[dict[str, Any] | None]] = weakref.WeakSet()  # of iterations
         self._ends: dict[str, list[asyncio.Future[None]]] = {}
-        self._fds: list[int] = []
-        self._sending = asyncio.Lock()
+        self._turn = asyncio.Lock()
+        self._sending: asyncio.Task[None] | None = None
         self._lost = False
 
     async def connect(self) -> None:
@@ -61,11 +64,16 @@ class AsyncConnection:
 
     def _end(self, why: Exception) -> None:
         self._lost = True
+        if self._sending:
+            self._sending.cancel()
         asyncio.get_running_loop().remove_reader(self._sock)
         self._sock.close()
-        for future in [*self._waiting, *(f for ends in self._ends.values() for f in ends)]:
+        self._lines.close()
+        for future in self._waiting:
             if not future.done():
                 future.set_exception(why)
+        for end in (e for ends in self._ends.values() for e in ends):
+            end.cancel()  # the question after it tells why
         for queue in self._queues:
             queue.put_nowait(None)
 
@@ -76,14 +84,14 @@ class AsyncConnection:
             return
         except OSError:
             data, fds = b"", []
-        self._fds += fds
-        for m in self._lines.feed(data):
+        for m, got in self._lines.feed(data, fds):
             if "event" in m:
                 self._event(m)
-            else:
-                future = self._waiting.popleft()
-                if not future.done():
-                    future.set_result((m, self._fds.pop() if self._fds else None))
+                continue
+            future = self._waiting.popleft()
+            if not future.done():
+                future.set_result((m, got.pop() if got else None))
+            close_all(got)
         if not data:
             self._end(ConnectionLost("the daemon has ended the connection"))
 
@@ -97,28 +105,54 @@ class AsyncConnection:
     async def call_with_fd(self, name: str, arguments: Mapping[str, Any], fd: int | None = None) -> tuple[Any, int | None]:
         """Run a command. Returns its result as JSON has it, and the file that came with it, which the caller closes.
         fd: a file to pass; it stays open."""
-        if self._lost:
-            raise ConnectionLost("the connection has ended")
-        loop, m = asyncio.get_running_loop(), command(name, arguments)
-        future: asyncio.Future[Any] = loop.create_future()
-        async with self._sending:
-            self._waiting.append(future)
-            # The buffer of a socket takes a file with the first byte, or nothing.
-            while fd is not None:
-                try:
-                    m = m[socket.send_fds(self._sock, [m], [fd]):]
-                    fd = None
-                except BlockingIOError:
-                    await asyncio.sleep(0.01)
-            await loop.sock_sendall(self._sock, m)
-        answer, got = await future
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        sending = asyncio.ensure_future(self._send(command(name, arguments), None if fd is None else os.dup(fd), future))
+        try:
+            await asyncio.shield(sending)  # without its end, the next command would be part of this one
+            answer, got = await future
+        except asyncio.CancelledError:
+            if not future.cancel() and not future.cancelled() and not future.exception():
+                close_all([fd for fd in future.result()[1:] if fd is not None])
+            raise
         if "error" in answer:
             raise error_of(answer["error"])
         return answer["return"], got
 
+    async def _send(self, m: bytes, fd: int | None, future: asyncio.Future[Any]) -> None:
+        """Send a command when it is its turn, unless its caller has been cancelled before. fd: taken. If the daemon has
+        gone, _readable() ends what waits."""
+        try:
+            async with self._turn:
+                if future.done():
+                    return
+                if self._lost:
+                    future.set_exception(ConnectionLost("the connection has ended"))
+                    return
+                self._waiting.append(future)
+                self._sending = asyncio.current_task()
+                with contextlib.suppress(OSError, asyncio.CancelledError):
+                    await self._bytes(m, fd)
+                self._sending = None
+        finally:
+            if fd is not None:
+                os.close(fd)
+
+    async def _bytes(self, m: bytes, fd: int | None) -> None:
+        # The buffer of a socket takes a file with the first byte, or nothing.
+        while fd is not None:
+            try:
+                m = m[socket.send_fds(self._sock, [m], [fd]):]
+                fd = None
+            except BlockingIOError:
+                await asyncio.sleep(0.01)
+        await asyncio.get_running_loop().sock_sendall(self._sock, m)
+
     async def call(self, name: str, arguments: Mapping[str, Any], fd: int | None = None) -> Any:
         """Run a command and return its result as JSON has it."""
-        return (await self.call_with_fd(name, arguments, fd))[0]
+        answer, got = await self.call_with_fd(name, arguments, fd)
+        if got is not None:
+            os.close(got)
+        return answer
 
     async def _needed_fd(self, name: str, arguments: Mapping[str, Any]) -> int:
         fd = (await self.call_with_fd(name, arguments))[1]
@@ -143,17 +177,26 @@ class AsyncConnection:
         while True:
             end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._ends.setdefault(id, []).append(end)  # before the question: an event behind its answer is not missed
-            entry = await self.job_entry(id)
-            if entry["status"] == "concluded":
-                if end in self._ends.get(id, []):
-                    self._ends[id].remove(end)
-                return entry
-            await end
+            try:
+                entry = await self.job_entry(id)
+                if entry["status"] == "concluded":
+                    return entry
+                await asyncio.wait([end], timeout=ASK_AGAIN_S)
+            finally:
+                self._forget(id, end)
+
+    def _forget(self, id: str, end: asyncio.Future[None]) -> None:
+        if end in self._ends.get(id, []):
+            self._ends[id].remove(end)
+            if not self._ends[id]:
+                del self._ends[id]
 
     def events(self) -> AsyncIterator[Event]:
         """Yield events from this call on, until the connection ends."""
         queue: asyncio.Queue[dict[str, Any] | None] = asyncio.Queue()
         self._queues.add(queue)
+        if self._lost:
+            queue.put_nowait(None)
         return self._events_of(queue)
 
     async def _events_of(self, queue: asyncio.Queue[dict[str, Any] | None]) -> AsyncIterator[Event]:

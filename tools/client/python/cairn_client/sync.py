@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, TypeVar
 
 from .job import ExecResult, Job, Output, exec_arguments
-from .wire import ConnectionLost, Event, Lines, command, connect_error, decode, default_socket, entry_of, error_of, event_of, finished
+from .wire import ASK_AGAIN_S, ConnectionLost, Event, Lines, command, connect_error, decode, default_socket, entry_of, error_of, event_of, finished
 
 T = TypeVar("T")
 EVENTS_KEPT = 10000  # of a client that does not read them; the oldest go
@@ -53,10 +53,11 @@ class Connection:
             if not select.select([self._sock], [], [], left)[0]:
                 raise TimeoutError
             data, fds, _, _ = socket.recv_fds(self._sock, 65536, 4)
-            self._fds += fds
             if not data:
                 raise ConnectionLost("the daemon has ended the connection")
-            self._messages += self._lines.feed(data)
+            for m, got in self._lines.feed(data, fds):
+                self._messages.append(m)
+                self._fds += got
         return self._messages.popleft()
 
     def _event(self, m: dict[str, Any]) -> None:
@@ -99,16 +100,25 @@ class Connection:
     def job_end(self, id: str, timeout: float | None) -> dict[str, Any]:
         """Wait for the end of a job and return what query-jobs says of it."""
         end = None if timeout is None else time.monotonic() + timeout
-        self._awaited.add(id)  # before the question: an event behind its answer is not missed
         try:
-            entry = self.job_entry(id)
-            while entry["status"] != "concluded":
-                while id in self._awaited:
-                    self._event(self._message(end))
+            while True:
+                self._awaited.add(id)  # before the question: an event behind its answer is not missed
                 entry = self.job_entry(id)
-            return entry
+                if entry["status"] == "concluded":
+                    return entry
+                self._wait_for(id, end)
         finally:
             self._awaited.discard(id)
+
+    def _wait_for(self, id: str, end: float | None) -> None:
+        """Wait until an event tells that the job has ended, but not long. end: then TimeoutError."""
+        again = time.monotonic() + ASK_AGAIN_S
+        try:
+            while id in self._awaited:
+                self._event(self._message(again if end is None else min(again, end)))
+        except TimeoutError:
+            if end is not None and end <= again:
+                raise
 
     def events(self, timeout: float | None = None) -> Iterator[Event]:
         """Yield events, also those that came before.

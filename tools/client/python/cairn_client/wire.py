@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar
 
 T = TypeVar("T")
+ASK_AGAIN_S = 2  # seconds; whoever waits for a job gets no event if it was filtered out, or after a change of roles
 
 
 def default_socket() -> str:
@@ -109,14 +110,34 @@ def command(name: str, arguments: Mapping[str, Any]) -> bytes:
 
 
 class Lines:
-    """Messages from bytes as they arrive."""
+    """Messages, and the files that come with them, from bytes as they arrive."""
 
     def __init__(self) -> None:
         self._rest = b""
+        self._fds: list[int] = []  # of the message that `_rest` begins
 
-    def feed(self, data: bytes) -> list[dict[str, Any]]:
+    def feed(self, data: bytes, fds: list[int]) -> list[tuple[dict[str, Any], list[int]]]:
+        """Return the complete messages, each with its files. fds: came with the data. A file comes with the first byte
+        of its message, and recvmsg() reads nothing behind that message. So it is of the last one that begins in the
+        data."""
+        begun = not self._rest
         *lines, self._rest = (self._rest + data).split(b"\n")
-        return [json.loads(line) for line in lines]
+        got: list[list[int]] = [[] for _ in lines]
+        if lines:
+            got[0], self._fds = self._fds, []
+        if self._rest and (begun or lines):
+            self._fds = fds
+        elif lines:
+            got[-1] += fds
+        return list(zip(map(json.loads, lines), got))
+
+    def close(self) -> None:
+        close_all(self._fds)
+
+
+def close_all(fds: list[int]) -> None:
+    while fds:
+        os.close(fds.pop())
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
