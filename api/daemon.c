@@ -169,6 +169,7 @@ static void permissions_changed(void *opaque)
 	consoles_check_all(h);
 	if (h->server)
 		jobs_check_roles(h);
+	job_waits_check_roles(h);
 }
 
 /* The order of this list determines the order of events, of members in state.json and of lines in the log:

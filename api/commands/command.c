@@ -367,9 +367,9 @@ static const uint8_t *job_concerned(const struct call *c)
 
 /* Return the role that the call needs. The role guest, which may begin jobs of type exec, may also cancel and dismiss
  * them. */
-static enum role role_needed(const struct call *c)
+static enum role role_needed(const struct call *c, enum role role)
 {
-	const struct job *j = job_named(c);
+	const struct job *j = role < ROLE_VIEWER ? NULL : job_named(c);
 
 	return j && !strcmp(j->type, "exec") ? MIN(c->command->role, ROLE_GUEST) : c->command->role;
 }
@@ -399,7 +399,7 @@ static int check_role(struct call *c, struct err *e)
 {
 	const struct vm *vm = vm_concerned(c);
 	const uint8_t *uuid = vm ? vm->def->uuid : job_concerned(c);
-	enum role role = call_role_for(c, uuid), needed = role_needed(c);
+	enum role role = call_role_for(c, uuid), needed = role_needed(c, role);
 	bool seen = vm && role >= ROLE_VIEWER && c->command->flags & COMMAND_DEFINES;
 	bool of_vm = seen || vm_of_socket(c) || (c->command->flags & COMMAND_CONCERNS_VM && js_get_str(c->args, "vm"));
 	bool for_all = !vm_of_socket(c) && !(c->command->flags & (COMMAND_CONCERNS_VM | COMMAND_CONCERNS_JOB | COMMAND_DEFINES | COMMAND_RESTORES));

@@ -49,15 +49,21 @@ static bool is_over(struct vm_host *host, const struct job_wait *w)
 	return !j || j->status == JOB_CONCLUDED;
 }
 
-static void on_job_concluded(struct vm_host *host, const char *name)
+static bool is_denied(struct vm_host *host, const struct job_wait *w)
+{
+	const struct job *j = job_find(host, w->id);
+
+	return j && call_role_for(w->call, job_vm_uuid(j)) < ROLE_VIEWER;
+}
+
+static void waits_end(struct vm_host *host, bool (*ends)(struct vm_host *host, const struct job_wait *w))
 {
 	struct job_wait *over = NULL, **at = &host->job_waits;
 
-	(void)name;
 	while (*at) {
 		struct job_wait *w = *at;
 
-		if (!is_over(host, w)) {
+		if (!ends(host, w)) {
 			at = &w->next;
 			continue;
 		}
@@ -71,6 +77,17 @@ static void on_job_concluded(struct vm_host *host, const char *name)
 		over = w->next;
 		wait_answer(w, host);
 	}
+}
+
+static void on_job_concluded(struct vm_host *host, const char *name)
+{
+	(void)name;
+	waits_end(host, is_over);
+}
+
+void job_waits_check_roles(struct vm_host *host)
+{
+	waits_end(host, is_denied);
 }
 
 const struct vm_observer job_wait_observer = { .job_concluded = on_job_concluded };

@@ -16,6 +16,8 @@ extern const struct vm_observer job_wait_observer;
  * timeout_ns: 0: no limit.
  * Returns 0: the call is answered later; -ENOENT, -ENOMEM: it is left to the caller. */
 int job_wait_begin(struct call *c, const char *id, uint64_t timeout_ns, struct err *e);
+/* Refuse the calls whose users may not see their job any more. */
+void job_waits_check_roles(struct vm_host *host);
 /* Answer all waiting calls with an error. */
 void job_waits_free(struct vm_host *host);
 

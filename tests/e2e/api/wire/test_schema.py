@@ -1,15 +1,18 @@
 """Every answer fits the schema: a tour of the daemon's commands. The tests' client compares (schemalib.py)."""
 
+import fcntl
 import json
 import os
 import socket
 import subprocess
+import termios
 
 import pytest
 
 import schemalib
-from conftest import QmpError
+from conftest import Qmp, QmpError, until
 from daemonlib import NOBODY, shared  # noqa: F401
+from otherslib import as_user
 
 # Arguments of queries, besides `vm`. None: it needs a guest, a job or an active network, which other tests have.
 QUERIES = {
@@ -171,6 +174,29 @@ def test_waiting_for_jobs_locks_no_user_out(shared):  # noqa: F811
         go.touch()
         p.stdin.close()
         assert json.loads(p.stdout.readline()) == ["concluded"] * 256
+
+
+def test_job_wait_ends_with_the_role(shared):  # noqa: F811
+    """The user does not learn when the job of a VM ends that he may not see any more."""
+    q = shared.qmp()
+    shared.define("vm1", cmdline=f"work-until={shared.tmp}/go")
+    shared.cairn("grant", "viewer", "vm1", "--user", "nobody")
+    q.run("vm-start", vm="vm1")
+    id = q.run("vm-managed-save", vm="vm1")["job"]
+
+    def wait(say):
+        c = Qmp(shared.socket)
+        c.send(json.dumps({"execute": "job-wait", "arguments": {"id": id}}).encode())
+        until(lambda: not any(fcntl.ioctl(c.sock, termios.TIOCOUTQ, bytes(4))))  # the daemon has read it
+        say("waits")
+        say(c.answer()["error"])
+
+    with as_user(wait) as says:
+        says.readline()
+        shared.cairn("revoke", "vm1", "--user", "nobody")
+        assert json.loads(says.readline()) == {"class": "PermissionDenied", "desc": f"you have lost the role for the VM of job {id}"}
+    assert q.run("query-jobs", id=id)[0]["status"] == "running"
+    (shared.tmp / "go").touch()
 
 
 def test_job_wait_ends_with_the_daemon(fake):

@@ -220,6 +220,9 @@ def test_role_guest_runs_and_cancels_and_a_viewer_sees_no_output(shared):  # noq
         return answer["return"]
     name = begin(q, "sh", "-c", f"echo secret; {HOUR}")
     until(lambda: output(q, name)["stdout"])
+    vm.cairn("grant", "viewer", "other", "--user", "nobody")
+    unknown, known = (a["error"]["desc"] for a in as_nobody(vm, ["job-cancel", {"id": "none"}], ["job-cancel", {"id": name}]))
+    assert unknown == known  # without a role, a user does not learn which jobs there are
     vm.cairn("grant", "viewer", "web1", "--user", "nobody")
     assert nobody("query-jobs", id=name)[0]["type"] == "exec"
     for command, args in ("agent-exec", {"vm": "web1", "arg": ["true"]}), ("agent-exec-output", {"id": name}), ("job-cancel", {"id": name}):
