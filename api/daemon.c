@@ -354,15 +354,13 @@ static void pins_complete(struct daemon *d)
 
 /* ---- correcting reported states ---- */
 
-/* For each VM, by its index in the registry: the state in its last event. */
 struct told {
 	struct vm_host *host;
-	enum vm_state *states;
-	bool *known; /* the VM's last event was found */
+	bool *found; /* for each VM, by its index in the registry: its last event was found */
 	size_t left;
 };
 
-static bool states_read(void *opaque, struct json_object *ev)
+static bool told_read(void *opaque, struct json_object *ev)
 {
 	struct told *t = opaque;
 	struct json_object *data = js_get(ev, "data");
@@ -374,30 +372,36 @@ static bool states_read(void *opaque, struct json_object *ev)
 	if (!vm || !kind || (strcmp(kind, "VM_STATE_CHANGE") && strcmp(kind, "VM_UNDEFINED")))
 		return true;
 	i = vm_index_after(t->host, vm->def->name) - 1;
-	if (t->known[i])
+	if (t->found[i])
 		return true;
-	t->known[i] = true; /* a VM_UNDEFINED event, which has no state, is about an earlier VM of this name */
-	t->states[i] = word ? vm_state_from_word(word) : vm->state;
+	t->found[i] = true;
+	vm->is_told = word != NULL; /* a VM_UNDEFINED event, which has no state, is about an earlier VM of this name */
+	if (word)
+		vm->told = vm_state_from_word(word);
 	return --t->left > 0;
 }
 
-/* Emit an event for each VM whose state differs from its last event, or whose start was lost. Events are sent at once,
- * but a thread writes the states, so a killed daemon may have reported a change that the next one does not know. */
+/* Find the state in each VM's last event. */
+static void states_told(struct vm_host *h)
+{
+	CLEANUP_FREE bool *found = calloc(h->nvms + 1, sizeof(*found));
+	struct told t = { h, found, h->nvms };
+
+	if (found && h->nvms)
+		event_log_backwards(h->events, "\"VM_", told_read, &t);
+}
+
+/* Emit an event for each VM whose state differs from its last event, or whose start was lost. */
 static void states_correct(struct vm_host *h)
 {
-	CLEANUP_FREE enum vm_state *states = calloc(h->nvms + 1, sizeof(*states));
-	CLEANUP_FREE bool *known = calloc(h->nvms + 1, sizeof(*known));
-	struct told t = { h, states, known, h->nvms };
-
-	if (!states || !known || !h->nvms)
-		return;
-	event_log_backwards(h->events, "\"VM_", states_read, &t);
 	for (size_t i = 0; i < h->nvms; i++) {
-		enum vm_state state = h->vms[i]->state, from = known[i] ? states[i] : state;
+		struct vm *vm = h->vms[i];
+		enum vm_state from = vm->is_told ? vm->told : vm->state;
 
-		if (from != state || vm_has(h->vms[i], VM_FACT_START_LOST))
-			vm_emit_change(h->vms[i], from);
-		vm_set(h->vms[i], VM_FACT_START_LOST, false);
+		if (from != vm->state || vm_has(vm, VM_FACT_START_LOST))
+			vm_emit_change(vm, from);
+		vm_set(vm, VM_FACT_START_LOST, false);
+		vm->is_told = false;
 	}
 }
 
@@ -538,6 +542,7 @@ static void state_load(struct daemon *d)
 	if (geteuid() == 0)
 		network_watch_begin(h);
 	network_default_define(h);
+	states_told(h);
 	take_back_all(h);
 	vm_cgroups_sweep(h);
 	pins_complete(d);

@@ -545,6 +545,18 @@ void vm_set_reason(struct vm *vm, enum vm_reason reason, const char *detail)
 	vm_emit_change(vm, vm->state);
 }
 
+/* Events are sent at once, but a thread writes the states, so a killed daemon may have told a change that state.json does
+ * not have. Return true if the present state is such a one. If not, *from becomes the state that was told last. */
+static bool was_told(struct vm *vm, enum vm_state *from)
+{
+	bool known = vm->is_told && vm->told == vm->state;
+
+	if (vm->is_told)
+		*from = vm->told;
+	vm->told = vm->state;
+	return known;
+}
+
 void vm_move(struct vm *vm, enum vm_trigger t, enum vm_reason reason, const char *detail,
 	int64_t value)
 {
@@ -568,7 +580,9 @@ void vm_move(struct vm *vm, enum vm_trigger t, enum vm_reason reason, const char
 		vm_reason_name(vm->reason), vm->detail[0] ? ": " : "", vm->detail);
 	vm_save(vm);
 	vm_notify(vm, state_saved);
-	emit_qmp(vm, row->event);
-	vm_emit_change(vm, from);
+	if (!was_told(vm, &from)) {
+		emit_qmp(vm, row->event);
+		vm_emit_change(vm, from);
+	}
 	vm_notify(vm, state_told);
 }

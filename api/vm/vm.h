@@ -169,6 +169,8 @@ struct vm {
 	uint64_t live_changes;	 /* number of changes of these two */
 	struct vm_disk_change disk_change;
 	enum vm_state state;
+	enum vm_state told;	 /* the state in the VM's last event, while `is_told` */
+	bool is_told;		 /* an event of an earlier daemon is the last one; only until the daemon has taken the VMs back */
 	enum vm_reason reason;	 /* of the state; any number, if a process of a newer release reports it */
 	char detail[VM_DETAIL_MAX];
 	int64_t value;		 /* byte written to the debug exit port, pvpanic's bits, or the watchdog's action */

@@ -5,6 +5,8 @@ import os
 import signal
 import time
 
+import pytest
+
 from conftest import has_ended, until
 from daemonlib import kept_events, pid_of
 
@@ -60,6 +62,25 @@ def test_event_is_sent_although_daemon_is_killed_before_state_is_stored(fake):
     fake.stop(signal.SIGKILL)
     fake.start()
     assert kept_events(fake, since=got[0]["seq"]) == []
+
+
+@pytest.mark.parametrize("how, ends", [("destroy", True), ("suspend", False)])
+def test_change_that_was_told_is_not_told_again(fake, how, ends):
+    """state.json does not have the change yet when the daemon is killed."""
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    until(lambda: fake.kept("vm1").get("state") == "running")
+    state = fake.state / "vms/vm1/state.json"
+    stale = state.read_bytes()
+    fake.cairn(how, "vm1")
+    told = kept_events(fake)
+    fake.stop(signal.SIGKILL)
+    state.write_bytes(stale)
+    fake.start()
+    assert kept_events(fake) == told and fake.info("vm1")["state"] == ("shutoff" if ends else "paused")
+    fake.cairn("start" if ends else "resume", "vm1")
+    change = kept_events(fake)[-1]["data"]
+    assert (change["from"], change["state"]) == ("shutoff" if ends else "paused", "running")
 
 
 def test_event_numbers_are_never_reused(fake):
