@@ -623,7 +623,7 @@ bool network_query_runs(const struct network *n, const char *verb)
 
 static void checked(struct network *n, struct network_operation *op, int r, struct json_object *value, const struct err *e)
 {
-	const struct network_operation up = { .verb = "up", .ended = repaired };
+	const struct network_operation up = { .verb = "up", .ended = repaired }, nobody = { .verb = "down" };
 	struct err own;
 
 	(void)op;
@@ -631,7 +631,8 @@ static void checked(struct network *n, struct network_operation *op, int r, stru
 		repair_failed(n, "cannot be checked, and counts as active", e);
 	} else if (!js_get_bool(value, "active", false)) {
 		n->was_lost = n->def;
-		become_inactive(n, "it was gone when the daemon started");
+		err_set(&own, -ENOENT, ERR_NOT_FOUND, "it was gone when the daemon started");
+		undo(n, &nobody, &own); /* without the bridge, its servers and rules may still be there */
 	} else if (!js_get_bool(value, "complete", true)) {
 		log_warn("network", "network '%s': parts are missing and are made again", network_any(n)->name);
 		if (program_run(n, &up, n->live, &own) < 0)

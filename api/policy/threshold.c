@@ -14,6 +14,7 @@
 #include <string.h>
 
 #define LATENCY_MAX_NS 3.6e12
+#define LIMIT_BEYOND 1e19 /* no limit is so high */
 
 static bool is_percent(enum threshold_measure m)
 {
@@ -30,7 +31,7 @@ static const char *number_parse(const char *text, double *ret)
 	if (*text < '0' || *text > '9' || strlen(text) > 20 || text[1] == 'x' || text[1] == 'X')
 		return NULL;
 	*ret = strtod(text, &end);
-	return end;
+	return *ret < LIMIT_BEYOND ? end : NULL;
 }
 
 static int percent_parse(const char *key, const char *text, double *ret, struct err *e)
@@ -190,7 +191,7 @@ static double number_of(struct json_object *o, const char *key)
 	struct json_object *v = js_get(o, key);
 	double d = v && (json_object_is_type(v, json_type_double) || json_object_is_type(v, json_type_int)) ? json_object_get_double(v) : NAN;
 
-	return d >= 0 && d < 1e19 ? d : NAN;
+	return d >= 0 && d < LIMIT_BEYOND ? d : NAN;
 }
 
 static struct threshold *threshold_from_json(struct json_object *o)

@@ -3,6 +3,7 @@ guests, in a network namespace of the test's own. A stand-in for cairn-net shows
 
 import json
 import os
+import pathlib
 import re
 import signal
 import socket
@@ -32,6 +33,11 @@ class RealDaemon(RealNetDaemon):
 
     def rules(self):
         return subprocess.run([*self.lan.enter, "nft", "list", "ruleset"], capture_output=True, text=True, check=True).stdout
+
+    def programs(self):
+        """Return the numbers of the network's dnsmasq and cairn-dns."""
+        found = processes("dnsmasq") + processes("cairn-dns")
+        return [p for p in found if self.net_uuid in pathlib.Path(f"/proc/{p}/cmdline").read_text()]
 
     def run_vm(self, name, **more):
         v = guestlib.definition(name, interfaces=[{"type": "network", "source": "lan", "mac": MAC}], **more)
@@ -120,6 +126,20 @@ def test_links_and_rules_stay_over_a_kill_of_the_daemon_and_go_with_the_network(
     real.cairn("destroy", "vm1")
     real.cairn("net-destroy", "lan")
     assert now() == before
+
+
+def test_nothing_is_left_of_a_network_whose_bridge_was_deleted_while_no_daemon_ran(real, lan):  # noqa: F811
+    def now():
+        return sorted(i["ifname"] for i in lan.ip("link", "show")), real.rules(), real.programs()
+    real.cairn("net-destroy", "lan")
+    before = now()
+    real.cairn("net-start", "lan")
+    assert real.programs() and now() != before
+    real.stop(signal.SIGKILL)
+    lan.ip("link", "del", "virbr0")
+    real.start()
+    assert real.states() == {"lan": "inactive"} and now() == before
+    real.cairn("net-start", "lan")
 
 
 def mac_of_clone(d, name):

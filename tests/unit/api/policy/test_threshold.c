@@ -56,6 +56,8 @@ static void test_bad_limits_get_a_sentence(void **state)
 		{ THRESHOLD_NET, "fast", NULL, "no number of bytes a second" },
 		{ THRESHOLD_NET, "16E", NULL, "no number of bytes a second" },
 		{ THRESHOLD_IO_ERRORS, "1%", NULL, "no number of errors" },
+		{ THRESHOLD_IO_ERRORS, "1e999", NULL, "no number of errors" },
+		{ THRESHOLD_IO_ERRORS, "1e19", NULL, "no number of errors" },
 	};
 	struct threshold t;
 	struct err e;
