@@ -125,7 +125,7 @@ static const char *number_problem(const char *p, size_t n)
 {
 	if (number_end(p) != p + n)
 		return "not as JSON writes numbers";
-	if (strcspn(p, ".eE") < n)
+	if (strspn(p, "-0123456789") < n)
 		return isfinite(strtod(p, NULL)) ? NULL : "too large";
 	errno = 0;
 	(void)(*p == '-' ? (unsigned long long)strtoll(p, NULL, 10) : strtoull(p, NULL, 10));

@@ -20,8 +20,9 @@ STRINGS = ["", "vm1", "vm2", "no such", "vda", "s1", "job1", "x" * 255, "x" * 25
            "ä\U0001f600\u202e", "\ud800", "../../etc/passwd", "%n%s%d", "-1", "1h", "10%", "2d:all", "viewer", "owner",
            "acpi", "paused", "running", "keep", "too", "serial", "info status", "info", "savevm f", "delvm f",
            "loadvm f", "system_reset", "\r\n", '"}{', "00000000-0000-0000-0000-000000000000"]
-NUMBERS = [0, 1, -1, 2, 7, 63, 64, 1000, 1001, 2**31 - 1, 2**31, -2**31, 2**32, 2**53, 2**63 - 1, -2**63, 2**63, 2**64,
-           10**30, 1.5, -0.0, 1e308]
+S = 10**9  # times are in nanoseconds
+NUMBERS = [0, 1, -1, 2, 7, 63, 64, 1000, 1001, 2**31 - 1, 2**31, -2**31, 2**32, 2**53, 2**63 - 1, -2**63, S, 60 * S, (2**31 - 1) * S, 2**31 * S,
+           (2**32 - 1) * S, 2**32 * S, 2**62, 2**63, 2**64, 10**30, 1.5, -0.0, 1e308]
 # Commands that would end the test's subjects; each has tests of its own.
 LEFT_OUT = {"quit", "vm-undefine", "daemon-stop"}
 
@@ -67,7 +68,7 @@ class Shooter:
 
     def fitting(self, member):
         r = self.random
-        kinds = {"str": lambda: r.choice(STRINGS), "int": lambda: r.choice(NUMBERS[:17]),
+        kinds = {"str": lambda: r.choice(STRINGS), "int": lambda: r.choice(NUMBERS[:-5]),
                  "bool": lambda: r.random() < 0.5,
                  "array": lambda: r.choice([[], ["vda"], ["keep"], [1], [[]], ["a"] * 3000]),
                  "object": lambda: self.value(0)}
