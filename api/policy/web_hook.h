@@ -91,6 +91,7 @@ struct json_object *web_hook_to_json(const struct web_hook *w);
 struct web_hook *web_hook_from_json(struct json_object *o);
 /* Return counts and queue for the other file; owned by the caller. */
 struct json_object *web_hook_progress_to_json(const struct web_hook *w);
+/* Take counts and queue from that file. Malformed parts are left out. */
 void web_hook_progress_from_json(struct web_hook *w, struct json_object *o);
 
 #endif

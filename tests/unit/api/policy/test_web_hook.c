@@ -133,6 +133,28 @@ static void test_malformed_queue_is_left_out(void **state)
 	web_hook_free(w);
 }
 
+static int64_t last_try_read(const char *text)
+{
+	CLEANUP_JS struct json_object *o = json_tokener_parse(text);
+	struct web_hook *w = hook_new();
+	int64_t last_s;
+
+	web_hook_progress_from_json(w, o);
+	last_s = w->last_s;
+	web_hook_free(w);
+	return last_s;
+}
+
+/* The list of web hooks has the time in nanoseconds. */
+static void test_time_of_last_try_out_of_range_is_none(void **state)
+{
+	(void)state;
+	assert_int_equal(last_try_read("{\"last_s\":-9223372036854775808}"), 0);
+	assert_int_equal(last_try_read("{\"last_s\":-1}"), 0);
+	assert_int_equal(last_try_read("{\"last_s\":9223372037}"), 0);
+	assert_int_equal(last_try_read("{\"last_s\":9223372036}"), 9223372036);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -141,6 +163,7 @@ int main(void)
 		cmocka_unit_test(test_queue_is_bounded_and_one_try_is_under_way),
 		cmocka_unit_test(test_stored_form_is_read_back),
 		cmocka_unit_test(test_malformed_queue_is_left_out),
+		cmocka_unit_test(test_time_of_last_try_out_of_range_is_none),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
