@@ -10,6 +10,7 @@
 #include <time.h>
 
 #define SUBJECT_BYTES 320 /* names are at most 255 bytes in the log */
+#define SUBJECT_SHOWN 60  /* bytes of the column "Domain" */
 
 static int since_parse(struct cli *c, int64_t *ret_ns)
 {
@@ -40,6 +41,19 @@ static int audit_fetch(struct cli *c, int64_t since, int64_t uid, struct json_ob
 	return cli_fetch_all(c, "query-audit", args, "lines", "from", ret_all, NULL, e);
 }
 
+/* Cut a long text between two characters. Any user may send a text as the name of a VM, and the widest one would widen
+ * all lines of the table. */
+static void subject_cut(char text[SUBJECT_BYTES])
+{
+	size_t n = SUBJECT_SHOWN - 3;
+
+	if (strlen(text) <= SUBJECT_SHOWN)
+		return;
+	while (n && ((unsigned char)text[n] & 0xc0) == 0x80)
+		n--;
+	memcpy(text + n, "...", 4);
+}
+
 /* Print the object of a command: a VM, or "network NAME". */
 static void subject_text(struct json_object *line, char text[SUBJECT_BYTES])
 {
@@ -52,6 +66,7 @@ static void subject_text(struct json_object *line, char text[SUBJECT_BYTES])
 		snprintf(text, SUBJECT_BYTES, "network %s", network);
 	else
 		snprintf(text, SUBJECT_BYTES, "%s", vm ? vm : "-");
+	subject_cut(text);
 }
 
 static void row_add(struct table *t, struct json_object *o)

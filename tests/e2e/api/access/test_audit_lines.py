@@ -52,6 +52,22 @@ def test_audit_masks_secrets_and_bounds_lines(fake):
     assert len(text) < 4000 and '"description":"xxx' in text and 'x...(20000 bytes)"' in text
 
 
+def test_long_names_are_cut_in_the_table(fake):
+    """Anybody may send them, and the widest text of a column widens all lines."""
+    fake.define("a" * 60)
+    q = fake.qmp()
+    for name in ("b" * 3000, "cc" + "\u00e4" * 60):
+        with pytest.raises(QmpError):
+            q.run("vm-destroy", vm=name)
+    with pytest.raises(QmpError):
+        q.run("net-destroy", network="d" * 200)
+    rows = fake.cairn("audit").stdout.splitlines()[2:-1]
+    # The 57th byte of the third name is in the middle of a character.
+    assert [r[r.index("-de"):].split()[1:-3] for r in rows] == [
+        ["a" * 60], ["b" * 57 + "..."], ["cc" + "\u00e4" * 27 + "..."], ["network", "d" * 49 + "..."]]
+    assert audit(fake)[1]["vm"].startswith("b" * 200)
+
+
 def test_audit_log_is_rotated(fake):
     fake.stop()
     line = '{"time":%d,"uid":7,"pid":1,"command":"vm-start","vm":"old","outcome":"ok","duration":1}\n'
