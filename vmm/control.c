@@ -298,6 +298,9 @@ static int handover_request(struct control *c, struct channel_msg *m, struct err
 
 	if (n != 2)
 		return err_set(e, -EINVAL, ERR_INVALID, "a handover needs a socket and a file");
+	/* This process ends in the handover, and its end would wait for the file. */
+	if (c->screenshot)
+		return err_set(e, -EBUSY, ERR_BUSY, "a screenshot of the VM is being written; try again afterwards");
 	m->nfds = 0; /* taken */
 	r = vm_handover(c->vm, c->worker, m->fds[0], m->fds[1], c->listen_fd, handover_leave, handover_failed, c, e);
 	c->handing_over = !r;

@@ -36,6 +36,8 @@ void control_configured(struct control *c, int r, const struct err *e);
 int control_serve(struct control *c, struct loop *l, struct vm *vm, struct err *e);
 /* Set the worker for long-running requests; borrowed. */
 void control_set_worker(struct control *c, struct worker *w);
+/* Wait for the screenshot under way, if any, and end its thread. Call it before the VM is freed. NULL allowed. */
+void control_screenshot_end(struct control *c);
 /* Prepare to serve requests for clones' disks. Only in a process with vm_config.images_only (the VM is off). Call
  * before the sandbox is sealed.
  * copiers: as in clone_disks_new(). */

@@ -56,6 +56,7 @@ struct control {
 	struct loop_timer *changes_timer;
 	struct key_request *keys; /* the first is in progress (control_screen.c) */
 	struct loop_timer *keys_timer;
+	struct worker *screenshot; /* writes the screenshot under way (control_screen.c); owned; NULL: there is none */
 	/* The members below are not zeroed, because most VMs never touch their pages. */
 	struct vm_pins pins_next; /* of the request that waits */
 	struct vm_addresses addresses; /* of the answer to `looks` */
@@ -119,7 +120,7 @@ int control_page(struct control *c, struct channel_msg *m, struct err *e);
 int control_first_pages(struct control *c, struct channel_msg *m, struct err *e);
 int control_dirty_rate(struct control *c, struct channel_msg *m, struct err *e);
 
-/* Handler of VM_MSG_SCREENSHOT (control_screen.c). Returns LATER, or -errno. */
+/* Handler of VM_MSG_SCREENSHOT (control_screen.c). One screenshot may be under way. Returns LATER, or -errno. */
 int control_screenshot(struct control *c, struct channel_msg *m, struct err *e);
 /* Handler of VM_MSG_SEND_KEYS. Returns LATER, or -errno. */
 int control_send_keys(struct control *c, struct channel_msg *m, struct err *e);

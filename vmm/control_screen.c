@@ -24,7 +24,7 @@ struct screenshot {
 	struct err e;
 };
 
-/* On the worker's thread, because the file may be slow. */
+/* On a thread of its own: the file may be slow, and the worker may be busy for long. */
 static void screenshot_run(struct work *w)
 {
 	struct screenshot *s = container_of(w, struct screenshot, work);
@@ -37,6 +37,7 @@ static void screenshot_done(struct work *w)
 {
 	struct screenshot *s = container_of(w, struct screenshot, work);
 
+	control_screenshot_end(s->control);
 	control_reply(s->control, s->seq, s->r, &s->e);
 	free(s);
 }
@@ -49,17 +50,29 @@ int control_screenshot(struct control *c, struct channel_msg *m, struct err *e)
 
 	if (!m->nfds || want->format >= VM_IMAGE_FORMATS)
 		return err_set(e, -EINVAL, ERR_INVALID, "a screenshot needs a file and a known format");
-	r = worker_start(c->worker, e);
-	if (r < 0)
-		return r;
+	if (c->screenshot)
+		return err_set(e, -EBUSY, ERR_BUSY, "another screenshot of the VM is being written; try again afterwards");
 	s = calloc(1, sizeof(*s));
-	if (!s)
-		return err_set_errno(e, -ENOMEM, "screenshot");
+	c->screenshot = s ? worker_new(&vm_machine(c->vm)->kvm, "screenshot") : NULL;
+	r = c->screenshot ? worker_start(c->screenshot, e) : err_set_errno(e, -ENOMEM, "screenshot");
+	if (r < 0) {
+		control_screenshot_end(c);
+		free(s);
+		return r;
+	}
 	*s = (struct screenshot){ .work = { .run = screenshot_run, .done = screenshot_done }, .control = c, .seq = m->head.seq,
 		.format = want->format, .fd = m->fds[0] };
 	m->nfds = 0;
-	worker_submit(c->worker, c->loop, &s->work);
+	worker_submit(c->screenshot, c->loop, &s->work);
 	return LATER;
+}
+
+void control_screenshot_end(struct control *c)
+{
+	if (!c)
+		return;
+	worker_free(c->screenshot);
+	c->screenshot = NULL;
 }
 
 /* ---- keys ---- */

@@ -224,7 +224,7 @@ static int process_load(struct process *p, struct err *e)
 		r = sandbox_seal(e);
 	if (!r)
 		r = vm_load(p->vm, e);
-	if (!r && !(p->worker = worker_new(k)))
+	if (!r && !(p->worker = worker_new(k, "worker")))
 		r = err_set_errno(e, -ENOMEM, "worker");
 	if (!r)
 		r = machine_start_threads(vm_machine(p->vm), e);
@@ -284,6 +284,7 @@ static void process_done(struct process *p)
 	foreground_free(p->foreground);
 	vm_snapshot_give_up(p->vm);
 	worker_free(p->worker);
+	control_screenshot_end(p->control);
 	/* After a handover, the phase is another one, and the images belong to another process. Work that was
 	 * interrupted may have frozen a disk. */
 	if (p->vm && vm_phase(p->vm) == VM_PHASE_ENDED && !vm_works(p->vm))

@@ -18,7 +18,7 @@
 #include <string.h>
 
 #define KEYS_TIMEOUT_NS (200 * 1000000000ULL) /* others may be held before */
-#define SCREENSHOT_TIMEOUT_NS (60 * 1000000000ULL) /* other work of the VM's process may come first */
+#define SCREENSHOT_TIMEOUT_NS (60 * 1000000000ULL) /* the file may be slow */
 
 static int screen_check(const struct vm *vm, enum vm_known what, struct err *e)
 {

@@ -11,6 +11,7 @@
 
 struct worker {
 	const struct kvm *kvm;
+	const char *name;
 	pthread_t thread;
 	pthread_mutex_t lock;
 	pthread_cond_t cond;
@@ -50,7 +51,7 @@ static void *worker_thread(void *opaque)
 	struct work *work;
 	bool stop;
 
-	pthread_setname_np(pthread_self(), "worker");
+	pthread_setname_np(pthread_self(), w->name);
 	thread_filter_enter(w->kvm, THREAD_WORKER, NULL, -1);
 	while ((work = work_take(w, &stop))) {
 		work->run(work);
@@ -62,13 +63,14 @@ static void *worker_thread(void *opaque)
 	return NULL;
 }
 
-struct worker *worker_new(const struct kvm *k)
+struct worker *worker_new(const struct kvm *k, const char *name)
 {
 	struct worker *w = calloc(1, sizeof(*w));
 
 	if (!w)
 		return NULL;
 	w->kvm = k;
+	w->name = name;
 	w->tail = &w->head;
 	pthread_mutex_init(&w->lock, NULL);
 	pthread_cond_init(&w->cond, NULL);
@@ -91,7 +93,7 @@ int worker_start(struct worker *w, struct err *e)
 	pthread_sigmask(SIG_SETMASK, &old, NULL);
 	pthread_attr_destroy(&attr);
 	w->has_thread = !r;
-	return r ? err_set_errno(e, -r, "cannot start the worker's thread") : 0;
+	return r ? err_set_errno(e, -r, "cannot start the thread '%s'", w->name) : 0;
 }
 
 void worker_submit(struct worker *w, struct loop *home, struct work *work)

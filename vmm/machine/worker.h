@@ -1,5 +1,6 @@
-/* worker: one thread for long or blocking work, such as saves, snapshots and dumps. It sleeps until
- * work is submitted. Most VMs never need it, and with its filter it costs a start 0.1 ms of processor time. */
+/* worker: a thread for long or blocking work. It sleeps until work is submitted. A VM has one for saves, snapshots and
+ * dumps; most VMs never need it, and with its filter it costs a start 0.1 ms of processor time. A screenshot has one of
+ * its own. */
 #ifndef CAIRN_VMM_MACHINE_WORKER_H
 #define CAIRN_VMM_MACHINE_WORKER_H
 
@@ -20,9 +21,11 @@ struct work {
 	struct loop_task task;
 };
 
-/* Create a worker without its thread. k: borrowed; says whether the thread installs a filter
- * (vmm/kvm/thread_filter.h). Returns NULL: no memory. */
-struct worker *worker_new(const struct kvm *k);
+/* Create a worker without its thread.
+ * k: borrowed; says whether the thread installs a filter (vmm/kvm/thread_filter.h).
+ * name: of the thread, at most 15 bytes; borrowed.
+ * Returns NULL: no memory. */
+struct worker *worker_new(const struct kvm *k, const char *name);
 /* Start the thread, if it does not run yet. Call it before worker_submit(), on the thread that created the worker.
  * Returns 0 or -errno. */
 int worker_start(struct worker *w, struct err *e);

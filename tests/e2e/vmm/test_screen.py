@@ -3,6 +3,7 @@ a save. The guest is the bare-metal interpreter."""
 
 import json
 import os
+import socket
 import struct
 import subprocess
 import zlib
@@ -12,6 +13,7 @@ import pytest
 import guestlib
 from conftest import BUILD, Qmp, QmpError, until
 from forklib import image, vm  # noqa: F401 (vm is a fixture)
+from fuselib import Op, fuse
 from test_qmp import qemu  # noqa: F401 (a fixture)
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
@@ -169,6 +171,38 @@ def test_reset_turns_the_screen_off(vm, daemon, tmp_path):
     vm.run("src", "screen open")
     vm.run("src", "screen mode 640 480 32")
     assert not any(shot(daemon, "src", tmp_path).rgb)
+
+
+def test_screenshot_does_not_wait_for_a_snapshot(vm, daemon, tmp_path):
+    ready(vm, disks=[image(tmp_path / "a.qcow2")])
+    draw(vm, "src")
+    q = daemon.qmp()
+    q.run("snapshot-create", vm="src", name="slow", rate=1000, job_id="j")
+    until(lambda: [j for j in q.jobs() if j["id"] == "j"][0]["current-progress"])  # memory is being written
+    assert shot(daemon, "src", tmp_path).at(10, 20) == RED
+    assert shot(daemon, "src", tmp_path, "png").at(10, 20) == RED
+    assert [j for j in q.jobs() if j["id"] == "j"][0]["status"] == "running"
+    q.run("job-cancel", id="j")
+    q.event("JOB_STATUS_CHANGE", id="j", status="concluded")
+
+
+def test_slow_file_holds_nothing_but_other_screenshots(vm, daemon, tmp_path):
+    ready(vm, disks=[image(tmp_path / "a.qcow2")])
+    draw(vm, "src")
+    q, path = daemon.qmp(), str(tmp_path / "other.ppm")
+    with fuse(tmp_path / "fuse", slow=b"") as f:
+        f.hang(Op.WRITE)
+        with open(f["slow"], "r+b", buffering=0) as picture:
+            socket.send_fds(q.sock, [json.dumps({"execute": "vm-screenshot", "arguments": {"vm": "src"}}).encode()], [picture.fileno()])
+        until(lambda: f.hanging())
+        for args in (["screenshot", "src", path], ["restart-process", "src"]):
+            assert "screenshot of the VM is being written; try again afterwards" in daemon.cairn(*args, ok=False).stderr
+        daemon.cairn("snapshot-create-as", "src", "s1")
+        vm.run("src", "screen rect 10 20 30 40 255")
+        f.release()
+        assert q.answer()["return"] == {}
+    assert shot(daemon, "src", tmp_path).at(10, 20) == BLUE
+    daemon.cairn("restart-process", "src")
 
 
 def test_vm_without_a_screen_is_told(vm, daemon, tmp_path):

@@ -107,7 +107,7 @@ static void process_open(struct process *p)
 		d->format[0] = BLOCK_FORMAT_QCOW2;
 	}
 	if (vm_config_check(cfg, DISKS, &e) || loop_new(64, &p->loop, &e) ||
-		vm_new(cfg, fds, DISKS, NULL, NULL, p->loop, &sink, &p->vm, &e) || !(p->worker = worker_new(&vm_machine(p->vm)->kvm)) ||
+		vm_new(cfg, fds, DISKS, NULL, NULL, p->loop, &sink, &p->vm, &e) || !(p->worker = worker_new(&vm_machine(p->vm)->kvm, "worker")) ||
 		worker_start(p->worker, &e) ||
 		machine_start_threads(vm_machine(p->vm), &e))
 		fail_msg("%s", e.msg);
