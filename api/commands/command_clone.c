@@ -43,7 +43,7 @@ static int source_check(struct call *c, struct err *e)
 			"and shut it down, or drop the save with: cairn managedsave-remove %s",
 			vm->def->name, shell_word(vm->def->name).s);
 	/* If an offline process is only listing the VM's snapshots, the clone waits for its end. */
-	return vm_check_claim(vm, VM_CLAIM_CLONE, "clone it", e);
+	return vm_check_claim(vm, VM_CLAIM_AFTER_READ, "clone it", e);
 }
 
 /* Check whether the client may give the argument `files`. The daemon creates these files with the rights of the author

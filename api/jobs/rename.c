@@ -5,6 +5,7 @@
 #include "api/schema/call.h"
 #include "api/store/store.h"
 #include "api/vm/image_users.h"
+#include "api/vm/offline_process.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/err.h"
@@ -20,6 +21,7 @@ struct rename {
 	struct store_work work;
 	struct call *call;
 	struct vm *vm; /* with the owner VM_OP_RENAME, so nobody frees it */
+	const char *name; /* the new one; borrowed */
 	char old[VM_NAME_MAX + 1];
 };
 
@@ -89,7 +91,7 @@ static void folder_renamed(struct store_work *work)
 	permissions_store(&w->vm->host->permissions, w->vm->host->loop, w->vm->host->store, work);
 }
 
-static int rename_check(struct vm *vm, const char *name, struct err *e)
+static int name_check(struct vm *vm, const char *name, struct err *e)
 {
 	int r = definition_check_name(name, e);
 
@@ -106,31 +108,52 @@ static int rename_check(struct vm *vm, const char *name, struct err *e)
 		return r;
 	if (store_has_folder(vm->host->store, name))
 		return err_set(e, -EEXIST, ERR_EXISTS, "the name '%s' has the folder of a VM that was not loaded; choose another name", name);
-	/* Name the lasting reason first: a template's images may also be in use by a reader, which ends. */
-	r = template_check(vm, "rename it", e);
-	return r ? r : vm_check_claim(vm, VM_CLAIM_ALL, "rename it", e);
+	return 0;
+}
+
+/* Store the new definition beside the old one, and rename the folder. */
+static int folder_rename(struct rename *w, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(w->vm->def);
+
+	js_put_str(o, "name", w->name);
+	authors_put(o, w->vm->def);
+	return store_rename(w->vm->host->store, &w->work, w->old, w->name, o, e);
+}
+
+/* Begin when no offline process has the VM's name any more. Another VM may get the new name until then. */
+static void rename_go(void *opaque)
+{
+	struct rename *w = opaque;
+	struct err e;
+	int r = offline_check(w->vm, &e);
+
+	if (!r && offline_wait(w->vm, rename_go, w))
+		return;
+	if (!r)
+		r = name_check(w->vm, w->name, &e);
+	if (!r)
+		r = folder_rename(w, &e);
+	if (r < 0)
+		rename_end(w, r, &e);
+	else
+		take_name(w->vm, w->name);
 }
 
 int rename_begin(struct vm *vm, const char *name, struct call *c, struct err *e)
 {
-	CLEANUP_JS struct json_object *o = NULL;
-	struct rename *w = must_alloc(calloc(1, sizeof(*w)));
-	int r;
+	struct rename *w;
+	int r = template_check(vm, "rename it", e);
 
-	*w = (struct rename){ { .done = folder_renamed, .loop = vm->host->loop }, c, vm, "" };
-	memcpy(w->old, vm->def->name, sizeof(w->old));
-	o = definition_to_json(vm->def);
-	js_put_str(o, "name", name);
-	authors_put(o, vm->def);
-	r = rename_check(vm, name, e);
 	if (!r)
-		r = store_rename(vm->host->store, &w->work, w->old, name, o, e);
-	if (r < 0) {
-		free(w);
+		r = vm_check_claim(vm, VM_CLAIM_AFTER_READ, "rename it", e);
+	if (r < 0)
 		return r;
-	}
+	w = must_alloc(calloc(1, sizeof(*w)));
+	*w = (struct rename){ { .done = folder_renamed, .loop = vm->host->loop }, c, vm, name, "" };
+	memcpy(w->old, vm->def->name, sizeof(w->old));
 	vm_operation_begin(vm, &(struct vm_operation){ .kind = VM_OP_RENAME });
-	take_name(vm, name);
+	rename_go(w);
 	return 0;
 }
 

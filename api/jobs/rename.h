@@ -13,9 +13,9 @@ struct vm;
 struct vm_host;
 
 /* Rename a VM that is off.
- * name: copied.
- * c: taken on success; answered when the new name is on stable storage, or with the store's error.
- * Returns 0; -EINVAL: no valid name, or the VM has that name; -EEXIST: another VM has it; -errno. */
+ * name: checked when the offline process, for which the rename waits, has ended; borrowed until c is answered.
+ * c: taken on success; answered when the new name is on stable storage, or with an error.
+ * Returns 0; -EPERM: the VM is a template; -EBUSY: another operation is under way. */
 int rename_begin(struct vm *vm, const char *name, struct call *c, struct err *e);
 
 /* Finish the renames of an earlier daemon. Call it after the permissions and before the VMs are loaded. */

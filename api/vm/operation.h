@@ -49,9 +49,9 @@ enum vm_operation_kind {
 
 /* The access to a VM that a request needs. */
 enum vm_claim {
-	VM_CLAIM_ALL,	    /* exclusive: undefine, rename, restore, fork … */
+	VM_CLAIM_ALL,	    /* exclusive: undefine, restore, fork … */
 	VM_CLAIM_START,	    /* start; readers and VM_OP_SAVE_KEPT do not exclude it: a start waits for them */
-	VM_CLAIM_CLONE,	    /* keep the disks unchanged; readers do not exclude it: a clone job waits for them */
+	VM_CLAIM_AFTER_READ, /* exclusive: rename, clone; readers do not exclude it: these wait for them */
 	VM_CLAIM_SNAPSHOTS, /* change or copy the images; readers are allowed */
 	VM_CLAIM_JOB,	    /* become the owner; the command's trigger (vm_state.h) restricts the states */
 	VM_CLAIM_READ,	    /* read the images */

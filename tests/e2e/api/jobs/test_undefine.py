@@ -258,12 +258,12 @@ def test_undefine_of_a_killed_daemon_spares_the_images_of_a_vm_that_runs(fake, t
 def test_undefine_of_a_vm_whose_image_does_not_answer_ends_in_a_sentence(daemon, tmp_path):
     """The processes that read the images wait in the kernel, deaf to SIGKILL. The VMs and their images stay."""
     content = image(tmp_path, "a.qcow2").read_bytes()
-    vms = ["vm1", "vm2", "vm3", "vm4"]
-    with fuse(tmp_path / "fuse", vm1=content, vm2=content, vm3=content, vm4=content) as f:
+    vms = ["vm1", "vm2", "vm3", "vm4", "vm5"]
+    with fuse(tmp_path / "fuse", **dict.fromkeys(vms, content)) as f:
         for vm in vms:
             daemon.define(vm, disks=[disk(f[vm])])
         f.hang(Op.READ)
-        clients = [daemon.qmp() for _ in range(7)]
+        clients = [daemon.qmp() for _ in range(9)]
 
         def ask(client, command, vm, **args):
             clients[client].send(json.dumps({"execute": command, "arguments": {"vm": vm, **args}}).encode())
@@ -276,26 +276,29 @@ def test_undefine_of_a_vm_whose_image_does_not_answer_ends_in_a_sentence(daemon,
         ask(1, "vm-undefine", "vm2", **{"remove-all-storage": True, "snapshots-metadata": True})
         ask(4, "snapshot-list", "vm3")
         ask(5, "snapshot-list", "vm4")
-        until(lambda: f.hanging().count(Op.READ) >= 4)
+        ask(7, "snapshot-list", "vm5")
+        until(lambda: f.hanging().count(Op.READ) >= 5)
         q = daemon.qmp()
         job = q.run("snapshot-diff", vm="vm3", **{"from": "s1"})["job"]  # it waits for the list
         ask(6, "vm-start", "vm4")  # so does the start
+        ask(8, "vm-rename", "vm5", name="vm6")
         assert names(daemon) == vms
         for i in range(2):
             refused(clients[i].answer()["error"]["desc"], f"vm{i + 1}")
         # The processes were killed a moment ago. A client that connects now waits for their end, until
         # that takes too long.
         processes = sorted(daemon.children())
-        assert len(processes) == 4
+        assert len(processes) == 5
         ask(0, "vm-undefine", "vm1", **{"snapshots-metadata": True})
         ask(1, "vm-undefine", "vm2")
         ask(2, "vm-start", "vm1")
         ask(3, "snapshot-list", "vm2")
         for i in range(4):
             refused(clients[i].answer()["error"]["desc"], f"vm{i % 2 + 1}")
-        for i in 4, 5:
+        for i in 4, 5, 7:
             assert "did not answer in time" in clients[i].answer()["error"]["desc"]
         refused(clients[6].answer()["error"]["desc"], "vm4")
+        refused(clients[8].answer()["error"]["desc"], "vm5")
         q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
         refused(q.run("query-jobs", id=job)[0]["error"], "vm3")
         # From now on nobody waits.

@@ -60,6 +60,11 @@ def ask(q, command, **args):
     q.send(json.dumps({"execute": command, "arguments": args}).encode())
 
 
+def refusal(q, command, **args):
+    ask(q, command, **args)
+    return q.answer().get("error", {}).get("desc", "")
+
+
 def ask_with_file(q, path, command, **args):
     with open(path, "xb") as f:
         socket.send_fds(q.sock, [json.dumps({"execute": command, "arguments": args}).encode()], [f.fileno()])
@@ -112,6 +117,46 @@ def test_call_that_waits_for_the_disk_outlives_its_vm(slow, file, command, args)
     assert "return" in a.answer() and "return" in b.answer()
     lines = [json.loads(line) for line in (slow.state / "audit.log").read_text().splitlines()]
     assert [(x["command"], x["vm"]) for x in lines if "command" in x] == [("vm-define", "vm1"), (command, "vm1"), ("vm-undefine", "vm1")]
+
+
+def test_rename_ends_although_others_read_all_the_time(two):
+    daemon, a, _ = two
+    uuid, over = daemon.info("vm1")["uuid"], threading.Event()
+
+    def read():
+        q = daemon.qmp()
+        while not over.is_set():
+            ask(q, "snapshot-list", vm=uuid)
+            q.answer()
+
+    readers = [threading.Thread(target=read) for _ in range(8)]
+    for r in readers:
+        r.start()
+    try:
+        for i in range(10):
+            a.run("vm-rename", vm=uuid, name=f"renamed{i}")
+    finally:
+        over.set()
+        for r in readers:
+            r.join()
+    assert daemon.info(uuid)["name"] == "renamed9"
+
+
+def test_name_that_is_taken_while_a_rename_waits_is_refused(fake, tmp_path):
+    go = tmp_path / "go"
+    daemon, a, b = with_vm(fake, cmdline=f"config-until={go}")
+    c = daemon.qmp()
+    ask(a, "snapshot-list", vm="vm1")
+    until(daemon.children)
+    ask(b, "vm-rename", vm="vm1", name="vm2")
+    until(lambda: "is being renamed" in refusal(c, "snapshot-list", vm="vm1"))
+    daemon.define("vm2")
+    go.touch()
+    assert "return" in a.answer()
+    assert b.answer()["error"]["desc"] == "there is a VM 'vm2' already; choose another name"
+    c.run("snapshot-list", vm="vm1")
+    c.run("vm-rename", vm="vm1", name="vm3")
+    assert sorted(vm["name"] for vm in c.run("vm-list")["vms"]) == ["vm2", "vm3"]
 
 
 # ---- everything at once ----

@@ -566,7 +566,7 @@ pulling_off             J...... ....J JJJJ++ JJJ.JJJJ. JJ+
 templating              C...... ....C CCCCww CCC.CvCC. vCC
 undefining              C...... ....C CCCCww CCC.CgCC. gCC
 renaming                N...... ....N NNNNNN NNN.NNNN. NNN
-listing                 w...... ....L +++www +++.+w++. wL+
+listing                 w...... ....L +++www +++.+w++. ww+
 """
 
 

@@ -113,7 +113,7 @@ static void test_start_waits_for_readers_and_for_a_save_that_is_kept(void **stat
 
 	f->vm.offline = (void *)f; /* never looked into */
 	assert_allowed(f, VM_CLAIM_START);
-	assert_allowed(f, VM_CLAIM_CLONE);
+	assert_allowed(f, VM_CLAIM_AFTER_READ);
 	assert_refused(f, VM_CLAIM_ALL, "VM 'web': its snapshots are being read; rename it afterwards");
 	job_own(&f->job, &f->vm, VM_OP_SAVE_KEPT);
 	assert_true(vm_is_saving(&f->vm));
