@@ -270,10 +270,16 @@ static bool drop_oldest(struct approvals *t, int64_t uid, bool strangers)
 	return false;
 }
 
+/* Return whether a time is at most so long ago. A time that lies as far ahead is from a clock that was wrong. */
+static bool is_recent(int64_t at_ns, int64_t now_ns, int64_t span_ns)
+{
+	return at_ns > now_ns - span_ns && at_ns < now_ns + span_ns;
+}
+
 static void drop_old(struct approvals *t, int64_t now_ns)
 {
 	for (size_t i = t->nrequests; i--;)
-		if (!approval_is_open(t->requests[i]) && now_ns - t->requests[i]->ended_ns > APPROVAL_KEEP_NS)
+		if (!approval_is_open(t->requests[i]) && !is_recent(t->requests[i]->ended_ns, now_ns, APPROVAL_KEEP_NS))
 			remove_at(t, i);
 }
 
@@ -289,7 +295,7 @@ static int strangers_room(struct approvals *t, int64_t now_ns, struct err *e)
 			continue;
 		all++;
 		open += approval_is_open(r);
-		hour += now_ns - r->asked_ns < HOUR_NS;
+		hour += is_recent(r->asked_ns, now_ns, HOUR_NS);
 	}
 	if (open >= APPROVAL_STRANGERS_OPEN_MAX || hour >= APPROVAL_STRANGERS_HOUR_MAX)
 		return err_set(e, -EDQUOT, ERR_QUOTA, "users without a role made too many requests; try again later, or ask an admin");
@@ -320,7 +326,7 @@ int approvals_add(struct approvals *t, struct approval_request *r, int64_t now_n
 	if (open >= APPROVAL_OPEN_MAX)
 		return err_set(e, -EDQUOT, ERR_QUOTA, "you have %d requests that wait, which is the most; withdraw one: cairn deny NUMBER",
 			APPROVAL_OPEN_MAX);
-	if (all >= APPROVAL_USER_MAX && now_ns - oldest_ns < HOUR_NS)
+	if (all >= APPROVAL_USER_MAX && is_recent(oldest_ns, now_ns, HOUR_NS))
 		return err_set(e, -EDQUOT, ERR_QUOTA, "you made %d requests within an hour, which is the most; try again later", APPROVAL_USER_MAX);
 	if (all >= APPROVAL_USER_MAX)
 		drop_oldest(t, r->asker->uid, false);

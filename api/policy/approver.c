@@ -157,7 +157,10 @@ static void expiry_audit(const struct vm_host *host, const struct approval_reque
 
 static bool request_expires(struct approver *a, struct approval_request *r)
 {
-	if ((r->state != APPROVAL_WAITING && r->state != APPROVAL_APPROVED) || r->expires_ns > now_ns())
+	int64_t now = now_ns();
+
+	if ((r->state != APPROVAL_WAITING && r->state != APPROVAL_APPROVED) ||
+		(r->expires_ns > now && r->expires_ns <= now + APPROVAL_EXPIRE_MAX_NS)) /* else of a clock that was wrong */
 		return false;
 	expiry_audit(a->host, r);
 	request_end(a, r, APPROVAL_EXPIRED, NULL);

@@ -32,7 +32,7 @@
 #define NS 1000000000LL
 #define RETRY_S 30	  /* interval of retries while a VM is busy */
 #define WAIT_MAX_S 3600	  /* so long a run waits for a busy VM */
-#define BACK_MAX_S (24 * 3600) /* a clock that was set back by more than this begins schedules anew */
+#define BACK_MAX_S (24 * 3600) /* a clock that was set back by more than this, or by more than a schedule's interval, begins it anew */
 #define ZONE_FRESH_S (24 * 3600) /* then a zone's file is read again: tzdata may be newer */
 
 /* A zone that schedules use. */
@@ -546,7 +546,7 @@ static void entry_check(struct vm *vm, struct timetable_entry *t, int64_t now)
 		run_try(vm, t);
 		return;
 	}
-	if (t->last_s - now > BACK_MAX_S) {
+	if (t->last_s - now > (t->next_s ? MIN(BACK_MAX_S, t->next_s - t->last_s) : BACK_MAX_S)) {
 		log_warn("timetable", "VM '%s': the clock was set back; schedule %s begins anew", vm->def->name, t->name);
 		t->last_s = now;
 		entry_check_ahead(t);

@@ -178,6 +178,18 @@ def test_requests_expire(host):
     assert [x["outcome"] for x in audit(host) if x["command"] == "(request expired)"] == ["ok"]
 
 
+def test_request_of_a_clock_that_was_ahead_expires(host):
+    host.cairn("approval-rule", "mine", "--acts", "destroy")
+    n = asked(destroy(host))
+    host.stop()
+    path = host.state / "approvals.json"
+    stored = json.loads(path.read_text())
+    stored["requests"][0]["expires"] += 3 * 365 * 24 * 3600 * 10**9
+    path.write_text(json.dumps(stored))
+    host.start()
+    until(lambda: request(host, n)["state"] == "expired")
+
+
 def test_deny_and_withdraw(host):
     n = asked(destroy(host))
     assert asked(destroy(host)) == n  # the same again is no new request

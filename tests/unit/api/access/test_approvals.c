@@ -172,6 +172,20 @@ static void test_requests_are_bounded(void **state)
 	approvals_done(&t);
 }
 
+static void test_clock_that_was_ahead_locks_nobody_out(void **state)
+{
+	const int64_t years = 3 * 365 * 24 * HOUR_NS;
+	struct approvals t = { 0 };
+
+	(void)state;
+	for (unsigned n = 0; n < APPROVAL_USER_MAX; n++)
+		assert_int_equal(add(&t, 1000, years, true), 0);
+	assert_int_equal(add(&t, 1000, years - HOUR_NS / 2, true), -EDQUOT);
+	assert_int_equal(add(&t, 1000, 1, true), 0);
+	assert_int_equal(t.nrequests, 1);
+	approvals_done(&t);
+}
+
 static int add_grant(struct approvals *t, uid_t uid, int64_t now_ns, bool stranger, bool ends)
 {
 	struct approval_request *r = request_new(uid, now_ns);
@@ -267,6 +281,7 @@ int main(void)
 		cmocka_unit_test(test_commands_are_acts_in_both_dialects),
 		cmocka_unit_test(test_rules_bind_users_groups_and_vms),
 		cmocka_unit_test(test_requests_are_bounded),
+		cmocka_unit_test(test_clock_that_was_ahead_locks_nobody_out),
 		cmocka_unit_test(test_users_without_a_role_share_their_room),
 		cmocka_unit_test(test_file_keeps_rules_and_requests),
 		cmocka_unit_test(test_invalid_rule_makes_the_file_invalid),
