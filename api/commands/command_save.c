@@ -217,6 +217,31 @@ static int new_prepare(struct restore *w, struct err *e)
 	return r ? r : quota_check_new(c->host, w->def, &(struct quota_new){ .n = 1, .runs = true }, e);
 }
 
+static bool is_moved(struct json_object *moved, const char *disk)
+{
+	for (size_t i = 0; moved && i < json_object_array_length(moved); i++)
+		if (!strcmp(json_object_get_string(json_object_array_get_idx(moved, i)), disk))
+			return true;
+	return false;
+}
+
+/* Refuse to run the saved memory with other images, such as those of a promoted clone: the guest would damage its file
+ * systems. Both definitions have the same disks. */
+static int images_check(const struct restore *w, struct err *e)
+{
+	for (unsigned i = 0; i < w->def->ndisks; i++) {
+		const struct definition_disk *then = &w->def->disks[i], *now = &w->vm->def->disks[i];
+
+		if (then->read_only || !then->nlayers || !now->nlayers || !strcmp(then->layers[0].path, now->layers[0].path) ||
+			is_moved(js_get_array(w->call->args, "moved"), now->id))
+			continue;
+		return err_set(e, -EPERM, ERR_WRONG_STATE, "disk %s had the image %.300s at the save, and VM '%.200s' now has %.300s, whose content may "
+			"not fit the saved memory. If that is the same image, which was moved: cairn restore --moved %s", now->id, then->layers[0].path,
+			w->vm->def->name, now->layers[0].path, now->id);
+	}
+	return 0;
+}
+
 /* Find the VM of the saved state, and the definition that it needs. */
 static int restore_prepare(struct restore *w, struct err *e)
 {
@@ -235,8 +260,10 @@ static int restore_prepare(struct restore *w, struct err *e)
 		return r;
 	if (definition_check_fits(w->def, w->vm->def, &w->differs) < 0)
 		return other_prepare(w, e);
-	definition_free(STEAL_PTR(w->def));
-	return 0;
+	r = images_check(w, e);
+	if (!r)
+		definition_free(STEAL_PTR(w->def));
+	return r;
 }
 
 void command_vm_restore(struct call *c)

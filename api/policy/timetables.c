@@ -32,7 +32,8 @@
 #define NS 1000000000LL
 #define RETRY_S 30	  /* interval of retries while a VM is busy */
 #define WAIT_MAX_S 3600	  /* so long a run waits for a busy VM */
-#define BACK_MAX_S (24 * 3600) /* a clock that was set back by more than this, or by more than a schedule's interval, begins it anew */
+/* A clock that was set back by more than this, or by more than a schedule's interval, begins the schedule anew. */
+#define BACK_MAX_S (24 * 3600)
 #define ZONE_FRESH_S (24 * 3600) /* then a zone's file is read again: tzdata may be newer */
 
 /* A zone that schedules use. */

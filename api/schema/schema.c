@@ -249,11 +249,11 @@ static const struct field import_args[] = { FIELD_JOB_ID,
 	{ "name", FIELD_STRING, OPTIONAL, "name of the VM [the name in the archive]" },
 	{ "increments", LIST_OF(FIELD_STRING), OPTIONAL, "absolute paths of the increments that follow the archive, opened with the client's rights" },
 	{ "max-bytes", FIELD_INT, OPTIONAL, "refuse an archive with more data than this [free space of the file system]" }, END };
-static const struct field restore_args[] = {
-	{ "definition", FIELD_DEFINITION, REQUIRED, "definition in the saved state" },
+static const struct field restore_args[] = { { "definition", FIELD_DEFINITION, REQUIRED, "definition in the saved state" },
 	{ "paused", FIELD_BOOL, OPTIONAL, "start the VM paused" },
 	{ "eager", FIELD_BOOL, OPTIONAL, "read the whole memory before the vCPUs run" },
-	{ "transient", FIELD_BOOL, OPTIONAL, "undefine a VM that this command defines when it has ended, as vm-create does" }, END };
+	{ "transient", FIELD_BOOL, OPTIONAL, "undefine a VM that this command defines when it has ended, as vm-create does" },
+	{ "moved", LIST_OF(FIELD_STRING), OPTIONAL, "ids of disks whose image was moved since the save; without it, another image than in the state is refused" }, END };
 static const struct field restore_returns[] = {
 	{ "name", FIELD_STRING, REQUIRED, "of the VM" },
 	{ "id", FIELD_INT, REQUIRED, "id of the running VM" },

@@ -545,8 +545,8 @@ void vm_set_reason(struct vm *vm, enum vm_reason reason, const char *detail)
 	vm_emit_change(vm, vm->state);
 }
 
-/* Events are sent at once, but a thread writes the states, so a killed daemon may have told a change that state.json does
- * not have. Return true if the present state is such a one. If not, *from becomes the state that was told last. */
+/* Events are sent at once, but a thread writes the states, so a killed daemon may have told a change that state.json
+ * does not have. Return true if the present state is such a one. If not, *from becomes the state that was told last. */
 static bool was_told(struct vm *vm, enum vm_state *from)
 {
 	bool known = vm->is_told && vm->told == vm->state;

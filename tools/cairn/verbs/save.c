@@ -67,6 +67,28 @@ static void disks_warn(const struct state_file *f)
 	}
 }
 
+/* Put the disks whose image was moved: those that the user names, and those whose image in the state is gone. */
+static void moved_put(const struct cli *c, const struct state_file *f, struct json_object *args)
+{
+	struct json_object *disks = js_get_array(f->definition, "disks"), *moved = json_object_new_array();
+	const char *given[CLI_GIVEN_MAX];
+	size_t n = option_values(c, "moved", given, CLI_GIVEN_MAX);
+
+	for (size_t i = 0; i < n; i++)
+		json_object_array_add(moved, json_object_new_string(given[i]));
+	for (size_t i = 0; disks && i < json_object_array_length(disks); i++) {
+		struct json_object *d = json_object_array_get_idx(disks, i);
+		const char *path = js_get_str(d, "path"), *id = js_get_str(d, "id");
+
+		if (path && id && access(path, F_OK) < 0 && errno == ENOENT)
+			json_object_array_add(moved, json_object_new_string(id));
+	}
+	if (json_object_array_length(moved))
+		js_put(args, "moved", moved);
+	else
+		json_object_put(moved);
+}
+
 static int restore_ask(struct cli *c, const struct state_file *f, struct json_object **ret_answer, struct err *e)
 {
 	struct json_object *args = json_object_new_object();
@@ -76,6 +98,7 @@ static int restore_ask(struct cli *c, const struct state_file *f, struct json_ob
 	js_put_bool(args, "eager", option_flag(c, "eager"));
 	if (option_flag(c, "transient"))
 		js_put_bool(args, "transient", true);
+	moved_put(c, f, args);
 	return cli_execute_with_fd(c, "vm-restore", args, f->fd, ret_answer, NULL, e);
 }
 

@@ -63,7 +63,8 @@ static const struct verb_option restore_options[] = {
 	{ "running", NULL, "resume the VM [as at the save]" },
 	{ "paused", NULL, "leave the VM paused [as at the save]" },
 	{ "eager", NULL, FROM_SCHEMA("eager") },
-	{ "transient", NULL, FROM_SCHEMA("transient") }, BYPASS_CACHE, END };
+	{ "transient", NULL, FROM_SCHEMA("transient") },
+	{ "moved", "DISK", "the disk's image was moved since the save; repeatable [refuse another image than in the state]" }, BYPASS_CACHE, END };
 static const struct verb_option save_image_define_options[] = {
 	{ "running", NULL, "let restore resume the VM [unchanged]" },
 	{ "paused", NULL, "let restore leave the VM paused [unchanged]" }, END };

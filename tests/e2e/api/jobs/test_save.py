@@ -265,6 +265,38 @@ def test_restore_warns_of_disks_that_changed_after_the_save(fake, tmp_path):
         "its file systems\n")
 
 
+@pytest.mark.parametrize("how", ["moved", "gone"])
+def test_state_is_not_restored_with_another_image(fake, tmp_path, how):
+    """Unless the user says that the image was moved, or the image of the state is gone."""
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(bytes(4096))
+    f = str(tmp_path / "vm1.vm")
+    fake.define("vm1", disks=[{"path": str(tmp_path / "a"), "format": "raw"}])
+    fake.cairn("start", "vm1")
+    fake.cairn("save", "vm1", f)
+    fake.define("vm1", uuid=fake.info("vm1")["uuid"], disks=[{"path": str(tmp_path / "b"), "format": "raw"}])
+    says = fake.cairn("restore", f, ok=4).stderr
+    assert f"disk vda had the image {tmp_path}/a at the save, and VM 'vm1' now has {tmp_path}/b" in says
+    assert "cairn restore --moved vda" in says and fake.info("vm1")["state"] == "shutoff"
+    if how == "gone":
+        (tmp_path / "a").unlink()
+    fake.cairn("restore", *(["--moved", "vda"] if how == "moved" else []), f)
+    assert fake.info("vm1")["state"] == "running"
+
+
+def test_state_of_the_former_vm_is_not_restored_on_the_promoted_clones_disk(daemon, kvm, guest, tmp_path):
+    img = ["qemu-img", "create", "-q", "-f", "qcow2", str(tmp_path / "a.qcow2"), "1M"]
+    subprocess.run(img, check=True)
+    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, disks=[{"path": "a.qcow2", "format": "qcow2"}])
+    daemon.cairn("start", "vm1")
+    daemon.cairn("clone", "--live", "vm1", "clone1")
+    f = str(tmp_path / "vm1.vm")
+    daemon.cairn("save", "vm1", f)
+    daemon.cairn("promote", "clone1")
+    daemon.cairn("destroy", "vm1")
+    assert "disk vda had the image" in daemon.cairn("restore", f, ok=4).stderr
+
+
 # ---- the definition in a saved state ----
 
 @pytest.fixture
