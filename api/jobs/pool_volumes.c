@@ -10,6 +10,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/file.h"
+#include "base/pin_name.h"
 #include "base/utf8.h"
 #include "base/util.h"
 
@@ -293,6 +294,22 @@ static int vms_check(const struct volume_work *w, const struct stat *st, struct 
 		vm->def->name);
 }
 
+/* Return the path in the name of a backing file, which may begin with a protocol of QEMU's or Cairn's; NULL: the name
+ * is JSON. name: changed. */
+static const char *backing_path(char *name)
+{
+	uint8_t id[PIN_NAME_ID_BYTES];
+	size_t bytes;
+
+	if (pin_name_parse(name, &bytes, id)) {
+		name[PIN_NAME_PATH_AT + bytes] = 0;
+		return name + PIN_NAME_PATH_AT;
+	}
+	if (!strncmp(name, "json:", strlen("json:")))
+		return NULL;
+	return strncmp(name, "file:", strlen("file:")) ? name : name + strlen("file:");
+}
+
 /* Check that no other volume of the folder has the file as its backing file. Returns 0; -EBUSY; -errno. */
 static int overlays_check(const struct volume_work *w, int dir, const struct stat *file, struct err *e)
 {
@@ -304,9 +321,16 @@ static int overlays_check(const struct volume_work *w, int dir, const struct sta
 	do {
 		r = names_get(dir, after, &names, e);
 		for (unsigned i = 0; !r && i < names.n; i++) {
+			const char *path;
 			struct stat st;
 
-			if (volume_probe(dir, names.list[i], &look, NULL) < 0 || !look.nbacking || fstatat(dir, look.backing, &st, 0) < 0)
+			if (!strcmp(names.list[i], w->name) || volume_probe(dir, names.list[i], &look, NULL) < 0 || !look.nbacking)
+				continue;
+			path = backing_path(look.backing);
+			if (!path)
+				return err_set(e, -EBUSY, ERR_BUSY, "%.255s names its backing file in JSON, which may be %.255s; delete that first, or give "
+					"it a plain name: qemu-img rebase -u", names.list[i], w->name);
+			if (fstatat(dir, path, &st, 0) < 0)
 				continue;
 			if (st.st_dev == file->st_dev && st.st_ino == file->st_ino)
 				return err_set(e, -EBUSY, ERR_BUSY, "%s/%s is the backing file of %s; delete that first", w->folder, w->name,

@@ -131,6 +131,19 @@ def test_volumes_are_created_listed_cloned_resized_and_deleted(q, pool):
     assert list(volumes(q)) == ["b.raw", "d.raw"]
 
 
+@pytest.mark.parametrize("name, says", [
+    ("file:a.qcow2", "is the backing file of c.qcow2"), ("cairn-fork:a.qcow2?snapshot=" + 32 * "a", "is the backing file of c.qcow2"),
+    ('json:{"driver":"qcow2","file":{"driver":"file","filename":"a.qcow2"}}', "c.qcow2 names its backing file in JSON, which may be a.qcow2"),
+    ("nbd:localhost:10809", None)])
+def test_backing_file_with_a_protocol_is_kept(q, pool, name, says):
+    make(q, "volume-create", name="a.qcow2", capacity=MIB)
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-u", "-b", name, "-F", "qcow2", "c.qcow2", "1M"], cwd=pool, check=True)
+    if says:
+        refused(q, says, "volume-delete", name="a.qcow2")
+        q.run("volume-delete", pool="images", name="c.qcow2")
+    q.run("volume-delete", pool="images", name="a.qcow2")
+
+
 def test_vms_of_a_volume_are_shown_and_keep_it(fake, q, pool):
     for name in ("a.raw", "b.raw"):
         (pool / name).write_bytes(bytes(MIB))
