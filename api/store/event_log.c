@@ -90,57 +90,87 @@ static int by_text(const void *a, const void *b)
 	return strcmp(*(const char *const *)a, *(const char *const *)b);
 }
 
-/* Return the UUID of the event's VM; "": it is of no VM; NULL: an older daemon wrote it, without the UUID. */
-static const char *subject_of(const struct entry *e)
+/* Subjects of events beside the UUIDs of VMs. */
+#define NO_VM "" /* such as denied commands */
+#define GONE "gone" /* all undefined VMs together: clients that define VMs and undefine them push out no other events */
+
+/* Return the UUIDs of the VMs that were undefined, in order. The caller frees the list. */
+static const char **gone_find(struct event_log *l, size_t *ret_n)
 {
-	return e->about.uuid || e->about.vm ? e->about.uuid : "";
+	const char **gone = must_alloc(calloc(l->n + 1, sizeof(*gone)));
+
+	*ret_n = 0;
+	for (unsigned i = 0; i < l->n; i++)
+		if (!strcmp(ring_at(l, i)->about.event, "VM_UNDEFINED") && ring_at(l, i)->about.uuid)
+			gone[(*ret_n)++] = ring_at(l, i)->about.uuid;
+	qsort(gone, *ret_n, sizeof(*gone), by_text);
+	return gone;
 }
 
-/* Return the UUID of the VM with the most events, owned by the caller; "": those of no VM, such as of denied commands,
- * are the most; NULL: none has more than SHARE_MAX, or one has all. */
-static char *busiest_find(struct event_log *l)
+/* Return the subject of each event; NULL: an older daemon wrote it, without the UUID. The caller frees the list. */
+static const char **subjects_find(struct event_log *l)
 {
-	const char **uuids = must_alloc(calloc(EVENT_LOG_MAX, sizeof(*uuids))), *found = NULL;
-	unsigned most = SHARE_MAX, n = 0;
-	char *copy;
+	const char **subjects = must_alloc(calloc(l->n + 1, sizeof(*subjects)));
+	size_t n;
+	CLEANUP_FREE const char **gone = gone_find(l, &n);
 
-	for (unsigned i = 0; i < l->n; i++)
-		if (subject_of(ring_at(l, i)))
-			uuids[n++] = subject_of(ring_at(l, i));
-	qsort(uuids, n, sizeof(*uuids), by_text);
+	for (unsigned i = 0; i < l->n; i++) {
+		const struct event_log_subject *about = &ring_at(l, i)->about;
+
+		subjects[i] = about->uuid || about->vm ? about->uuid : NO_VM;
+		if (subjects[i] && bsearch(&subjects[i], gone, n, sizeof(*gone), by_text))
+			subjects[i] = GONE;
+	}
+	return subjects;
+}
+
+/* Return the subject with the most events; NULL: none has more than SHARE_MAX, or one has all. */
+static const char *busiest_find(const char *const *subjects, unsigned count)
+{
+	CLEANUP_FREE const char **sorted = must_alloc(calloc(count + 1, sizeof(*sorted)));
+	const char *found = NULL;
+	unsigned most = SHARE_MAX, n = 0;
+
+	for (unsigned i = 0; i < count; i++)
+		if (subjects[i])
+			sorted[n++] = subjects[i];
+	qsort(sorted, n, sizeof(*sorted), by_text);
 	for (unsigned i = 0, first = 0; i < n; i++) {
-		if (strcmp(uuids[i], uuids[first]) != 0)
+		if (strcmp(sorted[i], sorted[first]) != 0)
 			first = i;
 		if (i - first + 1 > most) {
 			most = i - first + 1;
-			found = uuids[i];
+			found = sorted[i];
 		}
 	}
-	copy = found && most < l->n ? must_alloc(strdup(found)) : NULL;
-	free(uuids);
-	return copy;
+	return most < count ? found : NULL;
 }
 
-/* Drop the oldest events of the VM with the most, if it has more than SHARE_MAX. */
+/* Drop the oldest events of the subject with the most, if it has more than SHARE_MAX. */
 static void busiest_drop(struct event_log *l)
 {
-	CLEANUP_FREE char *uuid = busiest_find(l);
-	unsigned kept = 0, gone = 0;
+	CLEANUP_FREE const char **subjects = subjects_find(l);
+	const char *busiest = busiest_find(subjects, l->n);
+	unsigned kept = 0, dropped = 0;
 
 	l->uncounted = 0;
-	for (unsigned i = 0; uuid && i < l->n; i++) {
+	if (!busiest)
+		return;
+	for (unsigned i = 0; i < l->n; i++) /* before the first line is freed, whose texts the subjects may be */
+		if (dropped < DROPPED_AT_ONCE && subjects[i] && !strcmp(subjects[i], busiest))
+			dropped++;
+		else
+			subjects[i] = NULL;
+	for (unsigned i = 0; i < l->n; i++) {
 		const struct entry *entry = ring_at(l, i);
 
-		if (gone < DROPPED_AT_ONCE && subject_of(entry) && !strcmp(subject_of(entry), uuid)) {
+		if (subjects[i]) {
 			l->dropped = entry->seq;
 			free(entry->line);
-			gone++;
 		} else {
 			*ring_at(l, kept++) = *entry;
 		}
 	}
-	if (!uuid)
-		return;
 	l->n = kept;
 	l->rewrites = true;
 }

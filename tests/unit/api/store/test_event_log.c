@@ -171,7 +171,7 @@ static void test_oldest_events_are_dropped(void **state)
 	assert_int_equal(add(f, "last"), EVENT_LOG_MAX + 51);
 }
 
-static void add_of(struct fixture *f, const char *uuid, unsigned n)
+static void add_named_of(struct fixture *f, const char *event, const char *uuid, unsigned n)
 {
 	for (unsigned i = 0; i < n; i++) {
 		CLEANUP_JS struct json_object *o = json_object_new_object();
@@ -179,10 +179,15 @@ static void add_of(struct fixture *f, const char *uuid, unsigned n)
 
 		if (uuid)
 			js_put_str(data, VM_UUID_KEY, uuid);
-		js_put_str(o, "event", "E");
+		js_put_str(o, "event", event);
 		js_put(o, "data", data);
 		event_log_add(f->log, o);
 	}
+}
+
+static void add_of(struct fixture *f, const char *uuid, unsigned n)
+{
+	add_named_of(f, "E", uuid, n);
 }
 
 static bool is_lost(struct fixture *f, uint64_t since)
@@ -219,6 +224,22 @@ static void test_events_of_no_vm_displace_none_of_vms(void **state)
 	add_of(f, "few", 5);
 	add_of(f, NULL, EVENT_LOG_MAX + 5000);
 	assert_int_equal(count(f, 0, of_uuid, "few"), 5);
+}
+
+/* Nor do those of VMs that a user defines and undefines again and again. */
+static void test_events_of_undefined_vms_displace_none_of_others(void **state)
+{
+	struct fixture *f = *state;
+	char uuid[16];
+
+	add_of(f, "few", 5);
+	for (unsigned i = 0; i < EVENT_LOG_MAX; i++) {
+		snprintf(uuid, sizeof(uuid), "u%u", i);
+		add_of(f, uuid, 2);
+		add_named_of(f, "VM_UNDEFINED", uuid, 1);
+	}
+	assert_int_equal(count(f, 0, of_uuid, "few"), 5);
+	assert_in_range(count(f, 0, all, NULL), EVENT_LOG_MAX / 2, EVENT_LOG_MAX);
 }
 
 /* VMs that share the log evenly keep as many events as fit. */
@@ -381,6 +402,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_malformed_lines_are_skipped, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_oldest_events_are_dropped, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_vm_with_many_events_displaces_none_of_others, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_events_of_undefined_vms_displace_none_of_others, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_events_of_no_vm_displace_none_of_vms, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_events_of_many_vms_go_in_their_order, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_filters_get_event_and_vm, setup, teardown),
