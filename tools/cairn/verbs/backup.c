@@ -138,11 +138,11 @@ static int plugin_find(char ret[PATH_MAX], struct err *e)
 	return access(ret, R_OK) == 0 ? 0 : err_set(e, -ENOENT, ERR_NOT_FOUND, "%s is not installed", ret);
 }
 
-/* The folders of the disk's layers: a tool follows the names in headers only there. */
+/* The folders of the disk's layers, each once: a tool follows the names in headers only there. */
 static size_t folders_of(struct json_object *disk, char folders[LAYERS_MAX][PATH_MAX])
 {
 	struct json_object *backing = js_get_array(disk, "backing");
-	size_t n = 0;
+	size_t n = 0, same;
 
 	for (size_t i = 0; backing && i < json_object_array_length(backing) && n < LAYERS_MAX; i++) {
 		char *end;

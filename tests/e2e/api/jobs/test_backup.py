@@ -273,3 +273,28 @@ def test_domjobabort_cancels_a_job(vm):
     until(lambda: "None" in g.d.cairn("domjobinfo", "vm1").stdout)
     g.write(2)
     g.verify()
+
+
+def test_backup_of_a_disk_with_as_many_layers_as_there_may_be(vm):
+    """Each layer is in a folder of its own, but for the top two."""
+    g = vm()
+    g.write(1)
+    freeze(g)
+    g.console.close()
+    g.d.cairn("destroy", "vm1")
+    files = [str(g.d.tmp / "disk0.qcow2")]
+    for i in range(14):
+        (g.d.tmp / f"f{i}").mkdir()
+        files.append(str(g.d.tmp / f"f{i}" / "layer.qcow2"))
+    files.append(str(g.d.tmp / "f13" / "top.qcow2"))
+    for base, image in zip(files, files[1:]):
+        img(g.d, "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", image)
+    g.d.define("deep", boot=json.loads(g.d.cairn("dumpjson", "vm1").stdout)["boot"], disks=[
+        {"id": "vda", "path": files[-1], "format": "qcow2", "backing": [{"path": p, "format": "qcow2"} for p in files[-2::-1]]}])
+    one, = json.loads(g.d.cairn("backup-begin", "deep", "--to", ".", "--format", "json").stdout)["disks"]
+    img(g.d, "compare", "-f", "qcow2", "-F", "raw", one["file"], "now.raw")
+    one, = json.loads(g.d.cairn("backup-begin", "deep", "--pull", "--format", "json").stdout)["disks"]
+    try:
+        img(g.d, "compare", "-f", "raw", "-F", "raw", one["uri"], "now.raw")
+    finally:
+        g.d.cairn("domjobabort", "deep")
