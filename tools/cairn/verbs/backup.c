@@ -9,6 +9,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/shell_word.h"
 #include "base/unix_socket.h"
 #include "base/util.h"
 #include "tools/cairn/change.h"
@@ -151,7 +152,9 @@ static size_t folders_of(struct json_object *disk, char folders[LAYERS_MAX][PATH
 		end = strrchr(folders[n], '/');
 		if (end && end > folders[n])
 			*end = 0;
-		n++;
+		for (same = 0; strcmp(folders[same], folders[n]); same++)
+			;
+		n += same == n;
 	}
 	return n;
 }
@@ -362,6 +365,20 @@ static int folder_choose(struct cli *c, struct backup *b, struct err *e)
 	return n < 500 ? 0 : err_set(e, -ENAMETOOLONG, ERR_INVALID, "the path of the folder is too long");
 }
 
+/* A transient VM is undefined when it ends, and a backup is found by its VM only. */
+static int persistent_check(struct cli *c, struct err *e)
+{
+	CLEANUP_JS struct json_object *info = NULL;
+	const char *name;
+	int r = cli_vm_info(c, c->pos[0], &info, e);
+
+	if (r < 0 || js_get_bool(info, "persistent", true))
+		return r;
+	name = js_get_str_or(info, "name", c->pos[0]);
+	return err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%s' is transient, so its end would undefine it, and nobody could end the backup; make it "
+		"persistent with: cairn dumpjson %s | cairn define -, or back it up without --pull", name, shell_word(name).s);
+}
+
 static int options_check(struct cli *c)
 {
 	bool pull = option_flag(c, "pull");
@@ -385,7 +402,9 @@ static int backup_prepare(struct cli *c, struct backup *b, struct json_object *d
 		snprintf(b->name, sizeof(b->name), "%s", checkpoint);
 	else
 		snprintf(b->name, sizeof(b->name), "backup-%lld", (long long)time(NULL));
-	r = disks_choose(c, disks, b, e);
+	r = b->pull ? persistent_check(c, e) : 0;
+	if (!r)
+		r = disks_choose(c, disks, b, e);
 	return r ? r : folder_choose(c, b, e);
 }
 

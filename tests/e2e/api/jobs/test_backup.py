@@ -298,3 +298,16 @@ def test_backup_of_a_disk_with_as_many_layers_as_there_may_be(vm):
         img(g.d, "compare", "-f", "raw", "-F", "raw", one["uri"], "now.raw")
     finally:
         g.d.cairn("domjobabort", "deep")
+
+
+def test_pull_of_a_transient_vm_is_refused(vm):
+    """Its end would undefine it, and nobody could end the servers then."""
+    g = vm()
+    g.d.cairn("clone", "--live", "vm1", "eph", "--ephemeral")
+    r = g.d.cairn("backup-begin", "eph", "--pull", ok=4)
+    assert "VM 'eph' is transient, so its end would undefine it, and nobody could end the backup" in r.stderr
+    assert g.d.cairn("snapshot-list", "eph", "--name").stdout.split() == []
+    g.d.cairn("backup-begin", "eph", "--to", ".")
+    g.d.cairn("define", "-", input=g.d.cairn("dumpjson", "eph").stdout, stdin=None)
+    g.d.cairn("backup-begin", "eph", "--pull", "--socket", "socks")
+    g.d.cairn("domjobabort", "eph")
