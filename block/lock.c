@@ -121,8 +121,7 @@ static int is_busy(int fd, enum lock_mode mode, const char *name, struct err *e)
 			"in use; stop those VMs first", name);
 	return err_set(e, -EBUSY, ERR_BUSY,
 		writer ? "%s is in use by another process; stop the VM or tool that has it open"
-		       : "%s is open for writing in another process; stop it, or open the image "
-			 "without a lock (-U) and accept an inconsistent view",
+		       : "%s is " LOCK_WRITTEN "; stop the VM or tool that has it open",
 		name);
 }
 

@@ -11,6 +11,9 @@
 
 struct err;
 
+/* Words of the error for a reader. */
+#define LOCK_WRITTEN "open for writing in another process"
+
 enum lock_mode {
 	LOCK_AS_READER,
 	LOCK_AS_WRITER,

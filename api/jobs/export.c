@@ -140,9 +140,33 @@ static void disk_whole(struct export *x, const struct definition_disk *d, const 
 	}
 }
 
-/* List a disk as one qcow2 image, which gets the disk's whole content as of the snapshot. The layers are listed as its
- * sources. */
-static void disk_of_snapshot(struct export *x, const struct definition_disk *d, const struct vm_disk *v,
+/* Return whether the path is an image that another VM's process may write to. */
+static bool is_written(const struct vm *vm, const char *path)
+{
+	for (size_t i = 0; i < vm->host->nvms; i++) {
+		const struct vm *other = vm->host->vms[i];
+		const struct definition *d = vm_live(other);
+
+		for (uint32_t k = 0; other != vm && other->proc && k < d->ndisks; k++)
+			if (d->disks[k].nlayers && !d->disks[k].read_only && !strcmp(d->disks[k].layers[0].path, path))
+				return true;
+	}
+	return false;
+}
+
+/* Return whether a VM that runs writes to a backing file of the disk, as a live clone's source does. The disk reads
+ * that file at a pin, and no archive can have the whole file now. */
+static bool is_written_below(const struct vm *vm, const struct definition_disk *d)
+{
+	for (unsigned k = 1; k < d->nlayers; k++)
+		if (is_written(vm, d->layers[k].path))
+			return true;
+	return false;
+}
+
+/* List a disk as one qcow2 image, which gets the disk's whole content. The layers are listed as its sources.
+ * present: the content of now instead of that of the snapshot. */
+static void disk_as_one_image(struct export *x, bool present, const struct definition_disk *d, const struct vm_disk *v,
 	struct json_object *o)
 {
 	struct json_object *f;
@@ -152,6 +176,7 @@ static void disk_of_snapshot(struct export *x, const struct definition_disk *d, 
 	f = file_add(x, name, d->layers[0].path, v->fd[0]);
 	js_put_str(f, "format", "qcow2");
 	js_put(f, "layers", archiver_layers(d, v, ARCHIVER_FD + 1));
+	js_put_bool(f, "present", present);
 	js_put_str(o, "path", name);
 	json_object_object_del(o, "backing");
 }
@@ -187,10 +212,12 @@ static void spec_make(struct export *x, const struct definition *d, const struct
 	for (uint32_t i = 0; i < d->ndisks; i++) {
 		struct json_object *o = json_object_array_get_idx(disks, i);
 
+		bool of_snapshot = x->snapshot[0] && !d->disks[i].read_only;
+
 		if (!d->disks[i].nlayers)
 			continue; /* a drive without a medium */
-		if (x->snapshot[0] && !d->disks[i].read_only)
-			disk_of_snapshot(x, &d->disks[i], &v->disks[i], o);
+		if (of_snapshot || is_written_below(x->vm, &d->disks[i]))
+			disk_as_one_image(x, !of_snapshot, &d->disks[i], &v->disks[i], o);
 		else
 			disk_whole(x, &d->disks[i], &v->disks[i], o);
 	}

@@ -66,7 +66,7 @@ static int source_open(struct exporter *x, struct json_object *o, struct source 
 	if (!list)
 		return source_of_file((int)js_get_int(o, "fd", -1), name, ret, e);
 	r = helper_layers_take(list, layers, &n, e);
-	return r < 0 ? r : source_of_snapshot(x->loop, layers, n, &x->since, name, ret, e);
+	return r < 0 ? r : source_of_snapshot(x->loop, layers, n, js_get_bool(o, "present", false) ? NULL : &x->since, name, ret, e);
 }
 
 static void word_take(struct json_object *o, const char *key, char *to, size_t cap)

@@ -53,8 +53,10 @@ int source_since_check(const struct source_since *s, struct err *e);
  * with a sentence. */
 int source_of_file(int fd, const char *name, struct source **ret, struct err *e);
 /* Open a snapshot, with its backing files merged into one image, or an increment (struct source_since).
+ * since: NULL: the disk itself, locked against writers, which must have no snapshots.
  * l: outlives the source; the thread that calls read() runs it. layers: their fds are taken on success, and may be
- * closed on an error too. The snapshot must not be deleted meanwhile; a VM may write to the disk.
+ * closed on an error too. The snapshot must not be deleted meanwhile; a VM may write to a disk of which a snapshot is
+ * opened.
  * Returns 0; -errno with a sentence. */
 int source_of_snapshot(struct loop *l, const struct block_layer *layers, unsigned nlayers, struct source_since *since,
 	const char *name, struct source **ret, struct err *e);

@@ -303,16 +303,32 @@ static int snapshots_open(struct snapshot_source *s, int fd, struct source_since
 	return r ? r : block_diff_new(s->b, s->since, &s->diff, e);
 }
 
-/* Nothing is read of the disk itself but its table of snapshots, so a VM may write to it. */
+/* Take the disk itself. Its snapshots would be lost in the image that is generated. */
+static int present_open(struct snapshot_source *s, struct err *e)
+{
+	CLEANUP_FREE struct block_snapshot_info *list = NULL;
+	size_t n = 0;
+	int r = block_snapshot_list(s->disk, &list, &n, e);
+
+	for (size_t i = 0; !r && i < n; i++)
+		if (!list[i].pinned)
+			return err_set(e, -EBUSY, ERR_BUSY, "%s has snapshots, and a running VM writes to its backing file; shut that VM down, or "
+				"export a snapshot (--snapshotname)", s->name);
+	if (!r)
+		s->b = STEAL_PTR(s->disk);
+	return r;
+}
+
+/* With a snapshot, nothing is read of the disk itself but its table of snapshots, so a VM may write to it. */
 static int snapshot_open(struct snapshot_source *s, struct loop *l, const struct block_layer *layers, unsigned nlayers,
 	struct source_since *since, struct err *e)
 {
-	struct block_open o = { .layers = layers, .nlayers = nlayers, .read_only = true, .no_lock = true, .buffered = true, .name = s->name };
+	struct block_open o = { .layers = layers, .nlayers = nlayers, .read_only = true, .no_lock = since, .buffered = true, .name = s->name };
 	struct block_info info;
 	int r = block_open(l, &o, &s->disk, e);
 
 	if (!r)
-		r = snapshots_open(s, layers[0].fd, since, e);
+		r = since ? snapshots_open(s, layers[0].fd, since, e) : present_open(s, e);
 	if (r < 0)
 		return r;
 	s->source.disk = s->b;

@@ -7,6 +7,7 @@
 #include "base/suggest.h"
 #include "base/utf8.h"
 #include "base/util.h"
+#include "block/lock.h"
 
 #include <errno.h>
 #include <getopt.h>
@@ -245,8 +246,11 @@ static bool follows_from_connection(const char *msg)
 
 int img_fail(const struct err *e)
 {
+	bool written = e->cls == ERR_BUSY && strstr(e->msg, LOCK_WRITTEN);
+
 	if (!follows_from_connection(e->msg))
-		fprintf(stderr, "%s: %s\n", program_invocation_short_name, e->msg);
+		fprintf(stderr, "%s: %s%s\n", program_invocation_short_name, e->msg,
+			written ? ", or open the image without a lock (-U) and accept an inconsistent view" : "");
 	return 1;
 }
 

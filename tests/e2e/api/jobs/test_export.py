@@ -444,6 +444,40 @@ def test_export_of_snapshot_while_vm_runs(daemon, kvm, guest, tmp_path, monkeypa
     assert "No errors" in run("qemu-img", "check", "vm2/vda.qcow2")
 
 
+def test_export_of_a_live_clone_whose_source_runs(daemon, kvm, guest, tmp_path, monkeypatch):
+    """The clone reads its source's image at a pin; the archive has the clone's content as one image."""
+    monkeypatch.chdir(tmp_path)
+    run("qemu-img", "create", "-q", "-f", "qcow2", "a.qcow2", "8M")
+    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, disks=[{"path": "a.qcow2", "format": "qcow2"}])
+    daemon.cairn("start", "vm1")
+    c = Console(daemon, "vm1")
+    assert c.line() == "interp"
+    for line in ("open 0", "write 0 64 1", "flush"):
+        c.run(line)
+    daemon.cairn("clone", "vm1", "copy", "--live")
+    c.run("write 0 64 2")
+    daemon.cairn("destroy", "copy")
+    daemon.cairn("export", "copy", "x.tar")
+    daemon.cairn("import", "x.tar", "--name", "vm2")
+    disk, = vm_dict(daemon, "vm2")["disks"]
+    assert "backing" not in disk and "No errors" in run("qemu-img", "check", disk["path"])
+    daemon.cairn("snapshot-create-as", "copy", "s1")
+    assert "has snapshots, and a running VM writes to its backing file" in daemon.cairn("export", "copy", "y.tar", ok=6).stderr
+    daemon.cairn("export", "copy", "y.tar", "--snapshotname", "s1")
+    c.close()
+    daemon.cairn("destroy", "vm1")
+    daemon.cairn("start", "vm2")
+    c = Console(daemon, "vm2")
+    assert c.line() == "interp"
+    c.run("open 0")
+    c.run("verify 0 64 1")
+    c.close()
+    daemon.cairn("destroy", "vm2")
+    daemon.cairn("export", "copy", "z.tar")  # the whole images
+    daemon.cairn("import", "z.tar", "--name", "vm3")
+    assert os.path.exists("vm3/vda-1.qcow2") and daemon.cairn("snapshot-list", "vm3", "--name").stdout.split() == ["s1"]
+
+
 # ---- complete or nothing ----
 
 @pytest.fixture
