@@ -252,17 +252,37 @@ static void servers_end(const char *folder, struct json_object *disks)
 	rmdir(folder); /* fails if it has other files */
 }
 
-static int servers_start(struct backup *b, struct json_object *disks, struct err *e)
+/* Refuse a folder with the sockets of another backup: a failure would end that backup's servers. */
+static int sockets_check(const struct backup *b, struct err *e)
+{
+	char socket[PATH_MAX];
+
+	for (size_t i = 0; i < b->n; i++) {
+		server_path(b->folder, id_of(b->disks[i]), "sock", socket);
+		if (!access(socket, F_OK))
+			return err_set(e, -EEXIST, ERR_EXISTS, "%s exists, so another backup may serve there; choose another folder with --socket",
+				socket);
+	}
+	return 0;
+}
+
+static int servers_start(struct backup *b, struct err *e)
 {
 	char plugin[PATH_MAX];
+	size_t n = 0;
 	int r = plugin_find(plugin, e);
 
+	if (!r)
+		r = sockets_check(b, e);
 	if (!r && mkdir(b->folder, 0700) < 0 && errno != EEXIST)
 		r = err_set_errno(e, -errno, "%s", b->folder);
-	for (size_t i = 0; i < b->n && !r; i++)
-		r = server_start(b, b->disks[i], plugin, e);
-	if (r < 0)
-		servers_end(b->folder, disks);
+	while (n < b->n && !r)
+		r = server_start(b, b->disks[n++], plugin, e);
+	if (!r)
+		return 0;
+	while (n)
+		server_end(b->folder, id_of(b->disks[--n]));
+	rmdir(b->folder); /* fails if it has other files */
 	return r;
 }
 
@@ -343,7 +363,8 @@ static int disks_choose(struct cli *c, struct json_object *disks, struct backup 
 	return 0;
 }
 
-static int folder_choose(struct cli *c, struct backup *b, struct err *e)
+/* uuid: of the VM: its name may become another VM's while the backup lasts. */
+static int folder_choose(struct cli *c, const char *uuid, struct backup *b, struct err *e)
 {
 	const char *given = option_value(c, b->pull ? "socket" : "to");
 	char cwd[PATH_MAX];
@@ -361,7 +382,7 @@ static int folder_choose(struct cli *c, struct backup *b, struct err *e)
 	if (given)
 		n = snprintf(b->folder, PATH_MAX, "%s%s%s", *given == '/' ? "" : cwd, *given == '/' ? "" : "/", given);
 	else
-		n = snprintf(b->folder, PATH_MAX, "%s/%s.backup", cwd, c->pos[0]);
+		n = snprintf(b->folder, PATH_MAX, "%s/%.8s.backup", cwd, uuid); /* a socket's path has at most 107 bytes */
 	return n < 500 ? 0 : err_set(e, -ENAMETOOLONG, ERR_INVALID, "the path of the folder is too long");
 }
 
@@ -390,7 +411,7 @@ static int options_check(struct cli *c)
 	return 0;
 }
 
-static int backup_prepare(struct cli *c, struct backup *b, struct json_object *disks, struct err *e)
+static int backup_prepare(struct cli *c, struct backup *b, struct json_object *definition, struct err *e)
 {
 	const char *checkpoint = option_value(c, "checkpoint");
 	int r;
@@ -404,11 +425,11 @@ static int backup_prepare(struct cli *c, struct backup *b, struct json_object *d
 		snprintf(b->name, sizeof(b->name), "backup-%lld", (long long)time(NULL));
 	r = b->pull ? persistent_check(c, e) : 0;
 	if (!r)
-		r = disks_choose(c, disks, b, e);
-	return r ? r : folder_choose(c, b, e);
+		r = disks_choose(c, js_get_array(definition, "disks"), b, e);
+	return r ? r : folder_choose(c, js_get_str_or(definition, "uuid", c->pos[0]), b, e);
 }
 
-static int backup_run(struct cli *c, struct backup *b, struct json_object *disks, struct err *e)
+static int backup_run(struct cli *c, struct backup *b, struct err *e)
 {
 	struct err own;
 	int r = snapshot_make(c, b, e), end;
@@ -418,7 +439,7 @@ static int backup_run(struct cli *c, struct backup *b, struct json_object *disks
 	/* A signal ends the copy, and then this process deletes the snapshot. */
 	signal(SIGINT, SIG_IGN);
 	signal(SIGTERM, SIG_IGN);
-	r = b->pull ? servers_start(b, disks, e) : files_copy(b, e);
+	r = b->pull ? servers_start(b, e) : files_copy(b, e);
 	c->interrupted = r == -EINTR;
 	if (!r && b->pull)
 		return 0;
@@ -462,18 +483,16 @@ int verb_backup_begin(struct cli *c)
 {
 	CLEANUP_JS struct json_object *definition = NULL;
 	CLEANUP_FREE struct backup *b = calloc(1, sizeof(*b));
-	struct json_object *disks;
 	struct err e;
 	int r = options_check(c);
 
 	if (r)
 		return r;
 	r = b ? change_read_running(c, c->pos[0], &definition, &e) : err_set_errno(&e, -ENOMEM, "the disks");
-	disks = r ? NULL : js_get_array(definition, "disks");
 	if (!r)
-		r = backup_prepare(c, b, disks, &e);
+		r = backup_prepare(c, b, definition, &e);
 	if (!r)
-		r = backup_run(c, b, disks, &e);
+		r = backup_run(c, b, &e);
 	return r < 0 ? cli_fail(&e, "Failed to back up domain '%s'", c->pos[0]) : backup_print(c, b);
 }
 

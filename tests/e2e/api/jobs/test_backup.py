@@ -311,3 +311,26 @@ def test_pull_of_a_transient_vm_is_refused(vm):
     g.d.cairn("define", "-", input=g.d.cairn("dumpjson", "eph").stdout, stdin=None)
     g.d.cairn("backup-begin", "eph", "--pull", "--socket", "socks")
     g.d.cairn("domjobabort", "eph")
+
+
+def test_backup_of_a_renamed_vm_and_of_one_that_got_its_name(vm):
+    g = vm()
+    folder = g.d.info("vm1")["uuid"][:8] + ".backup"
+    first, = begin(g.d, "--pull")["disks"]
+    assert first["uri"] == f"nbd+unix:///?socket={g.d.tmp}/{folder}/vda.sock"
+    g.console.close()
+    g.d.cairn("destroy", "vm1")
+    g.d.cairn("domrename", "vm1", "old")
+    img(g.d, "create", "-q", "-f", "qcow2", "new.qcow2", str(1 << 20))
+    g.d.define("vm1", disks=[{"path": str(g.d.tmp / "new.qcow2"), "format": "qcow2"}])
+    try:
+        second, = begin(g.d, "--pull")["disks"]
+        assert second["uri"] != first["uri"]
+        g.d.cairn("domjobabort", "vm1")
+        # A failure in the folder of another backup ends no server of that backup.
+        r = g.d.cairn("backup-begin", "vm1", "--pull", "--socket", folder, ok=4)
+        assert f"{folder}/vda.sock exists, so another backup may serve there" in r.stderr and snapshots(g.d) == []
+        img(g.d, "info", first["uri"])
+    finally:
+        g.d.cairn("domjobabort", "old")
+    assert not os.path.exists(g.d.tmp / folder)
