@@ -259,7 +259,8 @@ static int pull_check(const struct vm *vm, const char *disk, const struct defini
 	if (!d)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%s' has no disk '%.200s'; see cairn domblklist", vm->def->name, disk);
 	if (d->nlayers < 2)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk '%s' of VM '%s' has no backing file", d->id, vm->def->name);
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk '%s' has no backing file in the definition of VM '%s'; if its image has "
+			"one, add it to \"backing\" of the disk (cairn edit)", d->id, vm->def->name);
 	if (d->read_only)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk '%s' of VM '%s' is read-only", d->id, vm->def->name);
 	*ret = d;

@@ -510,20 +510,18 @@ static struct json_object *job_of(struct json_object *all, const char *vm)
 	return NULL;
 }
 
-static int work_find(struct cli *c, struct json_object **ret_job, struct json_object **ret_backup, struct err *e)
+/* Find the VM's job. ret: owned by the caller; NULL: there is none. Returns 0 or -errno. */
+static int job_find(struct cli *c, struct json_object **ret, struct err *e)
 {
 	CLEANUP_JS struct json_object *all = NULL, *info = NULL;
-	struct json_object *job;
 	int r = cli_vm_info(c, c->pos[0], &info, e);
 
-	*ret_job = *ret_backup = NULL;
+	*ret = NULL;
 	if (!r)
 		r = jobs_fetch(c, &all, e);
-	if (r < 0)
-		return r;
-	job = job_of(all, js_get_str_or(info, "name", ""));
-	*ret_job = json_object_get(job);
-	return job ? 0 : backup_find(c, c->pos[0], ret_backup, e);
+	if (!r)
+		*ret = json_object_get(job_of(all, js_get_str_or(info, "name", "")));
+	return r;
 }
 
 static void job_print(struct json_object *job)
@@ -541,12 +539,23 @@ static void job_print(struct json_object *job)
 	label_print(stdout, "Data total", "%s", text);
 }
 
+/* An image that cannot be opened hides a backup, but not that the VM has no job. */
+static int shown_find(struct cli *c, struct json_object **ret_job, struct json_object **ret_backup, struct err *e)
+{
+	struct err why;
+	int r = job_find(c, ret_job, e);
+
+	if (!r && !*ret_job && backup_find(c, c->pos[0], ret_backup, &why) < 0)
+		fprintf(stderr, "warning: whether a backup is under way is not known: %s\n", why.msg);
+	return r;
+}
+
 int verb_domjobinfo(struct cli *c)
 {
 	CLEANUP_JS struct json_object *job = NULL, *backup = NULL, *o = json_object_new_object();
 	struct err e;
 
-	if (work_find(c, &job, &backup, &e) < 0)
+	if (shown_find(c, &job, &backup, &e) < 0)
 		return cli_fail(&e, "Failed to show the job of domain '%s'", c->pos[0]);
 	if (c->format != CLI_TABLE) {
 		js_put(o, "job", json_object_get(job));
@@ -583,8 +592,10 @@ int verb_domjobabort(struct cli *c)
 	CLEANUP_JS struct json_object *job = NULL, *backup = NULL;
 	struct json_object *args;
 	struct err e;
-	int r = work_find(c, &job, &backup, &e);
+	int r = job_find(c, &job, &e);
 
+	if (!r && !job)
+		r = backup_find(c, c->pos[0], &backup, &e);
 	if (!r && job) {
 		args = json_object_new_object();
 		js_put_str(args, "id", js_get_str(job, "id"));

@@ -334,3 +334,14 @@ def test_backup_of_a_renamed_vm_and_of_one_that_got_its_name(vm):
     finally:
         g.d.cairn("domjobabort", "old")
     assert not os.path.exists(g.d.tmp / folder)
+
+
+def test_domjobinfo_of_a_vm_whose_image_cannot_be_opened(vm):
+    g = vm()
+    img(g.d, "create", "-q", "-f", "qcow2", "-b", "disk0.qcow2", "-F", "qcow2", "over.qcow2")
+    g.d.define("bad", disks=[{"path": str(g.d.tmp / "over.qcow2"), "format": "qcow2"}])
+    r = g.d.cairn("domjobinfo", "bad")
+    assert "None" in r.stdout and "warning: whether a backup is under way is not known: vda: the image has the backing file" in r.stderr
+    assert "which the definition lacks" in g.d.cairn("domjobabort", "bad", ok=False).stderr
+    assert "has no backing file in the definition" in g.d.cairn("blockpull", "bad", "vda", ok=False).stderr
+    assert "there is no VM 'none'" in g.d.cairn("domjobinfo", "none", ok=False).stderr

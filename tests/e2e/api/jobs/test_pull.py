@@ -63,7 +63,7 @@ def test_disk_of_running_vm_is_pulled(vm):
     assert vm.cairn("blockpull", "vm1", "vda", "--wait", "--bandwidth", "1000").stdout == "Pull complete\n"
     assert str(vm.tmp / "base.raw") not in open_files(pid)
     stands_alone(vm)
-    assert "has no backing file" in vm.cairn("blockpull", "vm1", str(vm.tmp / "disk.qcow2"), ok=False).stderr
+    assert "has no backing file in the definition of VM 'vm1'; if its image has one, add it" in vm.cairn("blockpull", "vm1", str(vm.tmp / "disk.qcow2"), ok=False).stderr
     vm.cairn("snapshot-create-as", "vm1", "s1")
     vm.cairn("destroy", "vm1")
     same_content(vm)
