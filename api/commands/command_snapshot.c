@@ -115,15 +115,18 @@ static void job_answer(struct call *c, int r, struct job *j, const struct err *e
 		call_return_job(c, j);
 }
 
-/* Take name and description. As in virsh, the default name is the time in seconds: such names sort by time. Within one
- * second, the names of a VM's snapshots count up; those of a group (no VM) do not. */
-static int arg_names(struct call *c, struct vm_snapshot_create *body, struct err *e)
+/* Take name and description of the snapshots of n VMs. As in virsh, the default name is the time in seconds: such names
+ * sort by time. Within one second, the names of a VM's snapshots count up. */
+static int arg_names(struct call *c, struct vm *const *vms, size_t n, struct vm_snapshot_create *body, struct err *e)
 {
+	bool given = js_get(c->args, "name");
 	int64_t now_s = time(NULL);
 	int r;
 
-	if (c->vm && !js_get(c->args, "name"))
-		now_s = c->vm->snapshot_named_s = MAX(now_s, c->vm->snapshot_named_s + 1);
+	for (size_t i = 0; i < n && !given; i++)
+		now_s = MAX(now_s, vms[i]->snapshot_named_s + 1);
+	for (size_t i = 0; i < n && !given; i++)
+		vms[i]->snapshot_named_s = now_s;
 	snprintf(body->name, sizeof(body->name), "%lld", (long long)now_s);
 	r = arg_text(c, "name", true, body->name, sizeof(body->name), e);
 	return r < 0 ? r : arg_text(c, "description", false, body->description, sizeof(body->description), e);
@@ -149,7 +152,7 @@ void command_snapshot_create(struct call *c)
 	int r = free_check(c->vm, "take a snapshot", &e);
 
 	if (!r)
-		r = arg_names(c, &body, &e);
+		r = arg_names(c, &c->vm, 1, &body, &e);
 	if (!r)
 		r = arg_tags(c, body.tags, &e);
 	if (!r)
@@ -225,7 +228,7 @@ void command_group_snapshot(struct call *c)
 	for (size_t i = 0; i < n && !r; i++)
 		r = group_vm_check(vms[i], body.quiesce, &e);
 	if (!r)
-		r = arg_names(c, &body, &e);
+		r = arg_names(c, vms, n, &body, &e);
 	if (!r)
 		r = group_id_make(id, &e);
 	if (!r)

@@ -30,6 +30,13 @@ def test_each_vm_has_a_snapshot_of_one_group(trio):
     assert [vm["vm"] for vm in result["vms"]] == ["a", "b"] and result["name"].isdigit() and result["group"] != tag[6:]
 
 
+def test_names_of_snapshots_of_one_second_count_up(trio):
+    """Also if only some of the VMs have had one in that second."""
+    made = [json.loads(trio.cairn("group-snapshot", *vms, "--format", "json").stdout)["name"] for vms in ("ab", "a", "bc", "abc")]
+    trio.cairn("snapshot-create", "c")
+    assert made[0] < made[1] < made[3] > made[2] > made[0] and [len(s) for s in snapshots(trio)] == [3, 3, 3]
+
+
 @pytest.mark.parametrize("args, code, says", [
     (["a", "--name", ""], 2, "name: 1 to 255 bytes"), (["a", "--name", "x" * 256], 2, "name: 1 to 255 bytes"),
     (["a", "--name", "x\ny"], 2, "one line")])
