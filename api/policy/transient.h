@@ -1,7 +1,7 @@
 /* transient: VMs that vm-create made, and ephemeral clones. The daemon undefines such a VM when it has ended and no
  * restart is pending; its images stay, but those of an ephemeral one are removed when no other VM uses them. A daemon
  * that finds one off at its start undefines it, too. A managed save keeps the VM until its next end. vm-define without
- * `was` makes the VM persistent.
+ * `was` makes the VM persistent. vm-destroy returns when the VM is undefined, if that is possible at once.
  *
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_POLICY_TRANSIENT_H

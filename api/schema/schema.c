@@ -660,7 +660,7 @@ static const struct command commands[] = {
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_SUSPEND },
 	{ "vm-resume", "resume the vCPUs", vm_only, NULL, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_RESUME },
-	{ "vm-destroy", "stop the VM at once, or end its start; return when its process has ended, or fail if it is stuck in the kernel",
+	{ "vm-destroy", "stop the VM at once, or end its start; return when its process has ended (a transient VM: is undefined), or fail if it is stuck in the kernel",
 		vm_only, NULL,
 		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_DESTROY },
 	{ "vm-console", "connect to a console of the guest; the answer carries a socket as an fd", console_args, NULL,

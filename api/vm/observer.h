@@ -81,11 +81,13 @@ struct vm_observer {
 
 	/* Hooks for the end of the VM process, in this order. process_gone: the process has ended. process_saved: the
 	 * process reported that it saved the VM, and one observer moves the state. run_ended: the state has moved.
-	 * run_over: the calls that waited for the end were answered. A daemon that finds no process at its start
-	 * calls process_saved, if the VM was saved, and then process_gone. */
+	 * end_waits: whether the calls that waited for the end wait on, until the observer calls vm_answer_gone().
+	 * run_over: they were answered otherwise. A daemon that finds no process at its start calls process_saved, if
+	 * the VM was saved, and then process_gone. */
 	void (*process_gone)(struct vm *vm);
 	void (*process_saved)(struct vm *vm);
 	void (*run_ended)(struct vm *vm);
+	bool (*end_waits)(struct vm *vm);
 	void (*run_over)(struct vm *vm, bool was_active, bool rebooting);
 	/* The process was killed, but has not ended, as when it waits for a disk. The hooks above follow if it ends. */
 	void (*process_stuck)(struct vm *vm);

@@ -179,7 +179,8 @@ static void life_ended(void *opaque, const struct vm_process_end *end)
 	vm_set(vm, VM_FACT_REBOOTS | VM_FACT_CRASH_DUMPED | VM_FACT_DUMP_DUE, false);
 	vm_handover_abandon(vm);
 	vm_notify(vm, run_ended);
-	vm_answer_gone(vm);
+	if (!vm_ask(vm, end_waits))
+		vm_answer_gone(vm);
 	vm_tell_gone(vm);
 	vm_notify(vm, run_over, was_active, rebooting);
 	vm_start_over(vm);

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 
 import pytest
 
@@ -131,3 +132,19 @@ def test_limits_names_and_result(daemon, src):
     assert "--memory-max must be a size such as 512M" in daemon.cairn("clone", "--live", "src", "x", "--memory-max", "much", ok=2).stderr
     assert "--cpus must be a number of processors" in daemon.cairn("clone", "--live", "src", "x", "--cpus", "nan", ok=2).stderr
     assert "NAME and --name-pattern exclude each other" in daemon.cairn("clone", "--live", "src", "x", "--name-pattern", "y%d", ok=2).stderr
+
+
+def test_destroy_returns_when_the_name_is_free(daemon, src):
+    q = daemon.qmp()
+    for _ in range(8):
+        fork(daemon, "a")
+        q.run("vm-destroy", vm="a")
+        assert [vm["name"] for vm in q.run("vm-list")["vms"]] == ["src"] and os.listdir(src) == ["src.qcow2"]
+
+
+def test_destroy_returns_also_if_the_clone_stays_for_another(daemon, src):
+    fork(daemon, "a")
+    daemon.cairn("clone", "--live", "a", "b")
+    begun = time.monotonic()
+    daemon.cairn("destroy", "a")
+    assert time.monotonic() - begun < 4 and "a" in names(daemon)
