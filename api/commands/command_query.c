@@ -37,6 +37,7 @@
 #include <unistd.h>
 
 #define QUERY_TIMEOUT_NS (1000000000ULL)
+#define PATHS_BYTES (32 * 1024) /* of images in one answer, so that it is no longer than clients read */
 #define LIST_LIMIT 1000
 /* Maximum size of a page of vm-list. Some clients read lines of at most 64 KiB. A page ends early enough for one more
  * entry and the next page's name. */
@@ -514,8 +515,19 @@ static void put_mirror(struct json_writer *w, const struct vm *vm, const char *i
 	jw_object_end(w);
 }
 
-/* Add the path of the disk's image, and the space that it takes. */
-static void put_image(struct json_writer *w, const struct vm *vm, const char *id)
+/* Whether the path of an image has room in the answer. left: bytes for further paths; reduced. */
+static bool path_fits(const char *path, size_t *left)
+{
+	size_t bytes = js_escaped_bytes(path, strlen(path));
+
+	if (bytes > *left)
+		return false;
+	*left -= bytes;
+	return true;
+}
+
+/* Add the path of the disk's image, and the space that it takes. left: as of path_fits(). */
+static void put_image(struct json_writer *w, const struct vm *vm, const char *id, size_t *left)
 {
 	const struct vm_space_disk *space = vm_space_of(vm, id);
 	const struct definition *d = vm_live(vm);
@@ -523,11 +535,11 @@ static void put_image(struct json_writer *w, const struct vm *vm, const char *id
 
 	while (i < d->ndisks && strncmp(d->disks[i].id, id, sizeof(d->disks[i].id)) != 0)
 		i++;
-	if (i < d->ndisks && d->disks[i].nlayers)
+	if (i < d->ndisks && d->disks[i].nlayers && path_fits(d->disks[i].layers[0].path, left))
 		jw_str(w, "path", d->disks[i].layers[0].path);
 	if (i < d->ndisks && d->disks[i].nlayers > 1) {
 		jw_array(w, "backing");
-		for (uint16_t k = 1; k < d->disks[i].nlayers; k++)
+		for (uint16_t k = 1; k < d->disks[i].nlayers && path_fits(d->disks[i].layers[k].path, left); k++)
 			jw_str(w, NULL, d->disks[i].layers[k].path);
 		jw_array_end(w);
 	}
@@ -593,13 +605,15 @@ static void put_more_of_interface(struct json_writer *w, const struct vm *vm, ui
 
 static void put_figures(struct json_writer *w, const struct vm *vm, const struct vm_info *info, const struct vm_figures *more)
 {
+	size_t left = PATHS_BYTES;
+
 	put_vcpus(w, vm, info, more);
 	put_counters(w, info);
 	jw_array(w, "disks");
 	for (uint32_t i = 0; i < MIN(info->ndisks, VM_DISKS_MAX); i++) {
 		jw_object(w, NULL);
 		put_disk(w, &info->disks[i], info->disk_faults[i], info->trays[i]);
-		put_image(w, vm, info->disks[i].id);
+		put_image(w, vm, info->disks[i].id, &left);
 		if (more)
 			put_more_of_disk(w, more, i);
 		jw_object_end(w);

@@ -39,7 +39,7 @@ static size_t entries_put(struct json_writer *w, const struct stats_page *p)
 
 	jw_array(w, "vms");
 	for (; i < p->n; i++) {
-		bytes += p->rows[i].entry.length + 1;
+		bytes += js_escaped_bytes(p->rows[i].entry.text, p->rows[i].entry.length) + 1;
 		if (i && bytes > STATS_BYTES)
 			break;
 		jw_text(w, NULL, p->rows[i].entry.text, p->rows[i].entry.length);

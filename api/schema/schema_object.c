@@ -179,7 +179,7 @@ static const struct field disk_figures[] = {
 	{ "fl-reqs", FIELD_INT, REQUIRED, "number of flushes" },
 	{ "fl-ns", FIELD_INT, REQUIRED, "time of all flushes, ns" },
 	{ "errors", FIELD_INT, REQUIRED, "number of failed requests" },
-	{ "path", FIELD_STRING, OPTIONAL, "path of its image" },
+	{ "path", FIELD_STRING, OPTIONAL, "path of its image; if the paths of the VM's images have more than 32 KiB in all, the last ones are missing here and in backing" },
 	{ "backing", LIST_OF(FIELD_STRING), OPTIONAL, "paths of the image's backing files, the nearest first" },
 	{ "mirror", FIELD_MIRROR, OPTIONAL, "the file that gets each change, too, since vm-blockcopy or an active vm-blockcommit is ready" },
 	{ "allocation", FIELD_INT, OPTIONAL, "bytes that its image takes, some seconds old at most; this and physical are missing before the guest writes, or a client runs vm-space" },

@@ -8,8 +8,8 @@
  * boot line after a boot is synced, so that no two boots skip the same numbers.
  *
  * When the log is full and a VM, or all undefined VMs together, have more than a quarter of the events, some of the
- * oldest of these are dropped, so that nobody can push out events of other VMs. Then the events in memory, and not the full
- * file, become events.old.jsonl.
+ * oldest of these are dropped, so that nobody can push out events of other VMs. Then the events in memory, and not the
+ * full file, become events.old.jsonl.
  *
  * Threading: the loop's thread. */
 #ifndef CAIRN_API_STORE_EVENT_LOG_H

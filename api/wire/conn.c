@@ -169,6 +169,21 @@ static void conn_flush(struct conn *c)
 		conn_drop(c);
 }
 
+/* Return the line of an error in place of an answer that no client could get. */
+static char *too_long_line(const struct conn *c, struct json_object *answer, size_t *ret_len)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct json_object *id = js_get(answer, "id");
+	struct err e;
+
+	err_set(&e, -EMSGSIZE, c->dialect == DIALECT_QEMU ? ERR_GENERIC : ERR_UNSUPPORTED, "the answer has %zu bytes, and a client can get %zu; "
+		"shorten the paths or names in it", *ret_len, account_limits(&c->member)->client_out_bytes);
+	o = js_error(err_class_name(e.cls), e.msg);
+	if (id)
+		js_put(o, "id", json_object_get(id));
+	return js_line(o, ret_len);
+}
+
 void conn_send(struct conn *c, struct json_object *o, int fd)
 {
 	char *line = NULL;
@@ -176,6 +191,10 @@ void conn_send(struct conn *c, struct json_object *o, int fd)
 
 	if (!c->dead)
 		line = js_line(o, &len);
+	if (line && len > account_limits(&c->member)->client_out_bytes && js_get(o, "return")) {
+		free(line);
+		line = too_long_line(c, o, &len);
+	}
 	if (!line || unsent_bytes(c) + len > account_limits(&c->member)->client_out_bytes ||
 		(c->out.first && account_out_exceeded(&c->member))) {
 		if (line) {

@@ -262,6 +262,18 @@ static char *put_escape(char *p, uint32_t c)
 	return p + sprintf(p, "\\u%04x\\u%04x", 0xd800 + (c >> 10), 0xdc00 + (c & 0x3ff));
 }
 
+size_t js_escaped_bytes(const char *text, size_t len)
+{
+	const unsigned char *s = (const unsigned char *)text;
+	size_t bytes = 0;
+
+	for (size_t i = 0, n; i < len; i += n) {
+		n = 1;
+		bytes += s[i] < 0x7f ? 1 : s[i] == 0x7f || utf8_next(s + i, len - i, &n) < 0x10000 ? 6 : 12;
+	}
+	return bytes;
+}
+
 char *js_line(struct json_object *o, size_t *ret_len)
 {
 	size_t len, wide = 0;

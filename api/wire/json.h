@@ -66,6 +66,8 @@ const char *js_plain_string(struct json_object *o);
 /* Print the object as QMP sends it: one line of ASCII with CRLF. Other code points become \u escapes, invalid
  * UTF-8 becomes U+FFFD. The caller frees the line; NULL: no memory. */
 char *js_line(struct json_object *o, size_t *ret_len);
+/* Return the length that a part of that line has, from the part as UTF-8. */
+size_t js_escaped_bytes(const char *text, size_t len);
 /* Return the length of that line in bytes. */
 size_t js_line_bytes(struct json_object *o);
 

@@ -6,11 +6,12 @@ import json
 import os
 import pathlib
 import socket
+import subprocess
 
 import pytest
 
 import guestlib
-from conftest import Qmp
+from conftest import Qmp, QmpError
 from daemonlib import shared  # noqa: F401
 from otherslib import as_user, run_as_user
 
@@ -170,3 +171,29 @@ def test_limits_follow_the_permissions_of_open_connections(opened):
     for fd in (granted, go):
         os.close(fd)
     assert known["id"] == 1 and "more than 4096 bytes" in stranger["error"]["desc"]
+
+
+def test_vm_with_long_paths_harms_no_other_client(fake):
+    """With all paths, which are long in JSON, no answer about all VMs would reach a client."""
+    folder = fake.tmp.joinpath(*["\u00e9" * 120] * 14)
+    folder.mkdir(parents=True)
+    disks = []
+    for i in range(8):
+        layers = [str(folder / f"{i}-{k}.qcow2") for k in range(15)]
+        for layer in layers:
+            subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", layer, "1M"], check=True)
+        disks.append({"path": layers[0], "format": "qcow2", "backing": [{"path": p, "format": "qcow2"} for p in layers[1:]]})
+    fake.define("small")
+    q = fake.qmp()
+    definition = {**json.loads(fake.cairn("dumpjson", "small").stdout), "name": "big", "disks": disks}
+    del definition["uuid"]
+    q.send(json.dumps({"execute": "vm-define", "arguments": {"definition": definition}}, ensure_ascii=False).encode())
+    assert "return" in q.answer()
+    for vm in ("big", "small"):
+        fake.cairn("start", vm)
+    assert [vm["name"] for vm in q.run("vm-stats")["vms"]] == ["big", "small"]
+    shown = q.run("vm-info", vm="big")["disks"]
+    assert shown[0]["path"] == disks[0]["path"] and "path" not in shown[-1]
+    with pytest.raises(QmpError, match="the answer has 1[0-9]* bytes, and a client can get 1048576; shorten the paths"):
+        q.run("vm-dump-definition", vm="big")
+    assert q.run("query-version")  # the client stays connected
