@@ -190,9 +190,12 @@ static void copy_remove(struct cli *c, struct copy *x, int fd, int r)
 static int copy_make(struct cli *c, struct copy *x, int *ret_fd, struct err *e)
 {
 	const char *bandwidth = option_value(c, "bandwidth");
-	int fd = *ret_fd = open(x->dest, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600), r;
+	int fd, r = cli_ready(c, "vm-blockcopy", e); /* before the file is created: without a daemon, it would stay */
 	struct json_object *args;
 
+	if (r < 0)
+		return r;
+	fd = *ret_fd = open(x->dest, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (fd < 0 && errno == EEXIST)
 		return err_set(e, -EEXIST, ERR_EXISTS, "%s exists already; name a file that the copy makes", x->dest);
 	if (fd < 0)

@@ -225,6 +225,14 @@ def test_cancelled_copy_leaves_the_disk(vm):
     vm.cairn("snapshot-create-as", "vm1", "s1")
 
 
+def test_no_file_is_made_without_a_daemon(tmp_path):
+    """A file that stays would make the next try fail, because the copy must make its file."""
+    p = subprocess.run([os.path.join(BUILD, "cairn"), "-c", str(tmp_path / "none"), "blockcopy", "vm1", "vda", "--dest", "copy.raw"],
+                       cwd=tmp_path, stderr=subprocess.PIPE, text=True, check=False, timeout=50)
+    assert p.returncode == 7 and "no daemon listens" in p.stderr and "warning" not in p.stderr
+    assert not os.listdir(tmp_path)
+
+
 @pytest.mark.parametrize("args,says", [
     (["vdx", "--dest", "a"], "vdx"), (["vda"], "--dest"), (["vda", "--dest", "disk.qcow2"], "disk.qcow2 exists already; name a file that the copy makes"),
     (["vda", "--dest", "a", "--pivot", "--finish"], "exclude"), (["vda", "--dest", "a", "--dest-format", "vmdk"], "raw or qcow2"),
