@@ -244,6 +244,12 @@ static int part_lacks(struct process *p, const char *what, struct err *e)
 	return 0;
 }
 
+/* Return the exit status of a VM that could not begin. */
+static int failure_status(const struct err *e)
+{
+	return e->cls == ERR_HOST || e->cls == ERR_PERMISSION ? VM_EXIT_HOST : e->cls == ERR_BUSY ? VM_EXIT_BUSY : VM_EXIT_CONFIG;
+}
+
 /* r, e: of process_enter(), whose failure is reported like one of the VM. */
 static int process_run(struct process *p, int r, struct err *e)
 {
@@ -271,7 +277,7 @@ static int process_run(struct process *p, int r, struct err *e)
 		 * could write to them. */
 		if (p->cfg->taken_over)
 			_exit(VM_EXIT_FAILURE);
-		return e->cls == ERR_HOST || e->cls == ERR_PERMISSION ? VM_EXIT_HOST : VM_EXIT_CONFIG;
+		return failure_status(e);
 	}
 	if (p->foreground)
 		foreground_started(p->foreground);

@@ -442,12 +442,12 @@ int verb_run(struct cli *c)
 	r = run(c, &outcome);
 	if (r < 0) {
 		cli_fail(&outcome.err, "Failed to run %s", c->pos[0]);
-		outcome.reason = "failed";
+		outcome.reason = outcome.err.cls == ERR_BUSY ? "busy" : "failed";
 	}
 	if (has_command && (r < 0 || (outcome.reason && !strcmp(outcome.reason, "usage"))))
 		r = EXEC_CAIRN;
 	else if (r < 0) /* as cairn-vm */
-		r = outcome.err.cls == ERR_HOST ? VM_EXIT_HOST : VM_EXIT_CONFIG;
+		r = outcome.err.cls == ERR_HOST ? VM_EXIT_HOST : outcome.err.cls == ERR_BUSY ? VM_EXIT_BUSY : VM_EXIT_CONFIG;
 	run_status_write(fd, r, has_command ? "command" : "vm", &outcome);
 	return r;
 }

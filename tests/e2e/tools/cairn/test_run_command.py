@@ -233,6 +233,7 @@ def test_status_fd_tells_the_commands_status_from_cairns(vm):
     assert cairns((str(vm.tmp / "file"),), status=126) == "not-executable"
     assert cairns("-w", "/missing", ("true",), status=125) == "failed"
     assert cairns(("true",), status=125, env={"ENDS": "3"}) == "vm-ended"
+    assert cairns(("true",), status=125, env={"ENDS": "6"}) == "busy"
     assert cairns("--timeout", "0.3", ("true",), status=124, env={"BOOTS": "100"}) == "timeout"
     assert cairns("--timeout", "1", ("sleep", "100"), status=124) == "timeout"
     assert cairns("--disk", "/missing", ("true",), status=125) == "failed"

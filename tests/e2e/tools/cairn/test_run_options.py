@@ -2,12 +2,14 @@
 is found, the words for the host, and errors that name the option."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pty
 import select
 import shutil
 import signal
+import struct
 import subprocess
 import termios
 import time
@@ -297,6 +299,15 @@ def test_status_and_time_limit_of_a_vm(kvm, guest, image):
     assert line["by"] == "cairn" and line["reason"] == "timeout" and line["status"] == 124 and "its time limit passed" in p.stderr
     line, _ = status_of([CAIRN, "run", "--kernel", "/missing"])
     assert line["by"] == "cairn" and line["reason"] == "failed" and line["status"] == 2
+
+
+def test_disk_that_another_process_has_open_is_busy(kvm, guest, image):
+    """A script can try again, unlike after a wrong definition."""
+    with open("base.raw", "rb") as f:
+        # The byte that Cairn and QEMU lock if nobody else may write
+        fcntl.fcntl(f, fcntl.F_OFD_SETLK, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 201, 1, 0))
+        line, p = status_of(writer(guest, "base.raw"))
+        assert line == {"by": "vm", "status": 6, "signal": None} and "vda is in use by another process" in p.stderr
 
 
 def test_terminal_is_restored_after_the_time_limit(kvm, guest, folder):
