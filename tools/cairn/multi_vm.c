@@ -222,6 +222,8 @@ static void *worker_main(void *opaque)
 	while (w->next < w->f->n) {
 		struct multi_vm_target *t = &w->f->list[w->next++];
 
+		if (t->done)
+			continue;
 		pthread_mutex_unlock(&w->mutex);
 		target_do(&own, w, t);
 		pthread_mutex_lock(&w->mutex);
@@ -397,6 +399,8 @@ static int dry_run(struct cli *c, struct multi_vm *f, const struct multi_vm_act 
 static void args_make(struct cli *c, struct multi_vm *f, const struct multi_vm_act *a)
 {
 	for (size_t i = 0; i < f->n; i++) {
+		if (f->list[i].done)
+			continue;
 		f->list[i].args = cli_vm_args(f->list[i].name);
 		if (a->add)
 			a->add(c, f->list[i].args);
@@ -415,31 +419,66 @@ static size_t workers_start(struct work *w, pthread_t *threads)
 	return n;
 }
 
+/* Run the command for the VMs that are not done. lines: print the outcomes in order. */
+static void round_run(struct cli *c, struct work *w, bool lines)
+{
+	pthread_t threads[PARALLEL_MAX];
+	size_t n;
+
+	args_make(c, w->f, w->a);
+	w->next = 0;
+	n = workers_start(w, threads);
+	for (size_t i = 0; i < w->f->n; i++) {
+		target_await(w, &w->f->list[i]);
+		if (lines)
+			line_print(w->a, &w->f->list[i]);
+	}
+	while (n)
+		pthread_join(threads[--n], NULL);
+}
+
+/* Return whether another round may help: it has VMs that were refused, and the last round has succeeded for others.
+ * succeeded: the number of VMs before the last round; updated. */
+static bool round_prepare(struct multi_vm *f, size_t *succeeded)
+{
+	size_t n = 0, refused = 0;
+
+	for (size_t i = 0; i < f->n; i++)
+		n += !f->list[i].r;
+	if (n == *succeeded)
+		return false;
+	*succeeded = n;
+	for (size_t i = 0; i < f->n; i++) {
+		struct multi_vm_target *t = &f->list[i];
+
+		t->done = !t->r || (t->e.cls != ERR_BUSY && t->e.cls != ERR_WRONG_STATE);
+		refused += !t->done;
+	}
+	return refused > 0;
+}
+
 int multi_vm_run(struct cli *c, struct multi_vm *f, const struct multi_vm_act *a)
 {
 	bool lines = !f->table && c->format == CLI_TABLE;
 	struct work w = { .c = c, .a = a, .signals = -1, .f = f,
 		.mutex = PTHREAD_MUTEX_INITIALIZER, .changed = PTHREAD_COND_INITIALIZER };
 	CLEANUP_CLOSE int signals = -1;
-	pthread_t threads[PARALLEL_MAX];
 	sigset_t before;
-	size_t n;
+	size_t succeeded = 0;
 	int worst = CLI_OK;
 
 	if (option_flag(c, "dry-run"))
 		return dry_run(c, f, a);
 	if (a->job && job_signals_open(false, &signals, &before) == 0)
 		w.signals = signals;
-	args_make(c, f, a);
-	n = workers_start(&w, threads);
+	do
+		round_run(c, &w, lines && !a->repeats);
+	while (a->repeats && round_prepare(f, &succeeded));
 	for (size_t i = 0; i < f->n; i++) {
-		target_await(&w, &f->list[i]);
-		if (lines)
+		if (lines && a->repeats)
 			line_print(a, &f->list[i]);
 		worst = worst ? worst : target_code(&f->list[i]);
 	}
-	while (n)
-		pthread_join(threads[--n], NULL);
 	c->interrupted = is_interrupted(&w);
 	if (c->format != CLI_TABLE)
 		multi_vm_json_print(c, f);

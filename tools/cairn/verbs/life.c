@@ -130,7 +130,7 @@ static void undefine_print(struct json_object *answer, bool would)
 int verb_undefine(struct cli *c)
 {
 	static const struct multi_vm_act a = { .command = "vm-undefine", .fail = "undefine", .done = "has been undefined",
-		.add = undefine_add, .told = undefine_print };
+		.add = undefine_add, .told = undefine_print, .repeats = true };
 
 	return multi_vm_do(c, &a);
 }

@@ -54,6 +54,27 @@ def test_images_that_stay_are_told_below_the_table(fake):
         assert f"Volume 'vda'({fake.tmp}/{n}.raw) removed." in said and f"Volume 'vdb'({fake.tmp}/{n}.iso) stays: " in said
 
 
+def test_undefine_finds_the_order_of_vms_that_share_images(fake):
+    """Each VM reads the image of the VM before it, and an image stays while another VM uses it."""
+    names = "abcd"
+    for i, n in enumerate(names):
+        (fake.tmp / f"{n}.raw").write_bytes(bytes(4096))
+        fake.define(n, disks=[{"path": f"{n}.raw", "format": "raw"}] + [{"path": f"{x}.raw", "format": "raw", "readonly": True} for x in names[i - 1:i]])
+    assert "is used by VM 'b'" in fake.cairn("undefine", "a", "c", "--remove-all-storage", ok=6).stderr
+    r = fake.cairn("undefine", *names, "--remove-all-storage", "--parallel", "1")
+    assert [line for line in r.stdout.splitlines() if "undefined" in line] == [f"Domain '{n}' has been undefined" for n in names]
+    assert r.stderr == "" and states(fake) == {} and not list(fake.tmp.glob("*.raw"))
+
+
+def test_undefine_removes_a_template_after_its_clones(fake):
+    (fake.tmp / "t.raw").write_bytes(bytes(1 << 20))
+    fake.define("t", disks=[{"path": "t.raw", "format": "raw"}])
+    fake.cairn("template", "t")
+    fake.cairn("clone", "t", "t-1", "--linked")
+    got = json.loads(fake.cairn("undefine", "t", "t-1", "nope", "--parallel", "1", "--format", "json", ok=3).stdout)
+    assert [(o["name"], o["outcome"]) for o in got] == [("t", "done"), ("t-1", "done"), ("nope", "failed")]
+
+
 def test_pattern_matches_vm_names(farm):
     r = farm.cairn("start", "web*", "db?", "web1")
     assert [x[0] for x in rows(r)] == ["web1", "web2", "web3", "db1"]
