@@ -17,6 +17,7 @@
 #include "base/file.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -419,7 +420,7 @@ static void save_runs_on(struct vm *vm, const struct vm_event *ev)
 	if (vm->operation.kind != VM_OP_SAVE_ADOPTED || ev->phase == VM_PHASE_CRASHED ||
 		(ev->phase == VM_PHASE_PAUSED && ev->reason == VM_REASON_SAVING))
 		return;
-	err_set(&e, -EIO, ERR_GENERIC, "the VM was not saved; its log has the reason, see cairn log VM");
+	err_set(&e, -EIO, ERR_GENERIC, "the VM was not saved; its log has the reason, see cairn log %s", shell_word(vm->def->name).s);
 	save_finish(vm, &e);
 }
 

@@ -7,6 +7,7 @@
 #include "api/vm/vm_compat.h"
 #include "api/wire/json.h"
 #include "base/err.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -126,11 +127,15 @@ int vm_copy_end(struct vm *vm, const char *disk, void (*done)(void *opaque, int 
 	struct vm_disk_copy body = { 0 };
 	const struct definition_disk *d;
 	struct copy_end *x;
+	char hint[sizeof(struct shell_word) + 128];
 	int r = vm_compat_check_live(vm, VM_KNOWS_DISK_COPY, e), at = r ? r : vm_live_disk(vm, disk, e);
 
 	d = at < 0 ? NULL : &vm_live(vm)->disks[at];
-	if (d && d->nlayers)
-		at = MIN(at, next_check(vm, d->id, d->layers[0].path, "change that back first, with cairn edit, or continue with it: cairn blockjob VM DISK --pivot", e));
+	if (d && d->nlayers) {
+		snprintf(hint, sizeof(hint), "change that back first, with cairn edit, or continue with it: cairn blockjob %s %s --pivot",
+			shell_word(vm->def->name).s, d->id);
+		at = MIN(at, next_check(vm, d->id, d->layers[0].path, hint, e));
+	}
 	if (at < 0)
 		return at;
 	snprintf(body.disk, sizeof(body.disk), "%s", d->id);

@@ -12,6 +12,7 @@
 #include "base/err.h"
 #include "base/log.h"
 #include "base/loop.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -404,15 +405,15 @@ static void process_end(struct vm_process *p)
 	 * lead to its own listening socket, which the kernel closes late if a ring of io_uring still has it. */
 	p->end.replaced = p->replaced || (p->unproven && !p->end.signaled);
 	moved = p->ops->moved && p->ops->moved(p->opaque, &p->end);
-	err_set(&e, -ESRCH, ERR_GENERIC, "the VM's process ended (%s %d) before it answered; see cairn log VM",
-		p->end.signaled ? "signal" : "exit status", p->end.status);
+	err_set(&e, -ESRCH, ERR_GENERIC, "the VM's process ended (%s %d) before it answered; see cairn log %s",
+		p->end.signaled ? "signal" : "exit status", p->end.status, shell_word(p->name).s);
 	if (moved && !p->end.signaled)
 		err_set(&e, -ESRCH, ERR_GENERIC, "the VM was handed over to a new process before the request was answered; it "
 			"may have been carried out: look, and repeat it if it was not");
 	if (p->end.said)
-		err_set(&e, -ESRCH, ERR_GENERIC, "the VM %s before it answered; see cairn log VM",
+		err_set(&e, -ESRCH, ERR_GENERIC, "the VM %s before it answered; see cairn log %s",
 			p->end.event.reason == VM_REASON_USER ? "was destroyed" : p->end.event.reason == VM_REASON_GUEST_PANICKED ? "ended, because its guest "
-			"panicked," : "ended");
+			"panicked," : "ended", shell_word(p->name).s);
 	if (p->end.said && p->end.event.detail[0] && p->end.event.reason != VM_REASON_GUEST_PANICKED)
 		err_set(&e, -ESRCH, ERR_GENERIC, "%s", p->end.event.detail);
 	if (p->spawn_error)

@@ -59,7 +59,7 @@ struct vm_process {
 	struct closer *closer; /* borrowed */
 	const struct vm_process_ops *ops;
 	void *opaque;
-	char name[64]; /* the VM's name for the daemon's log */
+	char name[VM_NAME_MAX + 1]; /* the VM's name */
 	pid_t pid;
 	int pidfd, sock, end_fd;
 	uint64_t vcpus_absent; /* vCPUs that the guest lacks, a bit for each; 0: none, or an older process */

@@ -2,6 +2,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "block/block.h"
 #include "block/block_snapshot.h"
@@ -37,7 +38,7 @@ int machine_copy_check(const struct machine *m, struct err *e)
 	for (unsigned i = 0; i < m->ndisks; i++)
 		if (m->disks[i].copy)
 			return err_set(e, -EBUSY, ERR_BUSY, "disk %s is being mirrored to a copy, or to its base; end that first, with cairn blockjob "
-				"VM %s --abort, or --pivot", m->disks[i].id, m->disks[i].id);
+				"%s %s --abort, or --pivot", m->disks[i].id, shell_word(m->cfg.name).s, m->disks[i].id);
 	return 0;
 }
 

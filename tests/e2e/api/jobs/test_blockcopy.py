@@ -106,7 +106,8 @@ def test_flushed_data_is_on_both_when_one_is_killed(vm, who):
     c.run("write 7 200 50")
     c.run("zero 5000 128")
     c.run("flush")
-    assert "is being mirrored to a copy" in vm.cairn("snapshot-create-as", "vm1", "s1", ok=False).stderr
+    assert "is being mirrored to a copy, or to its base; end that first, with cairn blockjob vm1 vda --abort, or --pivot" in vm.cairn(
+        "snapshot-create-as", "vm1", "s1", ok=False).stderr
     if who == "process":
         os.kill(vm.info("vm1")["pid"], signal.SIGKILL)
         until(lambda: vm.info("vm1")["state"] in ("crashed", "shutoff"))
@@ -193,6 +194,20 @@ def test_abort_in_mirroring_phase(vm):
     assert "has no copy under way" in vm.cairn("blockjob", "vm1", "vda", "--abort", ok=3).stderr
     vm.cairn("destroy", "vm1")
     assert "VM 'vm1' is shut off, so no disk of it has a copy under way" in vm.cairn("blockjob", "vm1", "vda", "--abort", ok=3).stderr
+
+
+def test_abort_is_refused_while_the_next_start_has_the_copy(vm):
+    vm.cairn("blockcopy", "vm1", "vda", "--dest", "copy.raw")
+    was = vm.cairn("dumpjson", "vm1", "--inactive").stdout
+    now = json.loads(was)
+    now["disks"][0].update(path=str(vm.tmp / "copy.raw"), format="raw")
+    (vm.tmp / "vm1.json").write_text(json.dumps(now))
+    vm.cairn("define", "vm1.json")
+    assert "change that back first, with cairn edit, or continue with it: cairn blockjob vm1 vda --pivot" in vm.cairn(
+        "blockjob", "vm1", "vda", "--abort", ok=4).stderr
+    (vm.tmp / "vm1.json").write_text(was)
+    vm.cairn("define", "vm1.json")
+    vm.cairn("blockjob", "vm1", "vda", "--abort")
 
 
 def test_pivot_keeps_snapshots(vm, monkeypatch):

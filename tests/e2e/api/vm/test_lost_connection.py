@@ -85,7 +85,7 @@ def test_command_is_told_that_the_vm_was_destroyed_meanwhile(fake):
     until(lambda: q.run("query-jobs", id=job)[0]["current-progress"])  # the process has got its work
     q.run("vm-destroy", vm="vm1")
     q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
-    assert q.run("query-jobs", id=job)[0]["error"] == "the VM was destroyed before it answered; see cairn log VM"
+    assert q.run("query-jobs", id=job)[0]["error"] == "the VM was destroyed before it answered; see cairn log vm1"
 
 
 def test_command_is_told_that_the_guest_panicked_meanwhile(fake):
@@ -97,7 +97,7 @@ def test_command_is_told_that_the_guest_panicked_meanwhile(fake):
     until(lambda: q.run("query-jobs", id=job)[0]["current-progress"])  # the process has got its work
     (fake.tmp / "go").touch()
     q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
-    assert q.run("query-jobs", id=job)[0]["error"] == "the VM ended, because its guest panicked, before it answered; see cairn log VM"
+    assert q.run("query-jobs", id=job)[0]["error"] == "the VM ended, because its guest panicked, before it answered; see cairn log vm1"
 
 
 def test_request_without_a_connection_fails_with_the_end_of_the_process(fake):
