@@ -25,8 +25,8 @@ struct multi_vm_act {
 	/* An argument that may hold several words, separated by commas. The call is made with one word after the other
 	 * until one succeeds. NULL: none. */
 	const char *tries;
-	/* The command may be refused because of another VM that it is to be run for, so run it again for the refused VMs
-	 * while it has succeeded for others. */
+	/* The command may be refused because of another VM that it is to be run for, so run it again for the refused
+	 * VMs while it has succeeded for others. */
 	bool repeats;
 };
 
