@@ -401,7 +401,7 @@ static int edit_run(struct edit *d)
 			return CLI_OK;
 		}
 		fprintf(stderr, "error: %s\n", e.msg);
-		if (text_is_unchanged(d)) /* unchanged text: nothing to try again or to keep */
+		if (access(d->path, F_OK) < 0 || text_is_unchanged(d)) /* nothing to try again or to keep */
 			return cli_exit_code(e.cls);
 		switch (edit_ask()) {
 		case ANSWER_AGAIN:

@@ -310,6 +310,9 @@ def test_edit_changes_definition_with_editor(fake):
     fake.env |= {"VISUAL": "false", "TMPDIR": str(fake.tmp)}
     r = fake.cairn("edit", "vm1", ok=1)
     assert "the editor false failed" in r.stderr and "your changes" not in r.stderr
+    fake.env["VISUAL"] = "rm"
+    r = fake.cairn("edit", "vm1", ok=3)
+    assert "No such file or directory" in r.stderr and "your changes" not in r.stderr
     assert not list(fake.tmp.glob("cairn-edit-*"))
 
 
