@@ -15,6 +15,8 @@
 #include <string.h>
 
 #define SECOND_NS 1000000000ULL
+#define CUT " ..."
+#define FRAME_LEAVES (VM_DETAIL_MAX - 110) /* bytes that the sentence of give_up() leaves to the reason and the name */
 
 static void restart_want(struct vm *vm);
 static void restart_reset(struct vm *vm);
@@ -55,17 +57,28 @@ static void restart_timer_arm(struct vm *vm, uint64_t due_ns)
 	loop_timer_arm(r->timer, due_ns);
 }
 
+/* Write why the VM has ended. If the text has more than `max` bytes, cut it after a word. */
+static void end_reason(const struct vm *vm, char why[VM_DETAIL_MAX], size_t max)
+{
+	size_t n = (size_t)snprintf(why, VM_DETAIL_MAX, "%s%s%s", vm_reason_name(vm->reason), vm->detail[0] ? ": " : "", vm->detail);
+
+	if (n <= max)
+		return;
+	for (n = max - strlen(CUT); n && why[n] != ' '; n--)
+		;
+	strcpy(why + n, CUT);
+}
+
 static void give_up(struct vm *vm)
 {
 	char why[VM_DETAIL_MAX], detail[VM_DETAIL_MAX];
 	struct shell_word name = shell_word(vm->def->name);
 
-	if (strlen(name.s) > VM_DETAIL_MAX - 110)
+	if (strlen(name.s) > FRAME_LEAVES - sizeof(CUT))
 		name = shell_word("VM");
-	snprintf(why, sizeof(why), "%s%s%s", vm_reason_name(vm->reason), vm->detail[0] ? ": " : "", vm->detail);
-	snprintf(detail, sizeof(detail),
-		"the VM was restarted %u times within %u s, and now stays off (%.*s). Next: cairn start %s",
-		vm->restart->tries.n, vm->def->restart.window_s, VM_DETAIL_MAX - 110 - (int)strlen(name.s), why, name.s);
+	end_reason(vm, why, FRAME_LEAVES - strlen(name.s));
+	snprintf(detail, sizeof(detail), "the VM was restarted %u times within %u s, and now stays off (%s). Next: cairn start %s",
+		vm->restart->tries.n, vm->def->restart.window_s, why, name.s);
 	log_error("policy", "VM '%s': %s", vm->def->name, detail);
 	vm_set_reason(vm, VM_REASON_RESTART_LIMIT, detail);
 }

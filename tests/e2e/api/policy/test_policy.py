@@ -49,6 +49,14 @@ def test_restarts_stop_at_the_limit_with_an_event(fake, name, word):
     assert q.event("RESTART_SCHEDULED", vm=name)["data"]["try"] == 1
 
 
+def test_detail_of_the_limit_cuts_a_long_reason_after_a_word(fake):
+    name = "n" * 240
+    fake.define(name, cmdline="kill-after=5", on_crash="restart", restart=AT_ONCE)
+    fake.cairn("start", name)
+    until(lambda: fake.info(name)["reason"] == "restart limit")
+    assert f"now stays off (killed: its process was killed ...). Next: cairn start {name}" in fake.info(name)["detail"]
+
+
 @pytest.mark.parametrize("end", ["crash", "reboot"])
 def test_vm_that_ends_during_a_job_starts_when_the_job_has_ended(fake, end):
     fake.define("vm1", cmdline=f"work-until={fake.tmp}/never", on_crash="restart", restart=AT_ONCE)
