@@ -145,6 +145,19 @@ static bool event_seen(struct json_object *ev, int64_t last)
 	return seq <= last;
 }
 
+/* Warn if the daemon does not have all events after the number `since`. */
+static void missing_warn(struct json_object *page, int64_t since)
+{
+	long long newest = (long long)js_get_int(page, "last", 0);
+
+	if (!js_get_bool(page, "lost", false) || !since)
+		return;
+	if (since > newest)
+		fprintf(stderr, "warning: there is no event with the number %lld yet; the newest one has the number %lld\n", (long long)since, newest);
+	else
+		fprintf(stderr, "warning: some events after number %lld are no longer kept\n", (long long)since);
+}
+
 /* Print the logged events with numbers above *last. *last: set to the number of the last event; *n: incremented for
  * each printed event. */
 static int missed_print(struct cli *c, int64_t *last, unsigned *n, struct err *e)
@@ -160,9 +173,7 @@ static int missed_print(struct cli *c, int64_t *last, unsigned *n, struct err *e
 		r = cli_execute(c, "query-events", args, &page, NULL, e);
 		if (r < 0)
 			return r;
-		if (js_get_bool(page, "lost", false) && *last)
-			fprintf(stderr, "warning: some events after number %lld are no longer kept\n",
-				(long long)*last);
+		missing_warn(page, *last);
 		list = js_get_array(page, "events");
 		for (size_t i = 0; list && i < json_object_array_length(list); i++) {
 			struct json_object *ev = json_object_array_get_idx(list, i);

@@ -109,6 +109,9 @@ def test_events_print_as_csv(fake):
     fake.cairn("start", "a,b")
     fake.cairn("suspend", "a,b")
     fake.cairn("domrename", "a,b", "c", ok=4)
+    r = fake.cairn("events", "--since", "999999", "--timeout", "0", ok=1)
+    newest = fake.qmp().run("query-events")["last"]
+    assert r.stderr == f"warning: there is no event with the number 999999 yet; the newest one has the number {newest}\n"
     rows = list(csv.DictReader(io.StringIO(fake.cairn("events", "--since", "0", "--timeout", "0", "--format", "csv").stdout)))
     json_rows = [json.loads(line) for line in
                  fake.cairn("events", "--since", "0", "--timeout", "0", "--format", "json").stdout.splitlines()]
