@@ -435,9 +435,44 @@ int snapshot_external(struct cli *c, const char *name)
 
 /* ---- reverting and deleting ---- */
 
+/* Return whether the overlay of `base` gets this path in a snapshot of that name without file=. */
+static bool is_default_path(const char *path, const char *base, const char *disk, const char *name)
+{
+	struct external *x = must_alloc(calloc(1, sizeof(*x)));
+	struct overlay *o = &x->list[1];
+	struct err e;
+	bool is;
+
+	snprintf(o->base, sizeof(o->base), "%s", base);
+	snprintf(o->disk, sizeof(o->disk), "%s", disk);
+	is = path_default(x, o, name, &e) == 0 && !strcmp(o->path, path);
+	x->list[x->n++] = *o; /* an earlier disk may have had that path */
+	is = is || (path_default(x, o, name, &e) == 0 && !strcmp(o->path, path));
+	free(x);
+	return is;
+}
+
+/* Return the backing file of the disk that keeps the content of the external snapshot; NULL: none is known. */
+static const char *content_find(struct json_object *disk, const char *name)
+{
+	struct json_object *backing = js_get_array(disk, "backing");
+	const char *path = js_get_str_or(disk, "path", "");
+
+	for (size_t i = 0; backing && i < json_object_array_length(backing); i++) {
+		const char *below = js_get_str_or(json_object_array_get_idx(backing, i), "path", "");
+
+		if (*below == '/' && is_default_path(path, below, js_get_str_or(disk, "id", ""), name))
+			return below;
+		path = below;
+	}
+	return NULL;
+}
+
 void snapshot_external_explain(struct cli *c, const char *name, const char *verb, struct err *e)
 {
 	CLEANUP_JS struct json_object *definition = NULL;
+	bool deletes = !strcmp(verb, "delete");
+	const char *layered = NULL; /* a disk with backing files */
 	struct json_object *disks;
 	struct err own;
 
@@ -445,23 +480,23 @@ void snapshot_external_explain(struct cli *c, const char *name, const char *verb
 		return;
 	disks = js_get_array(definition, "disks");
 	for (size_t i = 0; disks && i < json_object_array_length(disks); i++) {
-		struct json_object *disk = json_object_array_get_idx(disks, i), *backing = js_get_array(disk, "backing");
-		const char *path = js_get_str_or(disk, "path", ""), *id = js_get_str_or(disk, "id", "");
+		struct json_object *disk = json_object_array_get_idx(disks, i);
+		const char *id = js_get_str_or(disk, "id", ""), *below = content_find(disk, name);
 
-		for (size_t k = 0; backing && k < json_object_array_length(backing); k++) {
-			const char *below = js_get_str_or(json_object_array_get_idx(backing, k), "path", ""), *dot = strrchr(path, '.');
-
-			if (dot && !strcmp(dot + 1, name)) {
-				if (!strcmp(verb, "delete"))
-					err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "'%s' is an external snapshot: %.150s keeps the content of disk %s. Next: "
-						"cairn blockcommit %s %s --pivot --delete", name, below, id, shell_word(c->pos[0]).s, id);
-				else
-					err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "'%s' is an external snapshot, to which cairn does not revert: %.150s keeps "
-						"the content of disk %s. Shut the domain down and give the disk a new overlay on it: cairn-img create "
-						"-b, cairn edit", name, below, id);
-				return;
-			}
-			path = below;
-		}
+		if (below && deletes)
+			err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "'%s' is an external snapshot: %.150s keeps the content of disk %s. Next: "
+				"cairn blockcommit %s %s --pivot --delete", name, below, id, shell_word(c->pos[0]).s, id);
+		else if (below)
+			err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "'%s' is an external snapshot, to which cairn does not revert: %.150s keeps "
+				"the content of disk %s. Shut the domain down and give the disk a new overlay on it: cairn-img create "
+				"-b, cairn edit", name, below, id);
+		if (below)
+			return;
+		if (!layered && js_get_array(disk, "backing"))
+			layered = id;
 	}
+	if (layered)
+		err_set(e, -ENOENT, ERR_NOT_FOUND, "%.220s. If it is external, a backing file of disk %s keeps the content (cairn domblklist --format json), "
+			"and %s", strdupa(e->msg), layered, deletes ? "cairn blockcommit ends it" :
+			"cairn-img create -b and cairn edit give the disk a new overlay on that file");
 }

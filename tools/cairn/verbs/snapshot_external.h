@@ -12,7 +12,8 @@ struct err;
 bool snapshot_is_external(const struct cli *c);
 /* Make it. name: NULL: none was given. Returns the exit code. */
 int snapshot_external(struct cli *c, const char *name);
-/* Replace the error about a missing snapshot if a disk has an overlay of that name, and name the verbs for overlays.
+/* Replace the error about a missing snapshot if a disk has an overlay of that name, or may have one under another file
+ * name, and name the verbs for overlays.
  * verb: "revert" or "delete". */
 void snapshot_external_explain(struct cli *c, const char *name, const char *verb, struct err *e);
 

@@ -196,6 +196,36 @@ def test_images_whose_names_differ_in_the_suffix_get_two_overlays(fake):
         assert chain(fake, overlay) == [overlay, base]
 
 
+@pytest.mark.parametrize("verb,known,unknown", [
+    ("delete", "Next: cairn blockcommit vm1 vda --pivot --delete", "cairn blockcommit ends it"),
+    ("revert", "to which cairn does not revert", "give the disk a new overlay")])
+def test_verbs_for_snapshots_explain_external_ones(fake, verb, known, unknown):
+    """The file names of overlays are all that is known of external snapshots."""
+    for fmt in ("raw", "qcow2"):
+        img(fake, "create", "-q", "-f", fmt, f"data.{fmt}", "1M")
+    fake.define("vm1", disks=[{"path": f"data.{fmt}", "format": fmt} for fmt in ("raw", "qcow2")])
+
+    def says(name, ok):
+        return fake.cairn(f"snapshot-{verb}", "vm1", name, ok=ok).stderr
+
+    assert "has no snapshot 's1'" in says("s1", 3) and "external" not in says("s1", 3)
+    fake.cairn("snapshot-create-as", "vm1", "s1", "--disk-only", "--diskspec", "vdb,snapshot=no")
+    fake.cairn("snapshot-create-as", "vm1", "s2", "--disk-only", "--diskspec", f"vda,file={fake.tmp}/other.img", "--diskspec", "vdb,snapshot=no")
+    assert "'s1' is an external snapshot" in says("s1", 1) and f"{fake.tmp}/data.raw keeps" in says("s1", 1) and known in says("s1", 1)
+    for name in ("s2", "img"):  # the suffix of an overlay with file= is no name of a snapshot
+        assert f"has no snapshot '{name}'. Next: cairn snapshot-list vm1. If it is external, a backing file of disk vda keeps" in says(name, 3)
+        assert unknown in says(name, 3)
+
+
+def test_overlay_with_a_disks_id_in_its_name_is_found(fake):
+    for fmt in ("raw", "qcow2"):
+        img(fake, "create", "-q", "-f", fmt, f"data.{fmt}", "1M")
+    fake.define("vm1", disks=[{"path": f"data.{fmt}", "format": fmt} for fmt in ("raw", "qcow2")])
+    fake.cairn("snapshot-create-as", "vm1", "s1", "--disk-only", "--external")
+    fake.cairn("blockcommit", "vm1", "vda", "--pivot", "--delete")
+    assert "cairn blockcommit vm1 vdb --pivot" in fake.cairn("snapshot-delete", "vm1", "s1", ok=1).stderr
+
+
 def test_image_that_changes_before_the_overlay_is_defined(fake):
     """Another client gives the disk an overlay in between. One of the two overlays must not replace the other."""
     img(fake, "create", "-q", "-f", "raw", "a.raw", "1M")
