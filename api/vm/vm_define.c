@@ -62,7 +62,7 @@ static int define_check(struct vm_host *host, struct definition *def, enum vm_de
 		return -EIO;
 	if (old && memcmp(old->def->uuid, def->uuid, sizeof(def->uuid)))
 		return err_set(e, -EEXIST, ERR_EXISTS,
-			"uuid: VM '%s' exists with another UUID; omit uuid, or undefine the VM first",
+			"uuid: VM '%s' exists with another UUID; rename or undefine that VM first, or omit uuid in a new definition",
 			def->name);
 	holder = vm_find_uuid(host, def->uuid);
 	if (holder && holder != old)

@@ -311,7 +311,7 @@ def test_uuids_are_unique_and_kept(fake):
     r = fake.cairn("define", fake.write("vm2", uuid=uuid), ok=4)
     assert r.stderr.endswith("error: uuid: is taken by VM 'vm1'; omit it to have one generated\n")
     r = fake.cairn("define", fake.write("vm1", uuid=uuid.replace("2f", "3f")), ok=4)
-    assert "uuid: VM 'vm1' exists with another UUID" in r.stderr
+    assert "uuid: VM 'vm1' exists with another UUID; rename or undefine that VM first, or omit uuid in a new definition" in r.stderr
     fake.define("vm1", memory="64M")  # without a uuid it keeps its own
     assert fake.info("vm1")["uuid"] == uuid and fake.info("vm1")["memory"] == 64 * 2**20
     assert fake.info(uuid)["name"] == "vm1"
