@@ -308,7 +308,7 @@ static const struct verb_option run_options[] = {
 	{ "user", "USER", "run the command as this user of the guest [root]; also -u" },
 	{ "interactive", NULL, "pass the standard input on to the command; also -i" },
 	{ "tty", NULL, "give the command a terminal, and pass the standard input on; also -t" },
-	{ "timeout", "SECONDS", "kill the VM after SECONDS; exit status 124 [no limit]" },
+	{ "timeout", "SECONDS", "kill the VM after SECONDS; exit status 124 [0: no limit]" },
 	{ "status-fd", "NUMBER", "write a line of JSON to this open file: whether the exit status is the command's or VM's" },
 	{ "show-console", NULL, "with a command: print the guest's console on standard error" },
 	{ "print-only", NULL, "print the definition that FILE and the options give, and run nothing" },

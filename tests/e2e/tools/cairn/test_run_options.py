@@ -293,8 +293,10 @@ def test_status_and_time_limit_of_a_vm(kvm, guest, image):
     assert line == {"by": "vm", "status": 0, "signal": None} and "0x" in p.stdout
     (image / "vm.json").write_text(json.dumps({"name": "x", "memory": "32M", "debug_exit": True, "boot": {
         "kernel": guest("interp.elf"), "cmdline": "echo hi; exit 21"}}))
-    line, p = status_of([CAIRN, "run", "vm.json"])
-    assert line == {"by": "vm", "status": 21, "signal": None} and "hi" in p.stdout
+    for limit in [], ["--timeout", "0"]:  # 0: no limit
+        line, p = status_of([CAIRN, "run", *limit, "vm.json"])
+        assert line == {"by": "vm", "status": 21, "signal": None} and "hi" in p.stdout
+    assert "[0: no limit]" in run("--help").stdout
     line, p = status_of([CAIRN, "run", "--timeout", "0.5", "--kernel", guest("idle.elf"), "--memory", "32M"])
     assert line["by"] == "cairn" and line["reason"] == "timeout" and line["status"] == 124 and "its time limit passed" in p.stderr
     line, _ = status_of([CAIRN, "run", "--kernel", "/missing"])
