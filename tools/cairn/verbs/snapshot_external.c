@@ -181,17 +181,31 @@ static int plan(struct cli *c, struct json_object *disks, const char *name, stru
 
 /* ---- the overlays ---- */
 
-static int overlay_make(struct overlay *o, struct err *e)
+/* Read the header of the base. shares: a VM's process has it open. */
+static int base_look(const struct overlay *o, bool shares, struct json_object **ret, struct err *e)
 {
-	const char *const info[] = { "info", "-U", "-f", o->format, "--output", "json", "--", o->base, NULL };
-	CLEANUP_JS struct json_object *about = NULL;
+	const char *const alone[] = { "info", "-f", o->format, "--output", "json", "--", o->base, NULL };
+	const char *const shared[] = { "info", "-U", "-f", o->format, "--output", "json", "--", o->base, NULL };
+
+	return img_run(shares ? shared : alone, ret, e);
+}
+
+/* Check the base of a VM that is off, as the process of a running VM does. about: of base_look(). */
+static int base_check(const struct overlay *o, struct json_object *about, struct err *e)
+{
+	struct json_object *snapshots = js_get_array(about, "snapshots");
+	size_t n = snapshots ? json_object_array_length(snapshots) : 0;
+
+	return !n ? 0 : err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "the image of disk %s has internal snapshots (%zu), or live clones read it: the overlay would "
+		"hide them; delete the snapshots first", o->disk, n);
+}
+
+static int overlay_make(struct overlay *o, struct json_object *about, struct err *e)
+{
 	char size[24];
 	const char *const make[] = { "create", "-q", "-u", "-f", "qcow2", "-b", o->base, "-F", o->format, "--", o->path, size, NULL };
 	CLEANUP_CLOSE int fd = -1;
-	int r = img_run(info, &about, e);
 
-	if (r < 0)
-		return r;
 	snprintf(size, sizeof(size), "%" PRId64, js_get_int(about, "virtual-size", 0));
 	fd = open(o->path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 	if (fd < 0 && errno == EEXIST)
@@ -207,8 +221,15 @@ static int overlays_make(struct external *x, struct err *e)
 {
 	int r = 0;
 
-	for (size_t i = 0; i < x->n && !r; i++)
-		r = x->reuse ? 0 : overlay_make(&x->list[i], e);
+	for (size_t i = 0; i < x->n && !r; i++) {
+		CLEANUP_JS struct json_object *about = NULL;
+
+		r = base_look(&x->list[i], x->live, &about, e);
+		if (!r && !x->live)
+			r = base_check(&x->list[i], about, e);
+		if (!r && !x->reuse)
+			r = overlay_make(&x->list[i], about, e);
+	}
 	return r;
 }
 

@@ -676,6 +676,24 @@ def test_impossible_commit_is_refused(vm, args, says):
     assert both(g.d) == [["disk0.s1", "disk0.qcow2"]]
 
 
+def test_overlay_that_would_hide_a_snapshot_of_a_vm_that_is_off_is_refused(fake):
+    img(fake, "create", "-q", "-f", "qcow2", "disk0.qcow2", "1M")
+    fake.define("vm1", disks=[{"path": "disk0.qcow2", "format": "qcow2"}])
+    img(fake, "snapshot", "-c", "s1", "disk0.qcow2")
+    external = ["snapshot-create-as", "vm1", "e1", "--disk-only", "--external"]
+    assert "disk vda has internal snapshots (1), or live clones read it: the overlay would hide them" in fake.cairn(*external, ok=False).stderr
+    assert both(fake) == [["disk0.qcow2"]] and not (fake.tmp / "disk0.e1").exists()
+    img(fake, "snapshot", "-d", "s1", "disk0.qcow2")
+    with subprocess.Popen(["qemu-io", "-f", "qcow2", "disk0.qcow2"], cwd=fake.tmp, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as p:
+        p.stdin.write("write 0 512\n")
+        p.stdin.flush()
+        p.stdout.readline()
+        assert "stop the VM or tool that has it open" in fake.cairn(*external, ok=False).stderr
+        p.stdin.close()
+    fake.cairn(*external)
+    assert both(fake) == [["disk0.e1", "disk0.qcow2"]]
+
+
 def test_base_above_the_top_is_refused(fake):
     img(fake, "create", "-q", "-f", "qcow2", "disk0.qcow2", "1M")
     fake.define("vm1", disks=[{"path": "disk0.qcow2", "format": "qcow2"}])
@@ -716,6 +734,20 @@ def test_commit_waits_for_memory_that_the_image_has(vm):
     assert g.d.info("vm1")["state"] == "running"
 
 
+def overlay_create(g, name):
+    img(g.d, "create", "-q", "-u", "-f", "qcow2", "-b", "disk0.qcow2", "-F", "qcow2", name, str(SIZE))
+
+
+def overlay_define(g, name):
+    """Let the next start have an overlay on the disk."""
+    if not (g.d.tmp / name).exists():
+        overlay_create(g, name)
+    definition = json.loads(g.d.cairn("dumpjson", "vm1").stdout)
+    disk, = definition["disks"]
+    definition["disks"] = [{**disk, "path": str(g.d.tmp / name), "backing": [{"path": disk["path"], "format": "qcow2"}]}]
+    g.d.qmp().run("vm-define", definition=definition)
+
+
 def test_revert_to_a_snapshot_of_the_base(vm):
     """The overlay had a snapshot with the same id, but other memory."""
     g = vm()
@@ -723,7 +755,7 @@ def test_revert_to_a_snapshot_of_the_base(vm):
     g.d.cairn("snapshot-create-as", "vm1", "old")
     g.console.close()
     g.d.cairn("destroy", "vm1")
-    g.snapshot("s1")
+    overlay_define(g, "disk0.s1")  # no verb would hide the snapshot
     g.start()
     g.console.run("fill 0x1000000 0x100000 2")
     g.d.cairn("snapshot-create-as", "vm1", "gone")
@@ -739,13 +771,10 @@ def test_qmp_gives_an_overlay_and_commits(vm):
     q = Qmp(g.d.qmp().run("vm-qmp-path", vm="vm1")["path"])
     with pytest.raises(QmpError, match="only existing"):
         q.run("blockdev-snapshot-sync", device="vda", snapshot_file=str(g.d.tmp / "a.qcow2"))
-    img(g.d, "create", "-q", "-u", "-f", "qcow2", "-b", "disk0.qcow2", "-F", "qcow2", "a.qcow2", str(SIZE))
+    overlay_create(g, "a.qcow2")
     with pytest.raises(QmpError, match="define it with the overlay first"):
         q.run("blockdev-snapshot-sync", device="vda", snapshot_file=str(g.d.tmp / "a.qcow2"), mode="existing")
-    definition = json.loads(g.d.cairn("dumpjson", "vm1").stdout)
-    disk, = definition["disks"]
-    definition["disks"] = [{**disk, "path": str(g.d.tmp / "a.qcow2"), "backing": [{"path": disk["path"], "format": "qcow2"}]}]
-    g.d.qmp().run("vm-define", definition=definition)
+    overlay_define(g, "a.qcow2")
     q.run("blockdev-snapshot-sync", device="vda", snapshot_file=str(g.d.tmp / "a.qcow2"), mode="existing")
     assert both(g.d) == [["a.qcow2", "disk0.qcow2"]]
     g.write(2)
