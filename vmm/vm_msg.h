@@ -275,7 +275,7 @@ enum vm_exit {
 	VM_EXIT_OK = 0,		/* the guest shut down, or a client sent quit */
 	VM_EXIT_FAILURE = 1,
 	VM_EXIT_CONFIG = 2,
-	VM_EXIT_BUSY = 6,	/* another process has a disk open */
+	VM_EXIT_BUSY = 6,	/* another process uses a disk or a socket */
 	VM_EXIT_HOST = 7,	/* KVM missing, a capability missing, no memory */
 	VM_EXIT_PANICKED = 10,
 	VM_EXIT_CRASHED = 11,	/* triple fault, emulation failure, the watchdog's poweroff */

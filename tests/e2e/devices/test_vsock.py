@@ -206,7 +206,7 @@ def test_socket_of_ended_vm_is_replaced_and_others_are_not(kvm, folder):
         with guestlib.interp(vsock={"path": str(path)}) as g:
             assert path.is_socket()
             other = guestlib.Guest(guestlib.definition(vsock={"path": str(path)}))
-            assert other.wait() == 2
+            assert other.wait() == 6
             assert f"vsock.path: a program listens on {path}" in other.log()
             other.close()
             g.command("vsock open")

@@ -259,8 +259,8 @@ static int no_agent(struct cli *c, struct run_guest *g, int r, struct exec_outco
 		waitpid(g->vm, &status, 0);
 	if (r == -ESRCH && WIFEXITED(status) && WEXITSTATUS(status) == VM_EXIT_BUSY && !g->config->vm.debug_exit) {
 		o->reason = "busy";
-		err_set(&o->err, r, ERR_BUSY, "another process has a disk of the VM open, so the VM did not start; stop that process, or try "
-			"again later; to see which disk: --show-console");
+		err_set(&o->err, r, ERR_BUSY, "another process uses a disk or socket of the VM, so the VM did not start; stop that process, or try "
+			"again later; to see which: --show-console");
 	} else if (r != -ESRCH)
 		err_set_errno(&o->err, r, "cannot connect to cairn-agent in the guest");
 	else if (WIFEXITED(status))

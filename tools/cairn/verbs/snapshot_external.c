@@ -221,6 +221,8 @@ static int overlays_make(struct external *x, struct err *e)
 {
 	int r = 0;
 
+	if (x->live && x->reuse)
+		return 0;
 	for (size_t i = 0; i < x->n && !r; i++) {
 		CLEANUP_JS struct json_object *about = NULL;
 

@@ -349,9 +349,12 @@ def test_schedule_is_not_removed_while_it_exports(fake):
     fake.cairn("start", "vm1")
     fake.cairn("schedule", "vm1", "export", "--on", soon(1), "--name", "x", "--to", str(fake.tmp))
     until(lambda: fake.qmp().run("query-jobs"))
-    r = fake.cairn("schedule-remove", "vm1", "x", ok=6)
-    assert "schedule x of VM 'vm1' exports the VM just now; wait for its end, or cancel it first: cairn job-cancel " in r.stderr
-    fake.cairn("job-cancel", r.stderr.split()[-1])
+    says = fake.cairn("schedule-remove", "vm1", "x", ok=6).stderr
+    while "wait for its end, or" not in says:  # the schedule does not know its job yet
+        assert "schedule x of VM 'vm1' exports the VM just now; wait for its end\n" in says
+        says = fake.cairn("schedule-remove", "vm1", "x", ok=6).stderr
+    assert "schedule x of VM 'vm1' exports the VM just now; wait for its end, or cancel it first: cairn job-cancel " in says
+    fake.cairn("job-cancel", says.split()[-1])
     go.touch()
     until(lambda: history(fake))
     fake.cairn("schedule-remove", "vm1", "x")
