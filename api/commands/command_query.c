@@ -273,13 +273,13 @@ static void put_identity(struct json_writer *w, const struct vm *vm, bool brief)
 	jw_bool(w, "template", vm_has(vm, VM_FACT_TEMPLATE));
 }
 
-/* Return the most bytes that js_line() prints for s. */
+/* Return the most bytes that js_line() prints for s, which is no JSON yet. */
 static size_t escaped_bytes(const char *s)
 {
-	size_t n = 0;
+	size_t n = s ? js_escaped_bytes(s, strlen(s)) : 0;
 
 	for (; s && *s; s++)
-		n += *s >= ' ' && *s <= '~' && *s != '"' && *s != '\\' && *s != '/' ? 1 : 6;
+		n += *s == '"' || *s == '\\' ? 1 : *s > 0 && *s < ' ' ? 5 : 0;
 	return n;
 }
 
@@ -518,7 +518,7 @@ static void put_mirror(struct json_writer *w, const struct vm *vm, const char *i
 /* Whether the path of an image has room in the answer. left: bytes for further paths; reduced. */
 static bool path_fits(const char *path, size_t *left)
 {
-	size_t bytes = js_escaped_bytes(path, strlen(path));
+	size_t bytes = escaped_bytes(path);
 
 	if (bytes > *left)
 		return false;

@@ -16,7 +16,8 @@
 
 #define STATS_TIMEOUT_NS (1000000000ULL)
 /* Most VMs of a page, and the size at which a page ends: some clients read lines of at most 64 KiB. The largest entry,
- * with all vCPUs, disks and interfaces, has some 20 KiB, and is cut off a page that it would make too long. */
+ * with all vCPUs, disks and interfaces, has some 20 KiB and 32 KiB of paths, and is cut off a page that it would make
+ * too long. */
 #define STATS_VMS 128
 #define STATS_BYTES (62 * 1024)
 

@@ -22,6 +22,13 @@ struct job_wait {
 	char id[JOB_ID_MAX + 1];
 };
 
+static bool is_denied(struct vm_host *host, const struct job_wait *w)
+{
+	const struct job *j = job_find(host, w->id);
+
+	return j && call_role_for(w->call, job_vm_uuid(j)) < ROLE_VIEWER;
+}
+
 /* Answer a call that is in no list any more, and free the wait. */
 static void wait_answer(struct job_wait *w, struct vm_host *host)
 {
@@ -32,7 +39,7 @@ static void wait_answer(struct job_wait *w, struct vm_host *host)
 	if (!j) {
 		err_set(&e, -ENOENT, ERR_NOT_FOUND, "job %s was dismissed meanwhile", w->id);
 		call_fail(c, &e);
-	} else if (call_role_for(c, job_vm_uuid(j)) < ROLE_VIEWER) {
+	} else if (is_denied(host, w)) {
 		err_set(&e, -EPERM, ERR_PERMISSION, "you have lost the role for the VM of job %s", w->id);
 		call_fail(c, &e);
 	} else {
@@ -47,13 +54,6 @@ static bool is_over(struct vm_host *host, const struct job_wait *w)
 	const struct job *j = job_find(host, w->id);
 
 	return !j || j->status == JOB_CONCLUDED;
-}
-
-static bool is_denied(struct vm_host *host, const struct job_wait *w)
-{
-	const struct job *j = job_find(host, w->id);
-
-	return j && call_role_for(w->call, job_vm_uuid(j)) < ROLE_VIEWER;
 }
 
 static void waits_end(struct vm_host *host, bool (*ends)(struct vm_host *host, const struct job_wait *w))

@@ -306,8 +306,8 @@ char *js_line(struct json_object *o, size_t *ret_len)
 
 size_t js_line_bytes(struct json_object *o)
 {
-	size_t len = 0;
+	size_t len;
+	const char *text = json_object_to_json_string_length(o, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &len);
 
-	free(js_line(o, &len));
-	return len;
+	return text ? js_escaped_bytes(text, len) + 2 : 0;
 }
