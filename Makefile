@@ -39,7 +39,7 @@ endif
 SLOW = $(if $(SAN),10,1)
 ALL_CFLAGS = -std=gnu11 -DTEST_SLOW=$(SLOW) -D_GNU_SOURCE -DCAIRN_VERSION='"$(VERSION)"' -I. -I$(BUILD)/gen -MMD -MP -pthread \
              -fPIC -fvisibility=hidden $(WARN) $(HARDEN) $(CFLAGS) $(if $(SAN),-fsanitize=$(SAN) -fno-sanitize-recover=all -fno-omit-frame-pointer)
-ALL_LDFLAGS = -pthread -Wl,-z,relro,-z,now $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $(if $(findstring thread,$(SAN)),tests/tsan.c)
+ALL_LDFLAGS = -pthread -Wl,--build-id -Wl,-z,relro,-z,now $(LDFLAGS) $(if $(SAN),-fsanitize=$(SAN)) $(if $(findstring thread,$(SAN)),tests/tsan.c)
 
 FOLDERS := base block snapshot devices vmm api
 # Sources below a folder, at any depth.

@@ -845,6 +845,7 @@ struct vm_info {
 	uint8_t samples_pages; /* 1: the process knows VM_MSG_DIRTY_RATE; 0: likewise */
 	struct vm_dirty_rate dirty_rate;
 	uint8_t mirrored[VM_DISKS_MAX]; /* of the disks: enum vm_mirrored; 0 from an older process */
+	uint64_t build; /* build_id_own() of the process; 0 from an older process */
 };
 
 enum vm_tray { VM_TRAY_NONE = 0, VM_TRAY_CLOSED, VM_TRAY_OPEN };

@@ -258,7 +258,7 @@ static void put_identity(struct json_writer *w, const struct vm *vm, bool brief)
 		jw_str(w, "title", vm->def->title);
 	jw_str(w, "state", vm_state_word(vm->state));
 	jw_str(w, "word", vm_state_word(vm->state));
-	if (vm_compat_is_old(vm))
+	if (vm_compat_is_outdated(vm))
 		jw_bool(w, "outdated", true);
 	if (vm_has(vm, VM_FACT_EPHEMERAL))
 		jw_bool(w, "ephemeral", true);

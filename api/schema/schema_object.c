@@ -46,7 +46,7 @@ static const struct field vm_entry[] = {
 	{ "title", FIELD_STRING, OPTIONAL, "title of the definition" },
 	{ "state", FIELD_VM_STATE, REQUIRED, "state of the VM" },
 	{ "word", FIELD_VM_STATE, REQUIRED, "the same as state, for older clients" },
-	{ "outdated", FIELD_BOOL, OPTIONAL, "true: an older version of Cairn started the VM's process" },
+	{ "outdated", FIELD_BOOL, OPTIONAL, "true: the VM's process is of another build of Cairn than that of a VM that starts now" },
 	{ "waits-for-hook", FIELD_STRING, OPTIONAL, "as in vm-info" },
 	{ "reason", FIELD_VM_REASON, OPTIONAL, "reason of the state; this and the others are missing with brief" },
 	{ "persistent", FIELD_BOOL, OPTIONAL, "the daemon keeps the definition when the VM is off" },
@@ -63,8 +63,8 @@ const struct field info_returns[] = {
 	{ "id", FIELD_INT, REQUIRED, "id of the running VM; -1: off" },
 	{ "state", FIELD_VM_STATE, REQUIRED, "state of the VM" },
 	{ "word", FIELD_VM_STATE, REQUIRED, "the same as state, for older clients" },
-	{ "outdated", FIELD_BOOL, OPTIONAL, "true: an older version of Cairn started the VM's process, which lacks newer "
-		"functions; vm-restart-process brings it up to date" },
+	{ "outdated", FIELD_BOOL, OPTIONAL, "true: the VM's process is of another build of Cairn than that of a VM that starts "
+		"now, for example from before an upgrade; vm-restart-process brings it up to date" },
 	{ "reason", FIELD_VM_REASON, REQUIRED, "reason of the state" },
 	{ "detail", FIELD_STRING, OPTIONAL, "details of the reason" },
 	{ "value", FIELD_INT, OPTIONAL, "status from the debug exit device, or bits from pvpanic" },

@@ -1,7 +1,10 @@
 #include "api/vm/vm_compat.h"
 #include "api/definition/definition.h"
 #include "api/vm/vm.h"
+#include "base/build_id.h"
+#include "base/clock.h"
 #include "base/err.h"
+#include "base/loop.h"
 #include "base/shell_word.h"
 #include "base/util.h"
 
@@ -40,6 +43,23 @@ static const struct {
 bool vm_compat_is_old(const struct vm *vm)
 {
 	return vm->proc && vm_process_version(vm->proc) < VM_MSG_VERSION;
+}
+
+/* Return which build the program is, as of at most a second ago. */
+static uint64_t program_build(struct vm_host *host)
+{
+	if (!host->program.looked_ns || loop_now_ns() - host->program.looked_ns > CLOCK_NS_PER_S) {
+		host->program.build = build_id_of(host->paths->vm_program);
+		host->program.looked_ns = loop_now_ns();
+	}
+	return host->program.build;
+}
+
+bool vm_compat_is_outdated(const struct vm *vm)
+{
+	uint64_t now = vm->proc ? program_build(vm->host) : 0;
+
+	return vm_compat_is_old(vm) || (now && vm_process_build(vm->proc) != now);
 }
 
 int vm_compat_refuse(const char *vm_name, struct err *e)

@@ -12,8 +12,10 @@
 struct err;
 struct vm;
 
-/* Return whether an older version of Cairn started the VM's process. */
+/* Return whether the VM's process speaks an older message version. */
 bool vm_compat_is_old(const struct vm *vm);
+/* Return whether the VM's process runs another build of the program than a VM that starts now. */
+bool vm_compat_is_outdated(const struct vm *vm);
 /* Check that the VM has no process of an older version, for work that such a process cannot do.
  * Returns 0; -ENOTSUP with an error that names the VM and the remedy. */
 int vm_compat_check(const struct vm *vm, struct err *e);

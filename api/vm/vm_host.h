@@ -70,6 +70,9 @@ struct vm_host {
 	struct server *server;	  /* NULL until the daemon listens */
 	int run_dir_fd;
 	int log_level; /* handed to VM processes */
+	struct {
+		uint64_t build, looked_ns;
+	} program; /* of VM processes (api/vm/vm_compat.h) */
 	/* The registry (vm.c). */
 	struct vm **vms; /* sorted by name */
 	size_t nvms, vms_cap;

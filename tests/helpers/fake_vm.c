@@ -28,6 +28,7 @@
  * A save is a valid state file with empty memory. Snapshots are kept at the start of the first disk, as an array of
  * struct vm_snapshot_info: a tree without disk content.
  * FAKE_VM=die-at-start in the environment: end before accepting a connection. */
+#include "base/build_id.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/util.h"
@@ -319,14 +320,13 @@ static void configure(struct fake *f, struct channel_msg *m)
 static void answer_query(struct fake *f, uint64_t seq)
 {
 	struct vm_info info = { .phase = (uint8_t)f->phase, .reason = (uint8_t)f->reason,
-		.host_kind = VM_HOST_PVM, .agent = f->agent, .agent_commands = !word(f, "old-agent"), .vcpus = f->config.vcpus, .ram_bytes = f->config.ram_bytes,
+		.host_kind = VM_HOST_PVM, .agent = f->agent, .agent_commands = !word(f, "old-agent"), .vcpus = f->config.vcpus, .vcpus_halted = word(f, "idle") ? f->config.vcpus : 0, .ram_bytes = f->config.ram_bytes,
 		.hands_over = word(f, "hands-over") != NULL, .for_revert = word(f, "for-revert") != NULL, .renewed = word(f, "renewed") != NULL,
 		.ends_consoles = !word(f, "keeps-consoles") && f->version == VM_MSG_VERSION, .sets_interfaces = !word(f, "keeps-interfaces"),
 		.dumps_then = !word(f, "old-dumps") && f->version == VM_MSG_VERSION, .vsock = f->config.vsock_cid != 0,
-		.copies_disks = word(f, "no-pivot") ? VM_LAYERS_DISKS : 0 };
+		.copies_disks = word(f, "no-pivot") ? VM_LAYERS_DISKS : 0, .build = build_id_own() };
 	char more[sizeof(info) + 100] = { 0 }; /* as of a process of a later build */
 
-	info.vcpus_halted = word(f, "idle") ? info.vcpus : 0;
 	for (unsigned i = 0; i < CONSOLES_MAX; i++)
 		info.console_readers += f->consoles[i].fd >= 0;
 	for (unsigned i = 0; i < f->config.vcpus; i++)

@@ -169,7 +169,7 @@ int cli_rows_show(struct cli *c, struct json_object *rows, const char *const *he
 /* Returns a new object {"vm": name}, to which the caller may add arguments. */
 struct json_object *cli_vm_args(const char *name);
 /* Fetch all pages of vm-list as one array (list.c).
- * brief: only id, name, state, word, and outdated for a VM whose process is of an older Cairn.
+ * brief: only id, name, state, word, and outdated for a VM whose process is of another build.
  * ret_unloaded: VMs that the daemon could not load; NULL: not wanted. The caller owns both results.
  * Returns 0 or -errno. */
 int cli_vm_list(struct cli *c, bool brief, struct json_object **ret_all, struct json_object **ret_unloaded,

@@ -26,7 +26,7 @@ static const struct family of_vm[] = {
 	{ "cpu_time_seconds", "cpu-time", COUNTER, true, "CPU time of all vCPUs." },
 	{ "state_since_timestamp_seconds", "since", GAUGE, true, "Time of the last change of state." },
 	{ "idle", "idle", GAUGE, false, "1: the VM runs, and all vCPUs are halted." },
-	{ "outdated", "outdated", GAUGE, false, "1: an older version of Cairn started the VM's process." },
+	{ "outdated", "outdated", GAUGE, false, "1: the VM's process is of another build of Cairn than that of a VM that starts now." },
 };
 
 /* Members of a VM's balloon, with the guest's statistics. */

@@ -1,5 +1,6 @@
 #include "vmm/machine/vm.h"
 #include "base/backoff.h"
+#include "base/build_id.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
@@ -822,6 +823,7 @@ void vm_info(struct vm *vm, struct vm_info *i)
 	i->landlock = vm->landlock;
 	i->ends_consoles = i->ends_agents = i->agent_commands = i->dumps_then = true;
 	i->checks_saves = 2;
+	i->build = build_id_own();
 	machine_info(vm->m, i);
 }
 

@@ -63,7 +63,7 @@ static void info_print(struct json_object *o)
 		member_label(o, "detail", "Detail:");
 	}
 	if (js_get_bool(o, "outdated", false))
-		label_print(stdout, "Process:", "outdated (older Cairn; update: cairn restart-process %s)",
+		label_print(stdout, "Process:", "outdated (another build; update: cairn restart-process %s)",
 			shell_word(js_get_str_or(o, "name", "-")).s);
 	member_label(o, "waits-for-hook", "Waits for hook:");
 	time_print(o, "shutdown-at", "Shutdown at:");

@@ -1,13 +1,15 @@
 """VM processes of an older message version: the daemon manages them and refuses what they lack. The processes here are
 fake; long_upgrade.py has those of an older commit."""
 
+import contextlib
 import os
+import shutil
 import signal
 import struct
 
 import pytest
 
-from conftest import Console, until
+from conftest import FAKE_VM, Console, Daemon, until
 
 END_VERSION = 4104  # VM_END_VERSION
 
@@ -37,7 +39,7 @@ def old(fake):
 def test_old_process_is_marked(old):
     assert "vm1    running (outdated)" in old.cairn("list").stdout
     assert "(outdated)" not in [line for line in old.cairn("list").stdout.splitlines() if " new " in line][0]
-    assert "Process:        outdated (older Cairn; update: cairn restart-process vm1)" in old.cairn("dominfo", "vm1").stdout
+    assert "Process:        outdated (another build; update: cairn restart-process vm1)" in old.cairn("dominfo", "vm1").stdout
     q = old.qmp()
     assert q.run("vm-info", vm="vm1")["outdated"] is True and "outdated" not in q.run("vm-info", vm="new")
     for brief in True, False:
@@ -84,6 +86,36 @@ def test_end_of_old_process_is_known(old):
     q = old.qmp()
     old.cairn("shutdown", "vm1")
     q.event("VM_STATE_CHANGE", vm="vm1", state="shutoff", reason="shutdown")
+
+
+def test_process_of_another_build_is_marked(tmp_path):
+    """The message version is the same: what differs is the id that the linker has given the program."""
+    program = tmp_path / "cairn-vm"
+    shutil.copy(FAKE_VM, program)
+    with contextlib.closing(Daemon(tmp_path, vm_program=str(program))) as d:
+        d.define("vm1")
+        d.define("vm2")
+        d.cairn("start", "vm1")
+        until(lambda: d.kept("vm1").get("state") == "running")
+        d.stop()
+        d.start()
+        assert "(outdated)" not in d.cairn("list").stdout
+        d.stop()
+        built = program.read_bytes()
+        note = built.index(b"\4\0\0\0\x14\0\0\0\3\0\0\0GNU\0") + 16  # an id of 20 bytes
+        program.unlink()
+        program.write_bytes(built[:note] + bytes(20) + built[note + 20:])
+        program.chmod(0o755)
+        d.start()
+        assert "(outdated)" not in d.cairn("list").stdout  # no id: not known
+        program.unlink()
+        program.write_bytes(built[:note] + b"another" + built[note + 7:])
+        program.chmod(0o755)
+        d.cairn("start", "vm2")
+        until(lambda: "vm1    running (outdated)" in d.cairn("list").stdout)
+        assert d.cairn("list").stdout.count("outdated") == 1
+        d.cairn("restart-process", "--all")
+        assert "outdated" not in d.cairn("list").stdout
 
 
 def test_process_of_earlier_build_gets_shorter_dump_request(fake):
