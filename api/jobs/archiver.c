@@ -147,10 +147,12 @@ static void message_take(struct archiver *a, struct json_object *o)
 		if (a->ops->ready)
 			a->ops->ready(a->opaque, v);
 	} else if (a->ops->progress) {
-		int64_t done = js_get_int(o, "done", 0), total = js_get_int(o, "total", 0);
+		int64_t done = js_get_int(o, "done", 0), total = js_get_int(o, "total", 0), space = js_get_int(o, "space", 0);
 
 		if (done >= 0 && total >= done)
 			a->ops->progress(a->opaque, (uint64_t)done, (uint64_t)total);
+		if (space > 0 && a->ops->space)
+			a->ops->space(a->opaque, (uint64_t)space);
 	}
 }
 

@@ -20,6 +20,8 @@ struct vm_disk;
 /* Callbacks on the loop. done() is called once, as the last callback, and never after archiver_free(). */
 struct archiver_ops {
 	void (*progress)(void *opaque, uint64_t done, uint64_t total);
+	/* The files of an import take so many bytes now. NULL allowed. */
+	void (*space)(void *opaque, uint64_t bytes);
 	/* An import has unpacked everything into a folder with a temporary name. The callee calls archiver_keep() to
 	 * give the folder its final name, or archiver_cancel(). o: what the process reported; borrowed. */
 	void (*ready)(void *opaque, struct json_object *o);

@@ -49,8 +49,9 @@ struct import {
 	struct store_work work;
 	char folder[PATH_MAX];	      /* parent of the VM's folder */
 	char name[VM_NAME_MAX + 1];   /* empty: the archive's name */
-	int64_t max_bytes;	      /* limit for the data; 0: the file system's free space */
-	uint64_t image_bytes;	      /* bytes that the VM's files add to a quota */
+	int64_t max_bytes;	      /* limit for the data and their space; 0: the file system's free space */
+	uint64_t image_bytes;	      /* bytes of data that the VM's files have by the manifest */
+	bool exceeds_quota;	      /* and `why` is set */
 	char *seen;		      /* the archive's definition as read before unpacking, for import_ready() */
 	struct json_object *warnings; /* array of sentences */
 	struct json_object *increments; /* paths of further archives; NULL: none */
@@ -223,13 +224,44 @@ static void import_progress(void *opaque, uint64_t done, uint64_t total)
 	job_progress(x->job, done, total);
 }
 
+/* Return the sum of the data that cairn-archive reports of the files: what the manifest says, or after unpacking what
+ * they take, if that is more. */
+static uint64_t files_bytes(struct json_object *files)
+{
+	uint64_t bytes = 0;
+
+	for (size_t i = 0; i < json_object_array_length(files); i++)
+		bytes = quota_sum(bytes, (uint64_t)MAX(js_get_int(json_object_array_get_idx(files, i), "data", 0), 0));
+	return bytes;
+}
+
+/* Charge the quota with what the files take: scattered data take more than the manifest says. */
+static void import_space(void *opaque, uint64_t bytes)
+{
+	struct import *x = opaque;
+	uint64_t *made = &x->vm->counts.made_bytes;
+
+	if (bytes <= *made || x->exceeds_quota)
+		return;
+	if (quota_check_more(x->vm, QUOTA_DISK, bytes - *made, &x->why) < 0) {
+		x->exceeds_quota = true;
+		archiver_cancel(x->archiver);
+		return;
+	}
+	*made = MIN(bytes, (uint64_t)INT64_MAX);
+	vm_save(x->vm);
+}
+
 static void import_ready(void *opaque, struct json_object *o)
 {
 	struct import *x = opaque;
+	struct json_object *files = js_get_array(o, "files");
 	CLEANUP_FREE char *text = definition_text(o);
 
+	if (files)
+		import_space(x, files_bytes(files));
 	/* The archive may have changed since archive_inspected(): compare its definition. */
-	if (text && !strcmp(text, x->seen) && !x->job->cancelling)
+	if (text && !strcmp(text, x->seen) && !x->job->cancelling && !x->exceeds_quota)
 		archiver_keep(x->archiver);
 	else
 		archiver_cancel(x->archiver);
@@ -266,7 +298,8 @@ static void not_taken(struct import *x, const struct err *e)
 	struct err own;
 	int r;
 
-	x->why = *e;
+	if (!x->exceeds_quota)
+		x->why = *e;
 	x->job->cancel = NULL;
 	archiver_free(x->archiver);
 	x->archiver = NULL;
@@ -286,7 +319,8 @@ static void archive_taken(void *opaque, int r, struct json_object *result, const
 		import_succeed(x);
 }
 
-static const struct archiver_ops take_ops = { .progress = import_progress, .ready = import_ready, .done = archive_taken };
+static const struct archiver_ops take_ops = { .progress = import_progress, .space = import_space, .ready = import_ready,
+	.done = archive_taken };
 
 static void import_cancel(struct job *j)
 {
@@ -308,6 +342,7 @@ static int take_start(struct import *x, struct err *e)
 	js_put_str(spec, "name", x->vm->def->name);
 	/* The archive may have changed since its manifest was read. */
 	js_put_uint(spec, "max_bytes", x->max_bytes ? MIN((uint64_t)x->max_bytes, x->image_bytes) : x->image_bytes);
+	js_put_int(spec, "max_space", x->max_bytes ? x->max_bytes : INT64_MAX);
 	return archiver_run(x, spec, &take_ops, e);
 }
 
@@ -441,16 +476,6 @@ static void sockets_move(struct import *x, struct definition *d, const char *own
 		d->vnc.path = must_alloc(strdup(path));
 	warn(x, d->vnc.on ? "vnc: the socket for clients is %.300s now; to change that, use cairn edit" :
 		"vnc: is left out, because the socket's path %.300s is too long; to have one, use cairn edit", path);
-}
-
-/* Return the space that the archive's files take on the disk, according to its manifest. */
-static uint64_t files_bytes(struct json_object *files)
-{
-	uint64_t bytes = 0;
-
-	for (size_t i = 0; i < json_object_array_length(files); i++)
-		bytes = quota_sum(bytes, (uint64_t)MAX(js_get_int(json_object_array_get_idx(files, i), "data", 0), 0));
-	return bytes;
 }
 
 static int import_define(struct import *x, struct json_object *result, struct definition **ret_d, struct err *e)

@@ -26,7 +26,7 @@ struct vm_host;
  * name:       the VM's name; NULL: the archive's; copied.
  * increments: absolute paths of archives that follow the first one (cairn export --since), which cairn-archive opens
  *             with the user's rights; borrowed for the call; NULL: none.
- * max_bytes:  limit for the data; 0: the file system's free space.
+ * max_bytes:  limit for the data, and for the space that they take; 0: the file system's free space.
  * job_id:     borrowed until c is answered; NULL: generated. */
 struct import_opts {
 	const char *folder, *name;

@@ -248,7 +248,7 @@ static const struct field import_args[] = { FIELD_JOB_ID,
 	{ "folder", FIELD_STRING, REQUIRED, "absolute path of the folder in which to create the folder of the VM" },
 	{ "name", FIELD_STRING, OPTIONAL, "name of the VM [the name in the archive]" },
 	{ "increments", LIST_OF(FIELD_STRING), OPTIONAL, "absolute paths of the increments that follow the archive, opened with the client's rights" },
-	{ "max-bytes", FIELD_INT, OPTIONAL, "refuse an archive with more data than this [free space of the file system]" }, END };
+	{ "max-bytes", FIELD_INT, OPTIONAL, "refuse an archive with more data than this, or whose files take more space [free space of the file system]" }, END };
 static const struct field restore_args[] = { { "definition", FIELD_DEFINITION, REQUIRED, "definition in the saved state" },
 	{ "paused", FIELD_BOOL, OPTIONAL, "start the VM paused" },
 	{ "eager", FIELD_BOOL, OPTIONAL, "read the whole memory before the vCPUs run" },

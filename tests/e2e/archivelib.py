@@ -1,9 +1,12 @@
 """archivelib: runs cairn-archive as the daemon does."""
 
 import fcntl
+import hashlib
+import io
 import json
 import os
 import subprocess
+import tarfile
 
 from conftest import BUILD
 
@@ -81,3 +84,20 @@ def take(path, folder=None, name="vm", how=None, **more):
     if folder is not None:
         spec["folder"] = str(folder)
     return Archive("import", spec, fds, **(how or {}))
+
+
+def scattered(path, definition, name, blocks):
+    """Write an archive with one file that has a byte of data in each of so many blocks of 4 KiB, as a sparse entry."""
+    sums, manifest = {}, json.dumps({"format": 1, "definition": definition, "files": [
+        {"name": name, "size": blocks << 12, "data": blocks, "format": "raw"}]}).encode()
+    sums["manifest.json"] = hashlib.sha256(bytes(8) + manifest).hexdigest()
+    sums[name] = hashlib.sha256(b"".join(i.to_bytes(8, "big") + b"x" + bytes(4095) for i in range(blocks))).hexdigest()
+    runs = f"{blocks + 1}\n" + "".join(f"{i << 12}\n1\n" for i in range(blocks)) + f"{blocks << 12}\n0\n"
+    sparse = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": name, "GNU.sparse.realsize": str(blocks << 12)}
+    with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as t:
+        for entry, data, headers in (
+                ("manifest.json", manifest, {}), (name, runs.encode() + bytes(-len(runs) % 512) + b"x" * blocks, sparse),
+                ("sums.json", json.dumps({"sha256": sums}).encode(), {})):
+            info = tarfile.TarInfo(entry)
+            info.size, info.pax_headers = len(data), headers
+            t.addfile(info, io.BytesIO(data))

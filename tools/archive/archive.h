@@ -126,9 +126,10 @@ int chain_join(struct manifest *const *list, unsigned n, struct err *e);
 
 /* ---- operations ---- */
 
-/* Progress as lines of JSON on stdout, {"done":N,"total":N}, at most five a second. */
+/* Progress as lines of JSON on stdout, {"done":N,"total":N,"space":N}, at most five a second. */
 struct archive_progress {
 	uint64_t done, total, next_ns;
+	_Atomic uint64_t space; /* that the files of an import take; set by the thread that writes them */
 };
 void archive_progress_add(struct archive_progress *p, uint64_t bytes);
 /* Returns 0; -ECANCELED after SIGTERM. */

@@ -17,10 +17,21 @@
 #include <pthread.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
 
 #define READ_BLOCK_BYTES (256 * 1024)
+/* A file may take so much more than its data before the difference counts: the rest of blocks at the ends of holes, and
+ * the file system's own map of the file. */
+#define SPACE_SLACK_BYTES (16 * KIB)
+#define SPACE_SLACK_PART 32 /* of the data */
+
+/* Space that all archives of an import may take, and take. */
+struct space {
+	uint64_t bound, room; /* limit of the specification; free space of the file system before the import */
+	uint64_t taken;
+};
 
 struct importer {
 	struct archive *a;
@@ -30,6 +41,8 @@ struct importer {
 	int *fds;	     /* one for each file; -1: not started */
 	struct sum *sums;    /* checksums of the received data */
 	uint64_t *came;	     /* received bytes, one for each file */
+	uint64_t *wrote, *took; /* written bytes and the space that they count with, one for each file; the writer's */
+	struct space *space; /* of all archives; borrowed */
 	struct queue *queue;
 	struct archive_progress *progress; /* of all archives; borrowed */
 };
@@ -118,6 +131,34 @@ static int manifest_read(struct importer *x, struct err *e)
 
 /* ---- the thread that writes files ---- */
 
+static int space_bound(const struct space *s, struct err *e)
+{
+	if (s->taken > s->bound)
+		return err_set(e, -EFBIG, ERR_INVALID, "the archive's files take more than the limit of %llu bytes; "
+			"scattered data take whole blocks", (unsigned long long)s->bound);
+	if (s->taken > s->room)
+		return err_set(e, -ENOSPC, ERR_NO_SPACE, "the archive's files take more than the %llu MiB that the file system of the "
+			"folder had free; scattered data take whole blocks; choose another folder with --folder",
+			(unsigned long long)(s->room / MIB));
+	return 0;
+}
+
+/* Count the space of a file after a write: a byte of data occupies a whole block of the file system. */
+static int space_count(struct importer *x, unsigned i, struct err *e)
+{
+	uint64_t counts = x->wrote[i], most = counts + counts / SPACE_SLACK_PART + SPACE_SLACK_BYTES;
+	struct stat st;
+
+	if (fstat(x->fds[i], &st) < 0)
+		return err_set_errno(e, -errno, "%s", x->manifest.files[i].name);
+	if ((uint64_t)st.st_blocks * 512 > most)
+		counts = (uint64_t)st.st_blocks * 512;
+	x->space->taken += counts - x->took[i];
+	x->took[i] = counts;
+	x->progress->space = x->space->taken;
+	return space_bound(x->space, e);
+}
+
 static int chunk_write(struct importer *x, struct chunk *c, struct err *e)
 {
 	int r;
@@ -126,7 +167,10 @@ static int chunk_write(struct importer *x, struct chunk *c, struct err *e)
 	if (!x->stage || x->manifest.files[c->file].skipped)
 		return 0;
 	r = pwrite_full(x->fds[c->file], c->buf, c->len, (off_t)c->off);
-	return r < 0 ? err_set_errno(e, r, "writing %s", x->manifest.files[c->file].name) : 0;
+	if (r < 0)
+		return err_set_errno(e, r, "writing %s", x->manifest.files[c->file].name);
+	x->wrote[c->file] += c->len;
+	return space_count(x, c->file, e);
 }
 
 struct writer {
@@ -327,6 +371,8 @@ static int files_finish(struct importer *x, struct err *e)
 		r = names_rewrite(x, i, e);
 		if (!r && fsync(x->fds[i]) < 0)
 			r = err_set_errno(e, -errno, "%s", x->manifest.files[i].name);
+		if (!r)
+			r = space_count(x, i, e); /* some file systems allocate when they flush */
 	}
 	return r;
 }
@@ -338,6 +384,7 @@ struct chain {
 	struct importer list[ARCHIVE_CHAIN_MAX];
 	unsigned n;
 	struct archive_progress progress;
+	struct space space;
 };
 
 /* Check the sizes that the manifests give before anything is written. */
@@ -365,6 +412,7 @@ static int space_check(struct chain *c, struct json_object *spec, struct err *e)
 	if (fstatvfs(stage_fd(stage), &v) < 0)
 		return err_set_errno(e, -errno, "the folder");
 	room = (uint64_t)v.f_bavail * v.f_frsize;
+	c->space = (struct space){ .bound = (uint64_t)js_get_int(spec, "max_space", INT64_MAX), .room = room };
 	if (sum > room)
 		return err_set(e, -ENOSPC, ERR_NO_SPACE,
 			"the archive holds %llu MiB, and the file system of the folder has %llu MiB free; choose "
@@ -380,8 +428,10 @@ static int importer_prepare(struct importer *x, struct err *e)
 	x->fds = malloc(n * sizeof(*x->fds));
 	x->sums = calloc(n, sizeof(*x->sums));
 	x->came = calloc(n, sizeof(*x->came));
+	x->wrote = calloc(n, sizeof(*x->wrote));
+	x->took = calloc(n, sizeof(*x->took));
 	x->queue = queue_new();
-	if (!x->fds || !x->sums || !x->came || !x->queue)
+	if (!x->fds || !x->sums || !x->came || !x->wrote || !x->took || !x->queue)
 		return err_set_errno(e, -ENOMEM, "import");
 	memset(x->fds, -1, n * sizeof(*x->fds));
 	return 0;
@@ -429,6 +479,8 @@ static void importer_done(struct importer *x)
 	free(x->fds);
 	free(x->sums);
 	free(x->came);
+	free(x->wrote);
+	free(x->took);
 	free(x->text);
 	queue_free(x->queue);
 	manifest_done(&x->manifest);
@@ -436,8 +488,10 @@ static void importer_done(struct importer *x)
 		archive_read_free(x->a);
 }
 
-static void files_put(const struct manifest *m, struct json_object *files)
+static void files_put(const struct importer *x, struct json_object *files)
 {
+	const struct manifest *m = &x->manifest;
+
 	for (unsigned i = 0; i < m->nfiles; i++) {
 		struct json_object *f;
 
@@ -447,7 +501,7 @@ static void files_put(const struct manifest *m, struct json_object *files)
 		js_put_str(f, "name", m->files[i].stored);
 		js_put_str(f, "format", m->files[i].qcow2 ? "qcow2" : "raw");
 		js_put_uint(f, "size", m->files[i].size_bytes);
-		js_put_uint(f, "data", m->files[i].data_bytes);
+		js_put_uint(f, "data", x->took ? MAX(m->files[i].data_bytes, x->took[i]) : m->files[i].data_bytes);
 		json_object_array_add(files, f);
 	}
 }
@@ -458,7 +512,7 @@ static void result_put(const struct chain *c, struct json_object *result)
 	struct json_object *files = json_object_new_array();
 
 	for (unsigned k = 0; k < c->n; k++)
-		files_put(&c->list[k].manifest, files);
+		files_put(&c->list[k], files);
 	js_put(result, "definition", json_object_get(last->definition));
 	js_put(result, "files", files);
 	if (last->snapshot[0])
@@ -480,7 +534,7 @@ static int chain_open(struct chain *c, struct json_object *spec, struct stage *s
 		int fd = k ? (int)json_object_get_int(json_object_array_get_idx(more, k - 1)) : (int)js_get_int(spec, "input", -1);
 
 		manifests[c->n++] = &x->manifest;
-		*x = (struct importer){ .stage = stage, .progress = &c->progress };
+		*x = (struct importer){ .stage = stage, .progress = &c->progress, .space = &c->space };
 		r = archive_begin(x, fd, e);
 		if (!r)
 			r = manifest_read(x, e);

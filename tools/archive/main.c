@@ -55,8 +55,8 @@ void archive_progress_add(struct archive_progress *p, uint64_t bytes)
 	if (now < p->next_ns)
 		return;
 	p->next_ns = now + PROGRESS_STEP_NS;
-	printf("{\"done\":%llu,\"total\":%llu}\n", (unsigned long long)p->done,
-		(unsigned long long)p->total);
+	printf("{\"done\":%llu,\"total\":%llu,\"space\":%llu}\n", (unsigned long long)p->done,
+		(unsigned long long)p->total, (unsigned long long)p->space);
 	fflush(stdout);
 }
 

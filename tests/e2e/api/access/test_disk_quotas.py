@@ -409,14 +409,8 @@ def test_overlays_of_live_clones_count(maker, kernel):
 
 # ---- imports ----
 
-def test_imports_count_with_their_data(host):
-    for name, bytes_ in (("k", 64 << 10), ("a", 3 * MIB)):
-        (host.tmp / name).write_bytes(os.urandom(bytes_))
-    definition = {"name": "vm9", "memory": "32M", "boot": {"kernel": "k"}, "disks": [{"path": "a.raw", "format": "raw"}]}
-    archive = host.tmp / "x.tar"
-    assert archivelib.export(archive, definition, [("k", host.tmp / "k", {}), ("a.raw", host.tmp / "a", {})]).end()[1] == 0
-    archive.chmod(0o644)
-
+def take_archive(host, archive):
+    """Return a function for run_as_user() that imports the archive."""
     def take(say):
         with socket.socket(socket.AF_UNIX) as s, open(archive, "rb") as f:
             s.connect(host.socket)
@@ -429,7 +423,17 @@ def test_imports_count_with_their_data(host):
             while "event" in answer:
                 answer = json.loads(lines.readline())
             say(answer)
+    return take
 
+
+def test_imports_count_with_their_data(host):
+    for name, bytes_ in (("k", 64 << 10), ("a", 3 * MIB)):
+        (host.tmp / name).write_bytes(os.urandom(bytes_))
+    definition = {"name": "vm9", "memory": "32M", "boot": {"kernel": "k"}, "disks": [{"path": "a.raw", "format": "raw"}]}
+    archive = host.tmp / "x.tar"
+    assert archivelib.export(archive, definition, [("k", host.tmp / "k", {}), ("a.raw", host.tmp / "a", {})]).end()[1] == 0
+    archive.chmod(0o644)
+    take = take_archive(host, archive)
     limit(host, "--disk", "3M")
     before = sorted(os.listdir(host.disks))
     assert "3 MiB images that Cairn made, takes 0 MiB and needs 4 MiB more" in refusal(run_as_user(take)[0])
@@ -439,6 +443,21 @@ def test_imports_count_with_their_data(host):
     assert used(host) == takes(vms=1, disk=3 * MIB + (64 << 10))
     host.cairn("undefine", "vm9", "--remove-all-storage")
     assert used(host) == takes()
+
+
+def test_imports_with_scattered_data_count_with_their_blocks(host):
+    archive = host.tmp / "x.tar.gz"
+    archivelib.scattered(archive, {"name": "vm9", "memory": "32M", "boot": {"kernel": "a.raw"}}, "a.raw", 8192)
+    archive.chmod(0o644)
+    limit(host, "--disk", "8M")
+    before = sorted(os.listdir(host.disks))
+    error, = ended(host, run_as_user(take_archive(host, archive)))
+    assert "a quota of 8 MiB images that Cairn made" in error
+    until(lambda: vms(host) == ["mine", "other"])
+    assert sorted(os.listdir(host.disks)) == before and used(host) == takes()
+    limit(host, "--disk", "40M")
+    assert ended(host, run_as_user(take_archive(host, archive))) == [""]
+    assert used(host)["disk"] == os.stat(host.disks / "vm9/a.raw").st_blocks * 512 >= 32 * MIB
 
 
 def test_live_clones_of_a_killed_daemon_count_or_are_gone(host):

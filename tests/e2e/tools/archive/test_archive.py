@@ -420,6 +420,20 @@ def test_export_of_a_hole_needs_few_addresses(tmp_path, monkeypatch):
     assert status == 0, last
 
 
+def test_scattered_data_count_with_their_blocks(tmp_path, monkeypatch):
+    """One byte in each block of 4 KiB takes 4096 times the data that the manifest gives."""
+    monkeypatch.chdir(tmp_path)
+    archivelib.scattered("x.tar.gz", {"name": "x"}, "a", 8192)
+    last, status = archivelib.take("x.tar.gz", ".", "new", max_bytes=8192, max_space=8 * MIB).end(b"keep\n")
+    assert status == 1 and "take more than the limit of 8388608 bytes" in last["error"]["message"], last
+    assert os.listdir(".") == ["x.tar.gz"]
+    job = archivelib.take("x.tar.gz", ".", "new", max_bytes=8192, max_space=40 * MIB)
+    ready = job.until("ready", "error")["ready"]
+    assert job.end(b"keep\n")[1] == 0
+    took = os.stat("new/a").st_blocks * 512
+    assert took >= 32 * MIB and ready["files"] == [{"name": "a", "format": "raw", "size": 32 * MIB, "data": took}]
+
+
 def test_file_that_is_no_archive_is_refused(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     open("x", "wb").write(os.urandom(100000))
