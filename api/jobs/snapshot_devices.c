@@ -122,6 +122,13 @@ static struct definition *definition_then(const struct vm *vm, const char *id, c
 	return d;
 }
 
+struct definition *snapshot_devices_load(const struct vm *vm, const char *id)
+{
+	CLEANUP_JS struct json_object *now = definition_to_json(vm_live(vm));
+
+	return definition_then(vm, id, image_of(now));
+}
+
 /* ---- the plan ---- */
 
 static ssize_t device_find(struct json_object *list, const char *id)

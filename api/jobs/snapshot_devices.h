@@ -15,6 +15,8 @@ struct vm;
 struct json_object *snapshot_devices_json(const struct vm *vm);
 /* Record the definition that the VM ran with at a new snapshot. definition: borrowed. A failure is logged. */
 void snapshot_devices_note(const struct vm *vm, const char *id, struct json_object *definition);
+/* Load the definition that the VM ran with at a snapshot. The caller owns it. Returns NULL: it is unknown. */
+struct definition *snapshot_devices_load(const struct vm *vm, const char *id);
 /* Make the definition that a new process needs for the revert to a snapshot: that of vm_live(), with the devices that
  * it lacks, in the order that they had. Devices that the snapshot lacks are in it, too: the process detaches them.
  * Returns 1: *ret is that definition; the caller owns it; 0: the VM has these devices, or nothing is known of the

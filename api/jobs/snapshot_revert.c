@@ -275,6 +275,13 @@ static enum vm_state state_then(const struct snapshot_work *w)
 	return w->revert.then == SAVE_THEN_PAUSED ? VM_PAUSED : VM_RUNNING;
 }
 
+/* Return whether the revert changes the content of a disk. It detaches those that were attached after the snapshot. */
+static bool would_change(const struct snapshot_work *w, const struct definition_disk *d)
+{
+	return !d->read_only && (!w->revert.disk[0] || !strcmp(w->revert.disk, d->id)) &&
+		(!w->then || definition_disk_find(w->then, d->id) >= 0);
+}
+
 static void would_revert(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct json_object *disks = json_object_new_array();
@@ -284,7 +291,7 @@ static void would_revert(void *opaque, int r, const struct vm_answer *a, const s
 
 	(void)a;
 	for (uint32_t i = 0; i < d->ndisks; i++)
-		if (!d->disks[i].read_only && (!w->revert.disk[0] || !strcmp(w->revert.disk, d->disks[i].id)))
+		if (would_change(w, &d->disks[i]))
 			json_object_array_add(disks, json_object_new_string(d->disks[i].id));
 	js_put_str(w->result, "name", w->name);
 	js_put_str(w->result, "id", w->id);
@@ -303,8 +310,36 @@ static void devices_would_revert(void *opaque, int r, const struct err *e)
 	would_revert(opaque, r, NULL, e);
 }
 
+static void disk_would_revert(void *opaque, int r, const struct vm_answer *a, const struct err *e);
+
+/* Check one disk after another in the images of a VM that is off, which have no memory that says which disks the
+ * snapshot lacks. */
+static void disks_would_revert(struct snapshot_work *w)
+{
+	const struct definition *d = vm_live(w->vm);
+
+	while (w->checked < d->ndisks && !would_change(w, &d->disks[w->checked]))
+		w->checked++;
+	if (w->checked == d->ndisks) {
+		would_revert(w, 0, NULL, NULL);
+		return;
+	}
+	snprintf(w->body.disk, sizeof(w->body.disk), "%s", d->disks[w->checked++].id);
+	snapshots_request(w->vm, VM_MSG_SNAPSHOT_REVERT, &w->body, sizeof(w->body), VM_PROCESS_NO_TIMEOUT, disk_would_revert, w);
+}
+
+static void disk_would_revert(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	if (r < 0)
+		would_revert(opaque, r, a, e);
+	else
+		disks_would_revert(opaque);
+}
+
 static void would_revert_ask(struct snapshot_work *w)
 {
+	if (w->has_memory)
+		w->then = snapshot_devices_load(w->vm, w->id);
 	if (w->definition) {
 		snapshot_devices_check(w->vm, w->definition, devices_would_revert, w);
 		return;
@@ -313,6 +348,8 @@ static void would_revert_ask(struct snapshot_work *w)
 	w->body.disks_only = !stays_active(w);
 	if (w->vm->state == VM_PRESERVED || vm_is_stopping(w->vm))
 		would_revert(w, 0, NULL, NULL); /* the process accepts no work */
+	else if (w->then && !vm_state_is_active(w->vm->state))
+		disks_would_revert(w);
 	else
 		snapshots_request(w->vm, VM_MSG_SNAPSHOT_REVERT, &w->body, sizeof(w->body), VM_PROCESS_NO_TIMEOUT,
 			would_revert, w);

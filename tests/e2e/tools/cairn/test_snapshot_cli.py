@@ -614,6 +614,14 @@ def test_snapshots_of_real_vm_that_is_off(daemon, kvm, guest, tmp_path):
     assert state(daemon) in ("running (from snapshot)", "idle (from snapshot)")
     daemon.cairn("snapshot-revert", "vm1", "off")
     assert state(daemon) == "shut off (from snapshot)"
+    # A disk that was attached since is detached by the revert, so it needs no snapshot.
+    new = str(tmp_path / "vdb.qcow2")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", new, "1M"], check=True)
+    daemon.cairn("attach-disk", "vm1", new, "vdb", "--subdriver", "qcow2")
+    would = json.loads(daemon.cairn("snapshot-revert", "vm1", "up", "--dry-run", "--format", "json").stdout)
+    assert would["disks-lost"] == ["vda"] and would["state"] == "running"
+    assert "disk vdb has no snapshot 'up'" in daemon.cairn("snapshot-revert", "vm1", "up", "--disks-only", "--dry-run", ok=3).stderr
+    daemon.cairn("detach-disk", "vm1", "vdb")
     daemon.stop(signal.SIGKILL)
     daemon.start()
     daemon.cairn("snapshot-delete", "vm1", "off", "--children-only")
