@@ -34,6 +34,12 @@
 /* Fields of a qcow2 header (docs/qcow2.md). */
 #define QCOW2_MAGIC 0x514649fbU
 #define QCOW2_HEADER_BYTES 32
+#define QCOW2_V3_HEADER_BYTES 104
+#define QCOW2_INCOMPATIBLE_AT 72
+#define QCOW2_DATA_FILE 4 /* incompatible feature */
+#define QCOW2_EXTENSIONS_MAX 32 /* that are looked at */
+#define QCOW2_EXTENSION_DATA_FILE 0x44415441U
+#define QCOW2_CLUSTER_BITS_MAX 21
 
 bool volume_name_is_valid(const char *name)
 {
@@ -59,6 +65,7 @@ struct look {
 	uint64_t capacity_bytes, allocation_bytes;
 	size_t nbacking;
 	char backing[VOLUME_BACKING_MAX + 1];
+	char data[VOLUME_BACKING_MAX + 1]; /* name of the external data file; "": none */
 	struct stat st;
 };
 
@@ -67,6 +74,29 @@ static int folder_open(const char *path, struct err *e)
 	int fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
 
 	return fd < 0 ? err_set_errno(e, -errno, "folder %.300s", path) : fd;
+}
+
+/* Find the name of the external data file among the header's extensions, which end with the first cluster. */
+static void qcow2_probe_data(int fd, struct look *l)
+{
+	uint8_t header[QCOW2_V3_HEADER_BYTES], head[8];
+	uint64_t at, end;
+
+	if (pread_full(fd, header, sizeof(header), 0) || load_be32(header + 4) < 3 ||
+		!(load_be64(header + QCOW2_INCOMPATIBLE_AT) & QCOW2_DATA_FILE))
+		return;
+	at = load_be32(header + 100);
+	end = 1ULL << MIN(load_be32(header + 20), QCOW2_CLUSTER_BITS_MAX);
+	for (unsigned i = 0; i < QCOW2_EXTENSIONS_MAX && at < end && !pread_full(fd, head, sizeof(head), (off_t)at); i++) {
+		uint32_t type = load_be32(head), size = load_be32(head + 4);
+
+		at += sizeof(head);
+		if (type == QCOW2_EXTENSION_DATA_FILE && size <= VOLUME_BACKING_MAX)
+			(void)!pread_full(fd, l->data, size, (off_t)at);
+		if (!type || type == QCOW2_EXTENSION_DATA_FILE)
+			return;
+		at += ROUND_UP((uint64_t)size, 8);
+	}
 }
 
 static void qcow2_probe(int fd, const uint8_t header[QCOW2_HEADER_BYTES], struct look *l)
@@ -79,6 +109,7 @@ static void qcow2_probe(int fd, const uint8_t header[QCOW2_HEADER_BYTES], struct
 	if (offset && size && size <= VOLUME_BACKING_MAX && offset <= INT64_MAX && !pread_full(fd, l->backing, size, (off_t)offset))
 		l->nbacking = strlen(l->backing);
 	l->backing[l->nbacking] = 0;
+	qcow2_probe_data(fd, l);
 }
 
 static int irregular(const char *name, struct err *e)
@@ -294,9 +325,9 @@ static int vms_check(const struct volume_work *w, const struct stat *st, struct 
 		vm->def->name);
 }
 
-/* Return the path in the name of a backing file, which may begin with a protocol of QEMU's or Cairn's; NULL: the name
- * is JSON. name: changed. */
-static const char *backing_path(char *name)
+/* Return the path in the name of a backing or data file, which may begin with a protocol of QEMU's or Cairn's; NULL:
+ * the name is JSON. name: changed. */
+static const char *named_path(char *name)
 {
 	uint8_t id[PIN_NAME_ID_BYTES];
 	size_t bytes;
@@ -310,7 +341,23 @@ static const char *backing_path(char *name)
 	return strncmp(name, "file:", strlen("file:")) ? name : name + strlen("file:");
 }
 
-/* Check that no other volume of the folder has the file as its backing file. Returns 0; -EBUSY; -errno. */
+/* Check that the name of an image's backing or data file is not the file's. name: changed; "": it has none.
+ * what: "backing" or "data". */
+static int name_check(const struct volume_work *w, int dir, const struct stat *file, const char *image, char *name, const char *what,
+	struct err *e)
+{
+	const char *path = named_path(name);
+	struct stat st;
+
+	if (!path)
+		return err_set(e, -EBUSY, ERR_BUSY, "%.255s names its %s file in JSON, which may be %.255s; delete that first, or give it a "
+			"plain name: %s", image, what, w->name, *what == 'b' ? "qemu-img rebase -u" : "qemu-img amend -o data_file=NAME");
+	if (!*path || fstatat(dir, path, &st, 0) < 0 || st.st_dev != file->st_dev || st.st_ino != file->st_ino)
+		return 0;
+	return err_set(e, -EBUSY, ERR_BUSY, "%s/%s is the %s file of %s; delete that first", w->folder, w->name, what, image);
+}
+
+/* Check that no other volume of the folder has the file as its backing or data file. Returns 0; -EBUSY; -errno. */
 static int overlays_check(const struct volume_work *w, int dir, const struct stat *file, struct err *e)
 {
 	static struct names names;
@@ -321,20 +368,13 @@ static int overlays_check(const struct volume_work *w, int dir, const struct sta
 	do {
 		r = names_get(dir, after, &names, e);
 		for (unsigned i = 0; !r && i < names.n; i++) {
-			const char *path;
-			struct stat st;
+			const char *image = names.list[i];
 
-			if (!strcmp(names.list[i], w->name) || volume_probe(dir, names.list[i], &look, NULL) < 0 || !look.nbacking)
+			if (!strcmp(image, w->name) || volume_probe(dir, image, &look, NULL) < 0)
 				continue;
-			path = backing_path(look.backing);
-			if (!path)
-				return err_set(e, -EBUSY, ERR_BUSY, "%.255s names its backing file in JSON, which may be %.255s; delete that first, or give "
-					"it a plain name: qemu-img rebase -u", names.list[i], w->name);
-			if (fstatat(dir, path, &st, 0) < 0)
-				continue;
-			if (st.st_dev == file->st_dev && st.st_ino == file->st_ino)
-				return err_set(e, -EBUSY, ERR_BUSY, "%s/%s is the backing file of %s; delete that first", w->folder, w->name,
-					names.list[i]);
+			r = name_check(w, dir, file, image, look.backing, "backing", e);
+			if (!r)
+				r = name_check(w, dir, file, image, look.data, "data", e);
 		}
 		if (!r && names.n)
 			memcpy(after, names.list[names.n - 1], sizeof(after));

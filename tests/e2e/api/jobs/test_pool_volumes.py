@@ -144,6 +144,26 @@ def test_backing_file_with_a_protocol_is_kept(q, pool, name, says):
     q.run("volume-delete", pool="images", name="a.qcow2")
 
 
+@pytest.mark.parametrize("name, says", [
+    ("a.raw", "is the data file of c.qcow2; delete that first"), ("file:a.raw", "is the data file of c.qcow2"),
+    ('json:{"driver":"file","filename":"a.raw"}', "c.qcow2 names its data file in JSON, which may be a.raw"), ("b.raw", None)])
+def test_external_data_file_is_kept(q, pool, name, says):
+    make(q, "volume-create", name="a.raw", capacity=MIB, format="raw")
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "-o", "data_file=b.raw,data_file_raw=on", "c.qcow2", "1M"], cwd=pool, check=True)
+    # Rename the data file in the header: its extension has the name, padded with zeros.
+    header = (pool / "c.qcow2").read_bytes()[:4096]
+    at = header.index(b"DATA\0\0\0\x05b.raw")
+    new = struct.pack(">II", 0x44415441, len(name)) + name.encode().ljust(-(-len(name) // 8) * 8, b"\0") + header[at + 16:]
+    with open(pool / "c.qcow2", "r+b") as f:
+        f.write((header[:at] + new)[:4096])
+    if says:
+        refused(q, says, "volume-delete", name="a.raw")
+        if name == "a.raw":
+            refused(q, says, "volume-resize", name="a.raw", capacity=MIB // 2, shrink=True)
+        q.run("volume-delete", pool="images", name="c.qcow2")
+    q.run("volume-delete", pool="images", name="a.raw")
+
+
 def test_vms_of_a_volume_are_shown_and_keep_it(fake, q, pool):
     for name in ("a.raw", "b.raw"):
         (pool / name).write_bytes(bytes(MIB))
