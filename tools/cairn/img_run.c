@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #define OUTPUT_MAX (1024 * 1024)
-#define ARGS_MAX 48
+#define ARGS_MAX 96
 
 /* Signals that this process ignores or blocks end the program. */
 static int program_spawn(const char *program, const char *const *args, int out, pid_t *ret_pid)

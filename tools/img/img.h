@@ -15,7 +15,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-#define IMG_ALLOW_MAX BLOCK_LAYERS_MAX
+#define IMG_ALLOW_MAX (2 * BLOCK_LAYERS_MAX) /* each layer may have a data file elsewhere */
 
 /* A verb of cairn-img. run() gets the verb's name as argv[0] and returns the exit status. */
 struct img_verb {

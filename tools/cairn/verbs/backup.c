@@ -34,7 +34,7 @@
 #define KEEP "keep" /* the second tag of a backup */
 #define CHECKPOINT "checkpoint" /* a tag, too: the snapshot stays after the backup */
 #define PLUGIN "nbdkit-cairn-plugin.so"
-#define LAYERS_MAX 16
+#define FOLDERS_MAX 32 /* of 15 backing files and their data files */
 #define DISKS_MAX 24
 
 struct backup {
@@ -139,22 +139,36 @@ static int plugin_find(char ret[PATH_MAX], struct err *e)
 	return access(ret, R_OK) == 0 ? 0 : err_set(e, -ENOENT, ERR_NOT_FOUND, "%s is not installed", ret);
 }
 
-/* The folders of the disk's layers, each once: a tool follows the names in headers only there. */
-static size_t folders_of(struct json_object *disk, char folders[LAYERS_MAX][PATH_MAX])
+/* Add the folder of a file unless the list has it. Returns the number of folders. */
+static size_t folder_add(const char *file, char folders[FOLDERS_MAX][PATH_MAX], size_t n)
+{
+	size_t same = 0;
+	char *end;
+
+	if (n == FOLDERS_MAX)
+		return n;
+	snprintf(folders[n], PATH_MAX, "%s", file);
+	end = strrchr(folders[n], '/');
+	if (end && end > folders[n])
+		*end = 0;
+	while (strcmp(folders[same], folders[n]))
+		same++;
+	return n + (same == n);
+}
+
+/* The folders of the disk's layers and their data files, each once: a tool follows the names in headers only there. */
+static size_t folders_of(struct json_object *disk, char folders[FOLDERS_MAX][PATH_MAX])
 {
 	struct json_object *backing = js_get_array(disk, "backing");
-	size_t n = 0, same;
+	size_t n = 0;
 
-	for (size_t i = 0; backing && i < json_object_array_length(backing) && n < LAYERS_MAX; i++) {
-		char *end;
+	for (size_t i = 0; backing && i < json_object_array_length(backing); i++) {
+		struct json_object *layer = json_object_array_get_idx(backing, i);
+		const char *data = js_get_str(layer, "data_file");
 
-		snprintf(folders[n], PATH_MAX, "%s", image_of(json_object_array_get_idx(backing, i)));
-		end = strrchr(folders[n], '/');
-		if (end && end > folders[n])
-			*end = 0;
-		for (same = 0; strcmp(folders[same], folders[n]); same++)
-			;
-		n += same == n;
+		n = folder_add(image_of(layer), folders, n);
+		if (data)
+			n = folder_add(data, folders, n);
 	}
 	return n;
 }
@@ -175,8 +189,8 @@ static int server_start(const struct backup *b, struct json_object *disk, const 
 {
 	static const char *const prefixes[] = { "file=", "format=", "snapshot=", "since=" };
 	const char *values[] = { image_of(disk), js_get_str_or(disk, "format", "qcow2"), b->name, b->since };
-	char folders[LAYERS_MAX][PATH_MAX], socket[PATH_MAX], pid[PATH_MAX];
-	char *texts[ARRAY_SIZE(prefixes) + LAYERS_MAX] = { 0 };
+	char folders[FOLDERS_MAX][PATH_MAX], socket[PATH_MAX], pid[PATH_MAX];
+	char *texts[ARRAY_SIZE(prefixes) + FOLDERS_MAX] = { 0 };
 	const char *args[8 + ARRAY_SIZE(texts)] = { "--unix", socket, "--pidfile", pid, "--read-only", plugin };
 	size_t nfolders = folders_of(disk, folders), n = 6, ntexts = 0;
 	int r = 0;
@@ -300,8 +314,8 @@ static void file_name(const struct backup *b, struct json_object *disk, char ret
 
 static int file_copy(const struct backup *b, struct json_object *disk, struct err *e)
 {
-	char folders[LAYERS_MAX][PATH_MAX], to[PATH_MAX];
-	const char *args[16 + 2 * LAYERS_MAX] = { "convert", "-U", "-q", "-f", "qcow2", "-O", "qcow2", "-l", b->name };
+	char folders[FOLDERS_MAX][PATH_MAX], to[PATH_MAX];
+	const char *args[16 + 2 * FOLDERS_MAX] = { "convert", "-U", "-q", "-f", "qcow2", "-O", "qcow2", "-l", b->name };
 	size_t n = 9, nfolders = folders_of(disk, folders);
 	int fd, r;
 

@@ -276,7 +276,7 @@ def test_domjobabort_cancels_a_job(vm):
 
 
 def test_backup_of_a_disk_with_as_many_layers_as_there_may_be(vm):
-    """Each layer is in a folder of its own, but for the top two."""
+    """Each layer and each external data file is in a folder of its own, but for the top two layers."""
     g = vm()
     g.write(1)
     freeze(g)
@@ -287,10 +287,14 @@ def test_backup_of_a_disk_with_as_many_layers_as_there_may_be(vm):
         (g.d.tmp / f"f{i}").mkdir()
         files.append(str(g.d.tmp / f"f{i}" / "layer.qcow2"))
     files.append(str(g.d.tmp / "f13" / "top.qcow2"))
+    data = {p: str(g.d.tmp / f"d{i}" / "data") for i, p in enumerate(files[1:-1])}
     for base, image in zip(files, files[1:]):
-        img(g.d, "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", image)
+        if image in data:
+            os.mkdir(os.path.dirname(data[image]))
+        img(g.d, "create", "-q", "-f", "qcow2", "-b", base, "-F", "qcow2", *(["-o", f"data_file={data[image]}"] if image in data else []), image)
     g.d.define("deep", boot=json.loads(g.d.cairn("dumpjson", "vm1").stdout)["boot"], disks=[
-        {"id": "vda", "path": files[-1], "format": "qcow2", "backing": [{"path": p, "format": "qcow2"} for p in files[-2::-1]]}])
+        {"id": "vda", "path": files[-1], "format": "qcow2", "backing": [
+            {"path": p, "format": "qcow2", **({"data_file": data[p]} if p in data else {})} for p in files[-2::-1]]}])
     one, = json.loads(g.d.cairn("backup-begin", "deep", "--to", ".", "--format", "json").stdout)["disks"]
     img(g.d, "compare", "-f", "qcow2", "-F", "raw", one["file"], "now.raw")
     one, = json.loads(g.d.cairn("backup-begin", "deep", "--pull", "--format", "json").stdout)["disks"]
