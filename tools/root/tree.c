@@ -9,6 +9,10 @@
 
 #define DEPTH_MAX 1024
 #define LINKS_MAX 40 /* symbolic links on the way to a name, as in Linux */
+/* Parts of paths that all entries may lead through. A symbolic link may have 2000 parts, so that an entry behind 39 of
+ * them takes 5 ms. */
+#define STEPS_MAX 4000000
+#define STEPS_PER_ENTRY 64
 #define NO_ENTRY UINT32_MAX
 #define WHITEOUT ".wh."
 #define WHITEOUT_OPAQUE ".wh..wh..opq"
@@ -50,6 +54,7 @@ struct tree {
 	struct tree_name *newest;
 	struct made *made;
 	uint32_t nentries, entries_max, room;
+	uint64_t steps; /* see STEPS_MAX */
 };
 
 struct tree *tree_new(uint32_t entries_max)
@@ -216,6 +221,9 @@ static int path_error(int r, const char *what, const char *path, struct err *e)
 		return err_set(e, r, ERR_CORRUPT, "%s %.200s leads through a cycle of symbolic links", what, path);
 	if (r == -ENAMETOOLONG)
 		return err_set(e, r, ERR_CORRUPT, "%s %.100s... is too long", what, path);
+	if (r == -E2BIG)
+		return err_set(e, r, ERR_UNSUPPORTED, "%s %.200s leads through more folders and symbolic links than the number of the image's "
+			"files allows", what, path);
 	return err_set(e, r, ERR_CORRUPT, "%s %.200s leaves the root of the image", what, path);
 }
 
@@ -275,7 +283,7 @@ static int folder_make(struct tree *t, struct tree_name *at, const char *name, s
 
 /* Follow a clean path to the folder of its last part, through symbolic links, as runtimes unpack it.
  * make: make missing folders, also in place of files.
- * Returns 0; -ENOENT; -ELOOP; -ENAMETOOLONG; -ENOMEM. */
+ * Returns 0; -ENOENT; -ELOOP; -ENAMETOOLONG; -E2BIG: see STEPS_MAX; -ENOMEM. */
 static int path_follow(struct tree *t, const char *path, bool make, struct tree_name **ret_folder, char ret_name[NAME_MAX + 1])
 {
 	struct tree_name *at = &t->root, *n;
@@ -289,6 +297,8 @@ static int path_follow(struct tree *t, const char *path, bool make, struct tree_
 
 		if (len > NAME_MAX)
 			return -ENAMETOOLONG;
+		if (++t->steps > STEPS_MAX + STEPS_PER_ENTRY * (uint64_t)t->nentries)
+			return -E2BIG;
 		if (!*rest)
 			break;
 		if (is_dots(ret_name, len)) {
@@ -365,6 +375,8 @@ static int link_find(struct tree *t, const char *path, const char *target, struc
 	if (r < 0)
 		return path_error(r, "the target of a hard link,", target, e);
 	r = *clean ? path_follow(t, clean, false, &folder, name) : -ENOENT;
+	if (r == -E2BIG)
+		return path_error(r, "the target of a hard link,", target, e);
 	if (!r)
 		n = name_find(t, folder, name);
 	if (!n || n->kind != NAME_FILE)

@@ -192,6 +192,8 @@ BAD_LAYERS = {
     "link_folder": (tar(entry("d/"), link("b", "d")), "which is no file"),
     "link_cycle": (tar(link("a", "b"), link("b", "a")), "which is no file"),
     "cycle": (tar(symlink("a", "b"), symlink("b", "a"), entry("a/f")), "the name a/f leads through a cycle of symbolic links"),
+    "long_ways": (tar(entry("x/"), *(symlink(f"s{i}", "x/../" * 700 + (f"s{i + 1}" if i < 38 else "x")) for i in range(39)),
+                      *(entry(f"s0/f{i}") for i in range(500))), "leads through more folders and symbolic links than"),
     "no_target": (tar(symlink("l", "")), "the symbolic link l has no target"),
     "root_file": (tar(entry(".", kind=tarfile.REGTYPE)), "must be a folder"),
     "long": (tar(entry("n" * 300)), "is too long"),
