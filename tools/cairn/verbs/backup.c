@@ -42,7 +42,8 @@ struct backup {
 	const char *since;
 	bool pull, checkpoint;
 	char folder[PATH_MAX]; /* pull: of the sockets; push: of the files; empty: the images' folders */
-	struct json_object *disks[DISKS_MAX]; /* borrowed from the definition */
+	const char *uuid; /* of the VM; borrowed from the definition, as the disks are */
+	struct json_object *all, *disks[DISKS_MAX]; /* all disks; those to back up */
 	size_t n;
 };
 
@@ -113,6 +114,51 @@ static int snapshot_end(struct cli *c, const char *name, bool checkpoint, struct
 	args = cli_vm_args(c->pos[0]);
 	js_put_str(args, "name", name);
 	return job_run(c, "snapshot-delete", args, -1, "Delete", NULL, e);
+}
+
+static bool vm_is_gone(struct cli *c, const char *uuid)
+{
+	CLEANUP_JS struct json_object *info = NULL;
+	struct err e;
+
+	/* A user without a role for other VMs is denied to ask about one that is gone. */
+	return cli_vm_info(c, uuid, &info, &e) < 0 && (e.cls == ERR_NOT_FOUND || e.cls == ERR_PERMISSION);
+}
+
+/* Delete the snapshot from the images of a VM that was undefined meanwhile, as a transient one is at its end. */
+static int images_clean(const struct backup *b, struct err *e)
+{
+	int r = 0;
+
+	for (size_t i = 0; b->all && i < json_object_array_length(b->all); i++) {
+		struct json_object *disk = json_object_array_get_idx(b->all, i);
+		const char *args[] = { "snapshot", "-q", "-d", b->name, "--", image_of(disk), NULL };
+		struct err own;
+
+		if (js_get_bool(disk, "readonly", false) || strcmp(js_get_str_or(disk, "format", ""), "qcow2") || access(image_of(disk), F_OK) < 0)
+			continue;
+		if (img_run(args, NULL, &own) < 0 && !r)
+			r = err_set(e, -EIO, own.cls, "the domain was undefined during the backup, and snapshot '%s' stays in %.200s: %.200s", b->name,
+				image_of(disk), own.msg);
+	}
+	return r;
+}
+
+/* End the snapshot of a backup to files. */
+static int snapshot_release(struct cli *c, struct backup *b, bool keep, struct err *e)
+{
+	struct err own;
+	int r = snapshot_end(c, b->name, keep, &own);
+
+	if (r < 0 && vm_is_gone(c, b->uuid)) {
+		if (keep)
+			fprintf(stderr, "warning: domain '%s' was undefined during the backup, so its checkpoint '%s' is deleted\n", c->pos[0], b->name);
+		b->checkpoint = false;
+		return images_clean(b, e);
+	}
+	if (r < 0)
+		*e = own;
+	return r;
 }
 
 /* ---- the servers ---- */
@@ -368,6 +414,7 @@ static int disks_choose(struct cli *c, struct json_object *disks, struct backup 
 	const char *ids[DISKS_MAX];
 	size_t n = option_values(c, "disk", ids, DISKS_MAX);
 
+	b->all = disks;
 	for (size_t i = 0; disks && i < json_object_array_length(disks) && b->n < DISKS_MAX; i++)
 		if (is_wanted(c, json_object_array_get_idx(disks, i), ids, n))
 			b->disks[b->n++] = json_object_array_get_idx(disks, i);
@@ -437,10 +484,11 @@ static int backup_prepare(struct cli *c, struct backup *b, struct json_object *d
 		snprintf(b->name, sizeof(b->name), "%s", checkpoint);
 	else
 		snprintf(b->name, sizeof(b->name), "backup-%lld", (long long)time(NULL));
+	b->uuid = js_get_str_or(definition, "uuid", c->pos[0]);
 	r = b->pull ? persistent_check(c, e) : 0;
 	if (!r)
 		r = disks_choose(c, js_get_array(definition, "disks"), b, e);
-	return r ? r : folder_choose(c, js_get_str_or(definition, "uuid", c->pos[0]), b, e);
+	return r ? r : folder_choose(c, b->uuid, b, e);
 }
 
 static int backup_run(struct cli *c, struct backup *b, struct err *e)
@@ -457,7 +505,7 @@ static int backup_run(struct cli *c, struct backup *b, struct err *e)
 	c->interrupted = r == -EINTR;
 	if (!r && b->pull)
 		return 0;
-	end = snapshot_end(c, b->name, b->checkpoint && !r, &own);
+	end = snapshot_release(c, b, b->checkpoint && !r, &own);
 	if (end < 0 && !r)
 		*e = own;
 	return r ? r : end;

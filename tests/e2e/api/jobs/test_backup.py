@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from conftest import QmpError, until
+from conftest import BUILD, QmpError, until
 from fuselib import Op, fuse
 from test_blockcommit import check, img, vm  # noqa: F401
 from test_blockcopy import start
@@ -151,6 +151,34 @@ def test_interrupted_backup_leaves_nothing(vm):
             f.release()
             assert "Failed to back up" in p.communicate()[1] and p.returncode == -signal.SIGINT
         assert snapshots(g.d) == []
+
+
+@pytest.mark.parametrize("args", [[], ["--checkpoint", "point"]])
+def test_backup_completes_though_a_transient_vm_is_destroyed(vm, monkeypatch, args):
+    g = vm()
+    g.write(1)
+    freeze(g)
+    g.d.cairn("destroy", "vm1")
+    definition = g.d.cairn("dumpjson", "vm1").stdout
+    g.d.cairn("undefine", "vm1")
+    g.d.cairn("create", "-", input=definition, stdin=None)
+    folder = g.d.tmp / "libexec"  # with a cairn-img that waits before it copies
+    folder.mkdir()
+    os.mkfifo(folder / "go")
+    (folder / "cairn-img").write_text(f"#!/bin/sh\nif [ $1 = convert ]; then touch {folder}/begun; read x <{folder}/go; fi\n"
+                                      f"exec {os.path.abspath(BUILD)}/cairn-img \"$@\"\n")
+    (folder / "cairn-img").chmod(0o755)
+    monkeypatch.setenv("CAIRN_LIBEXEC", str(folder))
+    with start(g.d, "backup-begin", "vm1", *args, "--format", "json") as p:
+        until((folder / "begun").exists)
+        g.d.cairn("destroy", "vm1")
+        (folder / "go").write_text("x\n")
+        out, errors = p.communicate()
+        assert p.returncode == 0, errors
+    one, = json.loads(out)["disks"]
+    img(g.d, "compare", "-f", "qcow2", "-F", "raw", one["file"], "now.raw")
+    assert "snapshot" not in json.loads(out) and ("its checkpoint 'point' is deleted" in errors) == bool(args)
+    assert img(g.d, "snapshot", "-l", "disk0.qcow2").stdout == ""
 
 
 @pytest.mark.parametrize("args,says", [
