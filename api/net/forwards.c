@@ -545,8 +545,7 @@ static void control_ready(void *opaque, unsigned revents)
 		if (got <= 0)
 			break;
 		text[got] = 0;
-		o = json_tokener_parse(text);
-		if (json_object_is_type(o, json_type_object))
+		if (!js_parse(text, (size_t)got, "cairn-slirp", &o, NULL) && json_object_is_type(o, json_type_object))
 			message_take(u, o);
 	}
 	if (got > 0 || (got < 0 && (errno == EAGAIN || errno == EINTR)))

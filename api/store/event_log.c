@@ -389,10 +389,10 @@ void event_log_backwards(struct event_log *l, const char *text,
 
 	for (unsigned i = l->n; i-- && more;) {
 		const char *line = ring_at(l, i)->line;
-		struct json_object *ev = strstr(line, text) ? json_tokener_parse(line) : NULL;
+		CLEANUP_JS struct json_object *ev = NULL;
 
-		more = !ev || look(opaque, ev);
-		json_object_put(ev);
+		if (strstr(line, text) && !js_parse(line, strlen(line), FILE_NAME, &ev, NULL))
+			more = look(opaque, ev);
 	}
 }
 

@@ -1,7 +1,7 @@
 #!/usr/bin/python3
 """Replaces cairn-slirp for a bare-metal guest without TCP: data from a forward goes to the guest as one broadcast
 frame, and the guest's frames go to every connected client. The same command line. It never answers the order to add a
-forward to the guest's port 999."""
+forward to the guest's port 999, and answers that for port 998 with text behind the JSON."""
 
 import argparse
 import contextlib
@@ -62,6 +62,10 @@ while True:
             order = json.loads(text) if text else {"hold": False}
             if order.get("add", "").endswith(":999"):
                 os.close(fds[0])  # it loses the order
+                continue
+            if order.get("add", "").endswith(":998"):
+                os.close(fds[0])
+                daemon.send(b'{"done": true} true')
                 continue
             if "add" in order:
                 print("slirp: add", order["add"], file=sys.stderr, flush=True)

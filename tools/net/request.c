@@ -11,6 +11,7 @@
 #include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -483,12 +484,13 @@ static int used_read(const struct reading *r, struct request *q, struct err *e)
 		const char *text;
 		struct address a;
 		unsigned prefix;
-		char ip[ADDRESS_TEXT_MAX];
+		char ip[ADDRESS_TEXT_MAX], digits[4], end;
 
 		error = reading_text_at(r, "used", array, i, &text, e);
 		if (error < 0)
 			return error;
-		if (sscanf(text, "%45[^/]/%u", ip, &prefix) != 2 || address_parse(ip, AF_UNSPEC, &a) < 0 || prefix > address_len(&a) * 8)
+		prefix = sscanf(text, "%45[^/]/%3[0-9]%c", ip, digits, &end) == 2 ? (unsigned)atoi(digits) : UINT_MAX;
+		if (prefix == UINT_MAX || address_parse(ip, AF_UNSPEC, &a) < 0 || prefix > address_len(&a) * 8)
 			return err_set(e, -EINVAL, ERR_INVALID, "used[%zu]: a network, such as 192.168.122.0/24", i);
 		q->used[q->nused++] = (struct range){ address_network(&a, prefix), address_last(&a, prefix) };
 	}

@@ -15,6 +15,17 @@ def is_added(q, to):
     return True
 
 
+def test_answer_that_is_no_json_is_none(tmp_path, libexec):  # noqa: F811
+    d = Daemon(tmp_path, vm_program=FAKE_VM, env=libexec)
+    try:
+        d.define("a", interfaces=[user()])
+        d.cairn("start", "a")
+        with pytest.raises(QmpError, match="does not answer"):
+            d.qmp().run("forward-add", vm="a", to=998)
+    finally:
+        d.close()
+
+
 def test_change_that_is_lost_fails_alone(tmp_path, libexec):  # noqa: F811
     """The process answers a later message, so it will not answer the change, and gets the next ones."""
     d = Daemon(tmp_path, vm_program=FAKE_VM, env=libexec)

@@ -813,6 +813,7 @@ def test_bad_definition_makes_nothing(tmp_path, keys, sentence):
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "null", '{"verb": "up"}', '{"verb": "fly"}', '{"verb": "up", "folder": "x"}',
+                                  *(json.dumps({"verb": "free", "used": [f"192.168.0.0/{p}"]}) for p in ("24x", "+24", " 24", "0024", "33", "")),
                                   "x" * (2 << 20), '{"verb": "leases", "folder": "/x", "network": []}'],
                          ids=lambda t: t[:30] or "empty")
 def test_bad_request(text):
