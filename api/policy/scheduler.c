@@ -108,8 +108,9 @@ static struct json_object *schedule_past_to_json(const struct schedule_past *p)
 
 static void schedule_past_load(struct schedule_past *p, struct json_object *o)
 {
-	p->last_s = js_get_int(o, "last_s", 0);
-	p->run_s = js_get_int(o, "run_s", 0);
+	/* The next run fits into 64 bits, too. */
+	p->last_s = MIN(js_get_time_s(o, "last_s"), INT64_MAX / NS - SCHEDULE_EVERY_MAX_S);
+	p->run_s = js_get_time_s(o, "run_s");
 	snprintf(p->outcome, sizeof(p->outcome), "%s", js_get_str_or(o, "outcome", ""));
 	snprintf(p->detail, sizeof(p->detail), "%s", js_get_str_or(o, "detail", ""));
 }
@@ -219,7 +220,7 @@ static void hold_load(struct scheduler *s)
 	if (o && strcmp(js_get_str_or(o, "boot_id", ""), boot_id) != 0)
 		schedule_hold(s);
 	else if (o)
-		s->hold_until_s = js_get_int(o, "hold_until_s", 0);
+		s->hold_until_s = MIN(js_get_time_s(o, "hold_until_s"), clock_s(CLOCK_BOOTTIME) + LEAP_HOLD_S);
 }
 
 static void hold_end(struct scheduler *s)

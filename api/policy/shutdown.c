@@ -457,17 +457,18 @@ static void shutdown_load(struct vm *vm, struct json_object *state)
 	struct json_object *o = js_get(state, "shutdown");
 	struct shutdown *s = vm->shutdown;
 	int64_t deadline = js_get_int(o, "deadline_s", 0), due = js_get_int(o, "due_s", 0), now = now_s();
+	int64_t at = js_get_time_s(o, "at_s");
 	const char *message = js_get_str(o, "message"), *word = js_get_str(o, "then");
 	size_t then = 0;
 
 	while (then < ARRAY_SIZE(thens) && (!word || strcmp(thens[then], word)))
 		then++;
-	if (then == ARRAY_SIZE(thens) || deadline < 0 || deadline > UINT32_MAX)
+	if (then == ARRAY_SIZE(thens) || deadline < 0 || deadline > UINT32_MAX || at != js_get_int(o, "at_s", 0))
 		return;
 	s->stage = js_get_bool(o, "begun", false) ? SHUTDOWN_BEGUN : SHUTDOWN_PLANNED;
 	s->plan = (struct shutdown_plan){ .reboot = js_get_bool(o, "reboot", false),
 		.agent = js_get_bool(o, "agent", false), .then = (uint8_t)then, .deadline_s = (uint32_t)deadline,
-		.at_s = js_get_int(o, "at_s", 0) };
+		.at_s = at };
 	snprintf(s->plan.message, sizeof(s->plan.message), "%s", message ? message : "");
 	snprintf(s->plan.delay_reason, sizeof(s->plan.delay_reason), "%s", js_get_str_or(o, "delay_reason", ""));
 	s->plan.delays.n = (uint32_t)MIN(MAX(js_get_int(o, "delays", 0), 0), HOOK_DELAYS_MAX);

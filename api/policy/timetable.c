@@ -168,14 +168,15 @@ static struct timetable_entry *entry_from_json(struct json_object *o)
 		   *folder = js_get_str(o, "folder");
 	int action = field_type_index(FIELD_SCHEDULE_ACTION, js_get_str(o, "action")),
 	    missed = field_type_index(FIELD_SCHEDULE_MISSED, js_get_str(o, "missed"));
-	int64_t uid = js_get_int(o, "uid", -1), last = js_get_int(o, "last_s", -1), begun = js_get_int(o, "begun_s", 0);
+	int64_t uid = js_get_int(o, "uid", -1), last = js_get_int(o, "last_s", -1), begun = js_get_time_s(o, "begun_s");
 	struct json_object *maker = js_get(o, "maker");
 	struct timetable_entry *t;
 	struct calendar calendar;
 	struct err e;
 
 	if (!timetable_name_is_good(name) || strlen(zone) > TIME_ZONE_NAME_MAX || action < 0 || missed < 0 || uid < 0 || uid >= UINT32_MAX ||
-		(action == TIMETABLE_EXPORT && (!folder || *folder != '/' || strlen(folder) > TIMETABLE_FOLDER_MAX)) || last < 0 || begun < 0 || last > INT64_MAX / NS || calendar_parse(on, &calendar, &e) < 0)
+		(action == TIMETABLE_EXPORT && (!folder || *folder != '/' || strlen(folder) > TIMETABLE_FOLDER_MAX)) ||
+		last != js_get_time_s(o, "last_s") || calendar_parse(on, &calendar, &e) < 0)
 		return NULL;
 	t = must_alloc(calloc(1, sizeof(*t)));
 	t->action = (enum timetable_action)action;

@@ -330,12 +330,11 @@ struct json_object *web_hook_progress_to_json(const struct web_hook *w)
 void web_hook_progress_from_json(struct web_hook *w, struct json_object *o)
 {
 	struct json_object *queue = js_get_array(o, "queue");
-	int64_t last_s = js_get_int(o, "last_s", 0);
 
 	w->delivered = (uint64_t)MAX(js_get_int(o, "delivered", 0), 0);
 	w->failed = (uint64_t)MAX(js_get_int(o, "failed", 0), 0);
 	w->dropped = (uint64_t)MAX(js_get_int(o, "dropped", 0), 0);
-	w->last_s = last_s > 0 && last_s <= INT64_MAX / (int64_t)CLOCK_NS_PER_S ? last_s : 0;
+	w->last_s = js_get_time_s(o, "last_s");
 	snprintf(w->last, sizeof(w->last), "%s", js_get_str_or(o, "last", ""));
 	for (size_t i = 0; queue && i < json_object_array_length(queue); i++) {
 		struct json_object *one = json_object_array_get_idx(queue, i);

@@ -1,5 +1,6 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/file.h"
 #include "base/util.h"
@@ -215,6 +216,13 @@ int64_t js_get_int(struct json_object *o, const char *key, int64_t fallback)
 	struct json_object *v = js_get(o, key);
 
 	return json_object_is_type(v, json_type_int) ? json_object_get_int64(v) : fallback;
+}
+
+int64_t js_get_time_s(struct json_object *o, const char *key)
+{
+	int64_t s = js_get_int(o, key, 0);
+
+	return s > 0 && s <= INT64_MAX / (int64_t)CLOCK_NS_PER_S ? s : 0;
 }
 
 bool js_get_bool(struct json_object *o, const char *key, bool fallback)

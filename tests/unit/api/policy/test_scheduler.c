@@ -9,6 +9,7 @@
 #include "api/vm/vm.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
+#include "base/boot_id.h"
 #include "base/err.h"
 #include "base/loop.h"
 #include "tests/unit/api/policy/one_vm.h"
@@ -143,6 +144,7 @@ static void test_schedule_removed_while_run_waits(void **state)
  * The VM's process reports a full disk, so a run takes no snapshot and only deletes. */
 
 static int64_t clock_ahead_s; /* how far the wall clock is set ahead of the host's */
+static int64_t boot_ahead_s; /* likewise CLOCK_BOOTTIME */
 static int64_t set_at_fetch_s; /* the wall clock is set ahead by this when the snapshots have been read */
 static struct vm_snapshot_info infos[2];
 static size_t parents[] = { SNAPSHOT_NO_PARENT, SNAPSHOT_NO_PARENT };
@@ -174,6 +176,8 @@ int __wrap_clock_gettime(clockid_t id, struct timespec *ts)
 
 	if (id == CLOCK_REALTIME)
 		ts->tv_sec += clock_ahead_s;
+	if (id == CLOCK_BOOTTIME)
+		ts->tv_sec += boot_ahead_s;
 	return r;
 }
 
@@ -284,6 +288,46 @@ static void test_nothing_is_deleted_when_clock_is_set_in_job(void **state)
 	run_over(f);
 }
 
+static void test_impossible_times_of_a_state_are_bounded(void **state)
+{
+	CLEANUP_JS struct json_object *kept = json_object_new_object(), *o = NULL;
+	struct json_object *past = json_object_new_object();
+	struct fixture *f = *state;
+
+	js_put_int(past, "last_s", INT64_MAX / 1000000000 - 1);
+	js_put_int(past, "run_s", INT64_MAX);
+	js_put_str(past, "outcome", "taken");
+	js_put(kept, "schedule", past);
+	scheduler_observer.state_load(f->vm, kept);
+	o = scheduler_to_json(f->vm);
+	assert_true(js_get_int(o, "next-run", -1) > INT64_MAX / 8 * 7);
+	assert_int_equal(js_get_int(o, "last-run", -1), 0);
+	/* It lies ahead, so the schedule begins anew. */
+	scheduler_observer.job_concluded(&f->d, "vm1");
+	loop_run_once(f->d.loop, 1000000000);
+	assert_int_equal(f->vm->schedule_past->last_s, schedule_slot(&f->plan, time(NULL)));
+}
+
+static void test_hold_of_a_damaged_file_lasts_an_hour(void **state)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	char boot_id[BOOT_ID_TEXT];
+	struct fixture *f = *state;
+	struct err e;
+
+	boot_id_read(boot_id);
+	js_put_str(o, "boot_id", boot_id);
+	js_put_int(o, "hold_until_s", 1LL << 40);
+	assert_int_equal(store_put(f->d.store, NULL, "clock.json", o, STORE_NOW, NULL, &e), 0);
+	scheduler_free(f->d.scheduler);
+	assert_int_equal(scheduler_new(&f->d, &f->d.scheduler, &e), 0);
+	boot_ahead_s = 3601;
+	run_with_full_disk(f, 2 * DAY_S, 0);
+	assert_non_null(chosen_by);
+	boot_ahead_s = 0;
+	run_over(f);
+}
+
 /* The old run's answer neither counts for the new schedule, nor ends its run. */
 static void test_run_of_removed_schedule_ends_before_next_run(void **state)
 {
@@ -323,6 +367,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_old_snapshot_is_deleted, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_nothing_is_deleted_when_clock_is_set_before_job, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_nothing_is_deleted_when_clock_is_set_in_job, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_impossible_times_of_a_state_are_bounded, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_hold_of_a_damaged_file_lasts_an_hour, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_run_of_removed_schedule_ends_before_next_run, setup, teardown),
 	};
 

@@ -214,6 +214,8 @@ static void test_malformed_schedules_are_left_out(void **state)
 		"{\"name\":\"n\",\"action\":\"sing\",\"on\":\"daily\",\"missed\":\"all\",\"uid\":7,\"last_s\":5}",
 		"{\"name\":\"n\",\"action\":\"save\",\"on\":\"soon\",\"missed\":\"all\",\"uid\":7,\"last_s\":5}",
 		"{\"name\":\"n\",\"action\":\"save\",\"on\":\"daily\",\"missed\":\"all\",\"uid\":-1,\"last_s\":5}",
+		"{\"name\":\"n\",\"action\":\"save\",\"on\":\"daily\",\"missed\":\"all\",\"uid\":7,\"last_s\":-5}",
+		"{\"name\":\"n\",\"action\":\"save\",\"on\":\"daily\",\"missed\":\"all\",\"uid\":7,\"last_s\":9300000000}",
 		/* a maker that is not the user, or root */
 		"{\"name\":\"n\",\"action\":\"save\",\"on\":\"daily\",\"missed\":\"all\",\"uid\":0,\"maker\":{\"user\":7,\"group\":8,\"groups\":[]},\"last_s\":5}",
 		"{\"name\":\"n\",\"action\":\"save\",\"on\":\"daily\",\"missed\":\"all\",\"uid\":0,\"maker\":{\"user\":0,\"group\":0,\"groups\":[]},\"last_s\":5}",
@@ -231,6 +233,26 @@ static void test_malformed_schedules_are_left_out(void **state)
 		timetable_free(t);
 	}
 	assert_null(load("{}", &bad));
+}
+
+static void test_impossible_begin_of_a_run_is_none(void **state)
+{
+	static const char *const times[] = { "-6", "9300000000", "9223372036854775807" };
+	char text[1024];
+	unsigned bad;
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(times); i++) {
+		struct timetable *t;
+
+		snprintf(text, sizeof(text), "{\"schedules\":[{\"name\":\"n\",\"action\":\"save\",\"on\":\"daily\",\"missed\":\"all\",\"uid\":7,"
+			"\"last_s\":5,\"begun_s\":%s}]}", times[i]);
+		t = load(text, &bad);
+		assert_int_equal(t->n, 1);
+		assert_int_equal(t->entries[0]->begun_s, 0);
+		assert_false(t->entries[0]->resumed);
+		timetable_free(t);
+	}
 }
 
 static void test_names(void **state)
@@ -254,6 +276,7 @@ int main(void)
 		cmocka_unit_test(test_history_keeps_the_newest),
 		cmocka_unit_test(test_file_has_all),
 		cmocka_unit_test(test_malformed_schedules_are_left_out),
+		cmocka_unit_test(test_impossible_begin_of_a_run_is_none),
 		cmocka_unit_test(test_names),
 	};
 
