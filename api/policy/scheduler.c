@@ -220,7 +220,7 @@ static void hold_load(struct scheduler *s)
 	if (o && strcmp(js_get_str_or(o, "boot_id", ""), boot_id) != 0)
 		schedule_hold(s);
 	else if (o)
-		s->hold_until_s = MIN(js_get_time_s(o, "hold_until_s"), clock_s(CLOCK_BOOTTIME) + LEAP_HOLD_S);
+		s->hold_until_s = MIN(js_get_int(o, "hold_until_s", 0), clock_s(CLOCK_BOOTTIME) + LEAP_HOLD_S);
 }
 
 static void hold_end(struct scheduler *s)

@@ -53,8 +53,8 @@ const char *js_get_str(struct json_object *o, const char *key);
 const char *js_get_str_or(struct json_object *o, const char *key, const char *fallback);
 int64_t js_get_int(struct json_object *o, const char *key, int64_t fallback);
 bool js_get_bool(struct json_object *o, const char *key, bool fallback);
-/* Get a time of a state file, in seconds since 1970 or since the boot. Returns 0 also for one that is negative or does
- * not fit into 64 bits as nanoseconds. */
+/* Get a time of a state file, in seconds since 1970. Returns 0 also for one that is negative or does not fit into 64
+ * bits as nanoseconds. */
 int64_t js_get_time_s(struct json_object *o, const char *key);
 
 /* Return a value that prints as `text`, which is copied: JSON without white space. No function can look inside the
