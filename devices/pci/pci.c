@@ -198,12 +198,23 @@ static int host_place_bar(struct pci_host *p, struct pci_bar *b)
 
 #define HOT_AREA_BYTES 0x10000 /* room for the BARs of one function */
 
+static bool is_in_area(uint64_t base, uint64_t at, uint64_t bytes)
+{
+	return at < base + HOT_AREA_BYTES && at + bytes > base;
+}
+
+/* An area is taken by BARs that a reset puts there, and by those that lie there now: where a loaded state has them, or
+ * where the guest has put them. */
 static bool area_is_free(const struct pci_host *p, uint64_t base)
 {
 	for (unsigned s = 0; s < PCI_SLOTS; s++)
-		for (unsigned i = 0; p->functions[s] && i < PCI_BARS; i++)
-			if (p->functions[s]->bars[i].bytes && p->functions[s]->bars[i].initial / HOT_AREA_BYTES == base / HOT_AREA_BYTES)
+		for (unsigned i = 0; p->functions[s] && i <= PCI_ROM; i++) {
+			const struct pci_bar *b = &p->functions[s]->bars[i];
+
+			if (b->bytes && (is_in_area(base, b->initial, b->bytes) ||
+						is_in_area(base, pci_function_bar_address(p->functions[s], i), b->bytes)))
 				return false;
+		}
 	return true;
 }
 
@@ -307,6 +318,7 @@ int pci_host_add(struct pci_host *p, struct pci_function *f, int slot, struct er
 
 	if (s < 0)
 		return err_set(e, s, ERR_INVALID, "PCI slot %d is taken or the bus is full", slot);
+	LOCK_GUARD(&p->lock);
 	if (p->hotplug && host_place_hot(p, f))
 		return err_set(e, -ENOSPC, ERR_INVALID, "no room for the PCI BARs of a further device");
 	for (unsigned i = 0; i < PCI_BARS && !p->hotplug; i++) {
@@ -317,7 +329,6 @@ int pci_host_add(struct pci_host *p, struct pci_function *f, int slot, struct er
 	}
 	f->host = p;
 	f->slot = (unsigned)s;
-	LOCK_GUARD(&p->lock);
 	p->functions[s] = f;
 	pci_function_power_on(f);
 	return 0;

@@ -90,7 +90,7 @@ unsigned pci_function_capability(struct pci_function *f, uint8_t id, unsigned le
 
 /* ---- mapping BARs ---- */
 
-static uint64_t bar_register(const struct pci_function *f, unsigned i)
+uint64_t pci_function_bar_address(const struct pci_function *f, unsigned i)
 {
 	uint32_t rom = load_le32(f->config + PCI_ROM_REGISTER);
 	uint64_t v;
@@ -107,7 +107,7 @@ static uint64_t bar_register(const struct pci_function *f, unsigned i)
 /* Return the address that the guest wants for a BAR; 0: not mapped. */
 static uint64_t bar_wanted(const struct pci_function *f, unsigned i)
 {
-	uint64_t at = bar_register(f, i);
+	uint64_t at = pci_function_bar_address(f, i);
 
 	if (!f->bars[i].bytes || !(load_le16(f->config + REG_COMMAND) & COMMAND_MEMORY))
 		return 0;

@@ -33,6 +33,8 @@ uint32_t pci_function_read(struct pci_function *f, unsigned off, unsigned size);
 void pci_function_write(struct pci_function *f, unsigned off, unsigned size, uint32_t v);
 void pci_function_power_on(struct pci_function *f);
 void pci_function_unmap(struct pci_function *f);
+/* Return the address in the register of a BAR, mapped or not; of the expansion ROM only while it is enabled. */
+uint64_t pci_function_bar_address(const struct pci_function *f, unsigned i);
 
 void pci_function_intx_disable(struct pci_function *f, bool disabled);
 bool pci_function_intx_pending(struct pci_function *f);

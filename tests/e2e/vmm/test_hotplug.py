@@ -17,6 +17,7 @@ pytestmark = pytest.mark.usefixtures("kvm")
 ROUNDS = int(os.environ.get("CAIRN_PLUGS", 0))
 long = pytest.mark.skipif(not ROUNDS, reason="part of make check-long: CAIRN_PLUGS is not set")
 GPE_STATUS, GPE_PLUG = 0x620, 1 << 1
+HOT_SLOT = 24  # PCI_HOTPLUG_FIRST_SLOT
 PLUGGED, ASKED, RELEASE, STATUS = 0xae00, 0xae04, 0xae08, 0xae0c
 
 
@@ -267,7 +268,7 @@ def test_persistent_changes_both(daemon, guest, tmp_path):
 
 def test_plugged_disk_survives_handover_save_and_daemon(daemon, guest, tmp_path):
     """The slot stays, too: the guest goes on without looking at the bus again."""
-    a, b, c = (image(tmp_path / f"{n}.raw") for n in "abc")
+    a, b, c, d, e = (image(tmp_path / f"{n}.raw") for n in "abcde")
     g = machine(daemon, guest, disks=[{"path": a, "format": "raw"}], rng=True)
     daemon.cairn("attach-disk", "a", c, "vdc", "--live")
     daemon.cairn("attach-disk", "a", b, "vdb", "--live")
@@ -286,6 +287,13 @@ def test_plugged_disk_survives_handover_save_and_daemon(daemon, guest, tmp_path)
         assert g.run("pci") == bus, move
         assert disks(daemon) == ["vda", "vdb"], move
         g.run("verify 0 8 1")
+        # Further disks do not lie where the earlier process has put vdb.
+        for target, path in ("vdd", d), ("vde", e):
+            daemon.cairn("attach-disk", "a", path, target, "--live")
+        bars = [g.run(f"cfgrd {slot << 3:#x} 0x10 4")[0] for slot in range(HOT_SLOT, HOT_SLOT + 3)]
+        assert len(set(bars)) == 3, (move, bars)
+        for target in "vde", "vdd":
+            assert "Disk detached" in detach_of(daemon, g, target)
         g.close()
 
 

@@ -173,6 +173,36 @@ static void test_places_of_removed_functions_are_used_again(void **state)
 	fx_done(&f);
 }
 
+/* The next process of a VM places the BARs of what was plugged with all others, and then loads where they lie. */
+static void test_places_of_a_loaded_state_are_taken(void **state)
+{
+	struct device *first, *loaded, *next;
+	struct fixture before, after;
+	struct fx_state saved;
+	uint32_t bar;
+
+	(void)state;
+	fx_init(&before);
+	pci_host_begin_hotplug(before.pci);
+	assert_int_equal(virtio_rng_new(&before.host, before.pci, "a", -1, &first, NULL), 0);
+	bar = fx_cfg_read(&before, PCI_HOTPLUG_FIRST_SLOT, 0x10, 4);
+	fx_save(first, &saved);
+	fx_init(&after);
+	assert_int_equal(virtio_rng_new(&after.host, after.pci, "a", PCI_HOTPLUG_FIRST_SLOT, &loaded, NULL), 0);
+	assert_int_not_equal(fx_cfg_read(&after, PCI_HOTPLUG_FIRST_SLOT, 0x10, 4), bar);
+	assert_int_equal(fx_load(loaded, &saved), 0);
+	assert_int_equal(fx_cfg_read(&after, PCI_HOTPLUG_FIRST_SLOT, 0x10, 4), bar);
+	pci_host_begin_hotplug(after.pci);
+	assert_int_equal(virtio_rng_new(&after.host, after.pci, "b", -1, &next, NULL), 0);
+	assert_int_not_equal(fx_cfg_read(&after, PCI_HOTPLUG_FIRST_SLOT + 1, 0x10, 4), bar);
+	next->ops->free(next);
+	loaded->ops->free(loaded);
+	first->ops->free(first);
+	fx_done(&after);
+	fx_done(&before);
+	free(saved.buf);
+}
+
 static void test_functions_move_to_the_slots_of_a_state(void **state)
 {
 	uint8_t to[PCI_SLOTS] = { [1] = 9, [2] = 1 }, twice[PCI_SLOTS] = { [1] = 9 }, none[PCI_SLOTS] = { [1] = 40 };
@@ -206,6 +236,7 @@ int main(void)
 		cmocka_unit_test(test_machine_without_hotplug_has_no_registers),
 		cmocka_unit_test(test_state_keeps_what_the_guest_has_not_seen),
 		cmocka_unit_test(test_places_of_removed_functions_are_used_again),
+		cmocka_unit_test(test_places_of_a_loaded_state_are_taken),
 		cmocka_unit_test(test_functions_move_to_the_slots_of_a_state),
 	};
 
