@@ -7,8 +7,10 @@
 #include "api/vm/vm.h"
 #include "api/vm/vm_disk_free.h"
 #include "api/wire/json.h"
+#include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 
 #include <stdio.h>
@@ -87,12 +89,13 @@ void snapshot_devices_note(const struct vm *vm, const char *id, struct json_obje
 		else
 			json_object_array_del_idx(list, i, 1);
 	}
-	if (last && devices_are_same(js_get(last, "definition"), definition))
+	if (last && js_get_bool(last, "every", false) && devices_are_same(js_get(last, "definition"), definition))
 		return;
 	if (json_object_array_length(list) == ENTRIES_MAX)
 		json_object_array_del_idx(list, 0, 1);
 	entry = json_object_new_object();
 	js_put_uint(entry, "from", from);
+	js_put_bool(entry, "every", true);
 	js_put(entry, "definition", json_object_get(definition));
 	json_object_array_add(list, entry);
 	if (store_put(vm->host->store, vm->def->name, FILE_NAME, o, STORE_SOON, NULL, &e) < 0)
@@ -100,8 +103,10 @@ void snapshot_devices_note(const struct vm *vm, const char *id, struct json_obje
 			vm->def->name, id, e.msg);
 }
 
-/* Load the definition that the VM ran with at a snapshot in the image. NULL: it is unknown. */
-static struct definition *definition_then(const struct vm *vm, const char *id, const char *image)
+/* Load the definition that the VM ran with at a snapshot in the image.
+ * disks_only: the snapshot may be one without memory. Older daemons noted nothing for these.
+ * NULL: it is unknown. */
+static struct definition *definition_then(const struct vm *vm, const char *id, const char *image, bool disks_only)
 {
 	CLEANUP_JS struct json_object *o = store_load_file(vm->host->store, vm->def->name, FILE_NAME);
 	struct json_object *list = o ? js_get_array(o, "devices") : NULL, *found = NULL;
@@ -113,7 +118,7 @@ static struct definition *definition_then(const struct vm *vm, const char *id, c
 		struct json_object *entry = json_object_array_get_idx(list, i);
 
 		if (first_id(entry) <= n && is_of_image(entry, image))
-			found = js_get(entry, "definition");
+			found = disks_only && !js_get_bool(entry, "every", false) ? NULL : js_get(entry, "definition");
 	}
 	if (found && authors_parse_stored(found, &d, &e) < 0) {
 		log_warn("snapshot", "VM '%s': " FILE_NAME " is damaged: %s", vm->def->name, e.msg);
@@ -122,11 +127,11 @@ static struct definition *definition_then(const struct vm *vm, const char *id, c
 	return d;
 }
 
-struct definition *snapshot_devices_load(const struct vm *vm, const char *id)
+struct definition *snapshot_devices_load(const struct vm *vm, const char *id, bool disks_only)
 {
 	CLEANUP_JS struct json_object *now = definition_to_json(vm_live(vm));
 
-	return definition_then(vm, id, image_of(now));
+	return definition_then(vm, id, image_of(now), disks_only);
 }
 
 /* ---- the plan ---- */
@@ -172,7 +177,7 @@ static bool devices_merge(struct json_object *now, struct json_object *then, con
 int snapshot_devices_plan(const struct vm *vm, const char *id, struct definition **ret, struct err *e)
 {
 	CLEANUP_JS struct json_object *now = definition_to_json(vm_live(vm)), *was = NULL;
-	struct definition *then = definition_then(vm, id, image_of(now));
+	struct definition *then = definition_then(vm, id, image_of(now), false);
 	bool disks, interfaces;
 	int r = 0;
 
@@ -191,6 +196,39 @@ int snapshot_devices_plan(const struct vm *vm, const char *id, struct definition
 	}
 	definition_free(then);
 	return r;
+}
+
+/* ---- reverts of images alone ---- */
+
+/* Return a disk of `has` that snapshots cover and that `lacks` does not have; NULL: there is none. */
+static const struct definition_disk *disk_missing(const struct definition *has, const struct definition *lacks, const char *only)
+{
+	for (uint32_t i = 0; i < has->ndisks; i++) {
+		const struct definition_disk *d = &has->disks[i];
+
+		if (!d->read_only && d->layers[0].format == DEFINITION_FORMAT_QCOW2 && (!*only || !strcmp(only, d->id)) &&
+			definition_disk_find(lacks, d->id) < 0)
+			return d;
+	}
+	return NULL;
+}
+
+int snapshot_devices_check_images(const struct vm *vm, const char *id, const char *name, const char *only, struct err *e)
+{
+	struct definition *then CLEANUP(definition_free_p) = snapshot_devices_load(vm, id, true);
+	const struct definition_disk *stays = then ? disk_missing(then, vm->def, only) : NULL,
+				     *fails = disk_missing(vm->def, vm_live(vm), only);
+
+	if (!stays)
+		stays = disk_missing(vm_live(vm), vm->def, only);
+	if (stays)
+		return err_set(e, -EINVAL, ERR_WRONG_STATE, "disk %s would stay as it is, because the next start of the VM has no such disk; add it "
+			"first: cairn attach-disk %s PATH %s --config, or revert single disks with --disks-only --disk DISK",
+			stays->id, shell_word(vm->def->name).s, stays->id);
+	if (fails && (!then || definition_disk_find(then, fails->id) < 0))
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "disk %s of the VM's next start has no snapshot '%.200s'; revert single disks with "
+			"--disks-only --disk DISK", fails->id, name);
+	return 0;
 }
 
 /* ---- the check ---- */

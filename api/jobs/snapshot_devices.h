@@ -1,10 +1,12 @@
-/* snapshot_devices: the disks and interfaces that a VM ran with at its snapshots, so that a revert can give it those
+/* snapshot_devices: the disks and interfaces that a VM had at its snapshots, so that a revert can give it those
  * that were detached since. The file devices.json in the VM's folder has an entry for the first snapshot after each
  * change of them; the entry holds for the snapshots up to the next one of the same image. A new snapshot's id is above
  * all others of its image.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_JOBS_SNAPSHOT_DEVICES_H
 #define CAIRN_API_JOBS_SNAPSHOT_DEVICES_H
+
+#include <stdbool.h>
 
 struct definition;
 struct err;
@@ -13,15 +15,23 @@ struct vm;
 
 /* Return the definition that the VM runs with as the file has it. The caller owns the object. */
 struct json_object *snapshot_devices_json(const struct vm *vm);
-/* Record the definition that the VM ran with at a new snapshot. definition: borrowed. A failure is logged. */
+/* Record the definition that the VM had at a new snapshot. definition: borrowed. A failure is logged. */
 void snapshot_devices_note(const struct vm *vm, const char *id, struct json_object *definition);
-/* Load the definition that the VM ran with at a snapshot. The caller owns it. Returns NULL: it is unknown. */
-struct definition *snapshot_devices_load(const struct vm *vm, const char *id);
+/* Load the definition that the VM had at a snapshot. The caller owns it.
+ * disks_only: the snapshot may be one without memory.
+ * Returns NULL: it is unknown. */
+struct definition *snapshot_devices_load(const struct vm *vm, const char *id, bool disks_only);
 /* Make the definition that a new process needs for the revert to a snapshot: that of vm_live(), with the devices that
  * it lacks, in the order that they had. Devices that the snapshot lacks are in it, too: the process detaches them.
  * Returns 1: *ret is that definition; the caller owns it; 0: the VM has these devices, or nothing is known of the
  * snapshot; -errno. */
 int snapshot_devices_plan(const struct vm *vm, const char *id, struct definition **ret, struct err *e);
+/* Check that a revert of images alone, which are those of the next start, reverts the disks that the snapshot has
+ * and those that the VM runs with, and that it will not fail when the VM is stopped already, because a disk of the
+ * next start has no such snapshot.
+ * name: the snapshot's. only: a disk's id: revert this disk alone; "": all.
+ * Returns 0; -EINVAL or -ENOENT with an error that names the disk. */
+int snapshot_devices_check_images(const struct vm *vm, const char *id, const char *name, const char *only, struct err *e);
 /* Check that the files of d can be opened, and that no other VM uses its disks. d: borrowed until done() is called.
  * done: called once, before the call returns or later. */
 void snapshot_devices_check(struct vm *vm, const struct definition *d, void (*done)(void *opaque, int r, const struct err *e),

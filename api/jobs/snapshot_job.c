@@ -115,8 +115,7 @@ static void create_done(void *opaque, int r, const struct vm_answer *a, const st
 	js_put_str(w->result, "name", w->create.name);
 	if (a->snapshot) {
 		snapshot_put_created(w->result, a->snapshot);
-		if (w->devices)
-			snapshot_devices_note(w->vm, a->snapshot->id, w->devices);
+		snapshot_devices_note(w->vm, a->snapshot->id, w->devices);
 	}
 	if (w->create.halt && w->vm->proc)
 		vm_when_gone(w->vm, vm_halted, w);
@@ -128,8 +127,7 @@ static void create_begin(struct snapshot_work *w)
 {
 	w->vm->counts.snapshot_begun = true;
 	w->job->cancel = snapshots_cancel;
-	if (vm_state_is_active(w->vm->state) && !w->create.disks_only)
-		w->devices = snapshot_devices_json(w->vm);
+	w->devices = snapshot_devices_json(w->vm);
 	snapshots_request(w->vm, VM_MSG_SNAPSHOT_CREATE, &w->create, sizeof(w->create), VM_PROCESS_NO_TIMEOUT,
 		create_done, w);
 }

@@ -339,7 +339,7 @@ static void disk_would_revert(void *opaque, int r, const struct vm_answer *a, co
 static void would_revert_ask(struct snapshot_work *w)
 {
 	if (w->has_memory)
-		w->then = snapshot_devices_load(w->vm, w->id);
+		w->then = snapshot_devices_load(w->vm, w->id, false);
 	if (w->definition) {
 		snapshot_devices_check(w->vm, w->definition, devices_would_revert, w);
 		return;
@@ -367,6 +367,8 @@ static void revert_chosen(void *opaque, int r, const struct snapshots *s, const 
 	}
 	if (!r && w->has_memory && !w->revert.disk[0])
 		r = snapshot_devices_plan(vm, w->id, &w->definition, &why);
+	else if (!r && !w->has_memory)
+		r = snapshot_devices_check_images(vm, w->id, w->name, w->revert.disk, &why);
 	if (r < 0) {
 		job_fail(w->job, e);
 		return;

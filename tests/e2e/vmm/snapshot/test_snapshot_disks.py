@@ -258,3 +258,40 @@ def test_list_of_a_vm_without_a_qcow2_disk_is_empty(daemon, tmp_path, format):
     daemon.define("vm1", disks=[{"path": str(tmp_path / "a.raw"), "format": "raw"}] if format else [])
     assert json.loads(daemon.cairn("snapshot-list", "vm1", "--format", "json").stdout) == []
     assert "qcow2" in daemon.cairn("snapshot-create-as", "vm1", "s1", ok=False).stderr
+
+
+@pytest.mark.parametrize("off", [False, True])
+def test_revert_of_disks_is_refused_if_one_would_stay(vm, tmp_path, off):
+    """The next start lacks a disk that the snapshot has: two disks of different times fit together no longer."""
+    vm.define()
+    vm.start()
+    cairn_img = BUILD + "/cairn-img"
+    subprocess.run([cairn_img, "create", "-q", "-f", "qcow2", tmp_path / "x.qcow2", "4M"], check=True)
+    vm.daemon.cairn("attach-disk", "vm1", str(tmp_path / "x.qcow2"), "vdb", "--live", "--subdriver", "qcow2")
+    vm.run("write 0 8 5")
+    vm.snapshot("s1", "--disk-only")
+    vm.run("write 0 8 1")
+    if off:
+        vm.daemon.cairn("destroy", "vm1")
+    for more in ([], ["--dry-run"]):
+        assert "disk vdb would stay as it is" in vm.revert("s1", *more, ok=4).stderr
+    assert vm.daemon.info("vm1")["state"] == ("shutoff" if off else "running")
+    vm.daemon.cairn("attach-disk", "vm1", str(tmp_path / "x.qcow2"), "vdb", "--config", "--subdriver", "qcow2")
+    vm.revert("s1")
+    vm.start()
+    vm.run("verify 0 8 5")
+
+
+def test_revert_of_disks_is_refused_before_the_vm_stops(vm, tmp_path):
+    """The next start has a disk that the snapshot lacks, and the VM runs without it."""
+    vm.define()
+    vm.start()
+    vm.snapshot("s1", "--disk-only")
+    subprocess.run([BUILD + "/cairn-img", "create", "-q", "-f", "qcow2", tmp_path / "x.qcow2", "4M"], check=True)
+    vm.daemon.cairn("attach-disk", "vm1", str(tmp_path / "x.qcow2"), "vdb", "--config", "--subdriver", "qcow2")
+    vm.run("write 0 8 1")
+    for more in ([], ["--dry-run"]):
+        assert "disk vdb of the VM's next start has no snapshot 's1'" in vm.revert("s1", *more, ok=3).stderr
+    vm.run("verify 0 8 1")  # it runs on
+    vm.revert("s1", "--disks-only", "--disk", "vda")
+    assert vm.daemon.info("vm1")["state"] == "shutoff"
