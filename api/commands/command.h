@@ -46,11 +46,10 @@ enum save_then save_then_asked(const struct call *c);
 /* Find the VM that the argument `vm` names; NULL: the call has none. Returns whether the client may see it: otherwise
  * the call has failed. */
 bool command_vm_found(struct call *c, const struct vm **ret);
-/* Answer with a page of a list whose entries belong to VMs: to args.vm, or to all VMs behind args.after that the
- * client may view.
- * member: the list's name. append: appends the VM's entries; returns the number of bytes that they take in the answer
- * at most. */
-void command_return_page(struct call *c, const char *member, size_t (*append)(const struct vm *vm, struct json_object *list));
+/* Answer with a page of a list whose entries belong to VMs: to args.vm, or to all VMs that the client may view.
+ * args.after is `next` of the previous page, or the name of a VM.
+ * member: the list's name. append: appends the VM's entries; each has `vm`, and `name` if a VM may have several. */
+void command_return_page(struct call *c, const char *member, void (*append)(const struct vm *vm, struct json_object *list));
 
 /* In a list whose entries have ascending numbers as keys, `next` of a page is COMMAND_PAGE_KEYS plus the key of the
  * page's last entry, so that the next page begins behind that entry whatever was removed meanwhile. Clients may also

@@ -75,13 +75,12 @@ void command_threshold_remove(struct call *c)
 		call_fail(c, &e);
 }
 
-static size_t thresholds_append(const struct vm *vm, struct json_object *list)
+static void thresholds_append(const struct vm *vm, struct json_object *list)
 {
 	const struct thresholds *all = thresholds_of(vm);
 
 	for (size_t k = 0; all && k < all->n; k++)
 		json_object_array_add(list, thresholds_show(vm, all->list[k]));
-	return all ? 700 * all->n : 0;
 }
 
 void command_query_thresholds(struct call *c)

@@ -145,17 +145,11 @@ void command_timetable_pause(struct call *c)
 		call_fail(c, &e);
 }
 
-static size_t timetable_append(const struct vm *vm, struct json_object *list)
+static void timetable_append(const struct vm *vm, struct json_object *list)
 {
-	size_t bytes = 0;
-
-	for (size_t k = 0; vm->timetable && k < vm->timetable->n; k++) {
-		if (vm->timetable->entries[k]->adding || vm->timetable->entries[k]->removing)
-			continue;
-		json_object_array_add(list, timetables_to_json(vm, vm->timetable->entries[k]));
-		bytes += 900;
-	}
-	return bytes;
+	for (size_t k = 0; vm->timetable && k < vm->timetable->n; k++)
+		if (!vm->timetable->entries[k]->adding && !vm->timetable->entries[k]->removing)
+			json_object_array_add(list, timetables_to_json(vm, vm->timetable->entries[k]));
 }
 
 void command_query_timetables(struct call *c)

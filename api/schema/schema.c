@@ -453,9 +453,9 @@ static const struct field schedule_pause_args[] = { FIELD_VM, FIELD_SCHEDULE_NAM
 	{ "resume", FIELD_BOOL, OPTIONAL, "let it run again; runs that became due during the pause are omitted" }, END };
 static const struct field query_timetables_args[] = {
 	{ "vm", FIELD_STRING, OPTIONAL, "return only the schedules of this VM (name or UUID)" },
-	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
+	{ "after", FIELD_STRING, OPTIONAL, "`next` of the previous page, or start the page after the VM of this name" }, END };
 static const struct field query_timetables_returns[] = {
-	{ "schedules", LIST_OF(FIELD_SCHEDULE), REQUIRED, "the schedules" },
+	{ "schedules", LIST_OF(FIELD_SCHEDULE), REQUIRED, "the schedules, by VM and name" },
 	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
 static const struct field query_history_args[] = { FIELD_VM, END };
 static const struct field query_history_returns[] = {
@@ -471,13 +471,13 @@ static const struct field threshold_set_args[] = { FIELD_VM,
 static const struct field threshold_remove_args[] = { FIELD_VM, { "name", FIELD_STRING, REQUIRED, "name of the threshold" }, END };
 static const struct field query_thresholds_args[] = {
 	{ "vm", FIELD_STRING, OPTIONAL, "return only the thresholds of this VM (name or UUID)" },
-	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
+	{ "after", FIELD_STRING, OPTIONAL, "`next` of the previous page, or start the page after the VM of this name" }, END };
 static const struct field query_thresholds_returns[] = {
-	{ "thresholds", LIST_OF(FIELD_THRESHOLD), REQUIRED, "the thresholds" },
+	{ "thresholds", LIST_OF(FIELD_THRESHOLD), REQUIRED, "the thresholds, by VM and name" },
 	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
 static const struct field query_schedules_args[] = {
 	{ "vm", FIELD_STRING, OPTIONAL, "return only the schedule of this VM (name or UUID)" },
-	{ "after", FIELD_STRING, OPTIONAL, "start the page after this name" }, END };
+	{ "after", FIELD_STRING, OPTIONAL, "`next` of the previous page, or start the page after the VM of this name" }, END };
 static const struct field query_schedules_returns[] = {
 	{ "schedules", LIST_OF(FIELD_SNAPSHOT_SCHEDULE), REQUIRED,
 		"the schedules" },

@@ -142,14 +142,14 @@ def test_audit_and_schema(vm):
 @pytest.mark.seconds(240)  # each one is written
 def test_long_list_of_schedules_has_pages(fake):
     q = fake.qmp()
-    for i in range(150):
-        q.run("vm-define", folder=str(fake.tmp), definition=json.loads(
-            open(fake.write(f"vm{i:03}", disks=[])).read()))
-        q.run("snapshot-schedule-set", vm=f"vm{i:03}", every="1w")
+    names = [f"vm{i:03}" + 200 * "x" for i in range(150)]
+    for name in names:
+        q.run("vm-define", folder=str(fake.tmp), definition=json.loads(open(fake.write(name, disks=[])).read()))
+        q.run("snapshot-schedule-set", vm=name, every="1w")
     first = q.run("query-snapshot-schedules")
     assert 0 < len(first["schedules"]) < 150
     rows = json.loads(fake.cairn("snapshot-schedule", "--format", "json").stdout)
-    assert [r["vm"] for r in rows] == [f"vm{i:03}" for i in range(150)]
+    assert [r["vm"] for r in rows] == names
 
 
 # ---- runs ----

@@ -76,21 +76,21 @@ def test_add_list_pause_remove(vm):
     vm.cairn("schedule", "vm1", "shutdown", "--on", "22:00 UTC", "--missed", "once")
     rows = schedules(vm, "vm1")
     assert [(r["name"], r["action"], r["on"], r["missed"], r.get("zone")) for r in rows] == [
-        ("workdays", "start", "Mon..Fri *-*-* 02:30", "skip", "Europe/Berlin"),
-        ("shutdown", "shutdown", "daily", "skip", None), ("shutdown-2", "shutdown", "22:00 UTC", "once", "UTC")]
+        ("shutdown", "shutdown", "daily", "skip", None), ("shutdown-2", "shutdown", "22:00 UTC", "once", "UTC"),
+        ("workdays", "start", "Mon..Fri *-*-* 02:30", "skip", "Europe/Berlin")]
     assert all(time.time() < r["next-run"] / 1e9 < time.time() + 4 * DAY for r in rows)
-    assert rows[2]["next-run"] // 10**9 % DAY == 22 * 3600
+    assert rows[1]["next-run"] // 10**9 % DAY == 22 * 3600
     vm.cairn("schedule-pause", "vm1", "workdays")
-    assert schedules(vm)[0]["paused"] and "next-run" not in schedules(vm)[0]
+    assert schedules(vm)[2]["paused"] and "next-run" not in schedules(vm)[2]
     vm.stop(9)
     vm.start()
-    assert schedules(vm)[0]["paused"] and schedules(vm)[1:] == rows[1:]
+    assert schedules(vm)[2]["paused"] and schedules(vm)[:2] == rows[:2]
     vm.cairn("schedule-resume", "vm1", "workdays")
     assert schedules(vm) == rows
     vm.cairn("schedule-remove", "vm1", "shutdown")
-    assert [r["name"] for r in schedules(vm)] == ["workdays", "shutdown-2"]
+    assert [r["name"] for r in schedules(vm)] == ["shutdown-2", "workdays"]
     lines = vm.cairn("schedule-list").stdout.splitlines()
-    assert lines[0].split() == ["Domain", "Name", "Action", "On", "Next", "Last", "Outcome"] and "Mon..Fri *-*-* 02:30" in lines[2]
+    assert lines[0].split() == ["Domain", "Name", "Action", "On", "Next", "Last", "Outcome"] and "Mon..Fri *-*-* 02:30" in lines[3]
     assert vm.cairn("schedule-remove", "vm1", "shutdown", ok=3).stderr == (
         "error: Failed to remove schedule 'shutdown' of domain 'vm1'\n"
         "error: VM 'vm1' has no schedule 'shutdown'. Next: cairn schedule-list vm1\n")

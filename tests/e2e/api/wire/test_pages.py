@@ -1,6 +1,7 @@
 """Lists in pages: an entry that is removed between two pages hides no other."""
 
 import contextlib
+import json
 
 import pytest
 
@@ -24,11 +25,13 @@ def everything(q, command, rows, cursor, args):
     return all_rows
 
 
-def check_pages(q, command, rows, cursor, remove, **args):
-    """Read a list, and remove the first and the last entry of each page before the next page."""
-    def key(row):
-        return [row.get(k) for k in ("user", "group", "name", "address")]
+def key(row):
+    return [row.get(k) for k in ("vm", "user", "group", "name", "address")]
 
+
+def check_removal(q, command, rows, cursor, remove, **args):
+    """Read a list, and remove the first and the last entry of each page before the next page. Return the keys of the
+    entries that are left."""
     want = [key(r) for r in everything(q, command, rows, cursor, args)]
     page = q.run(command, **args)
     seen, gone = [], []
@@ -43,9 +46,43 @@ def check_pages(q, command, rows, cursor, remove, **args):
     assert seen == want and len(gone) > 1
     left = [key(r) for r in everything(q, command, rows, cursor, args)]
     assert left == [k for k in want if k not in gone]
+    return left
+
+
+def check_pages(q, command, rows, cursor, remove, **args):
+    left = check_removal(q, command, rows, cursor, remove, **args)
     # A client may also count the entries itself.
     assert key(q.run(command, **{cursor: 1}, **args)[rows][0]) == left[1]
     assert q.run(command, **{cursor: 2**53 - 1}, **args)[rows] == []
+
+
+def with_long_names(fake, n=127):
+    """Define three VMs with names that are long in JSON. Return the names."""
+    names = [f"{i}" + "\u00e9" * n for i in range(3)]
+    for name in names:
+        fake.define(name)
+    return names
+
+
+def test_schedule_removed_between_pages_hides_no_other(fake):
+    with contextlib.closing(fake.qmp()) as q:
+        names = with_long_names(fake, 80)
+        for vm in names:
+            for n in range(32):
+                q.run("schedule-add", vm=vm, action="export", on="yearly", name=f"{n:03}" if n % 2 else f"z{n}", folder="/" + 511 * "\u00e9")
+        check_removal(q, "query-schedules", "schedules", "after", lambda row: q.run("schedule-remove", vm=row["vm"], name=row["name"]))
+        rows = everything(q, "query-schedules", "schedules", "after", {})
+        assert everything(q, "query-schedules", "schedules", "after", {"vm": names[1]}) == [r for r in rows if r["vm"] == names[1]]
+        assert q.run("query-schedules", after=names[0])["schedules"][0] == next(r for r in rows if r["vm"] == names[1])
+        assert json.loads(fake.cairn("schedule-list", "--format", "json").stdout) == rows
+
+
+def test_threshold_removed_between_pages_hides_no_other(fake):
+    with contextlib.closing(fake.qmp()) as q:
+        for vm in with_long_names(fake):
+            for n in range(32):
+                q.run("threshold-set", vm=vm, measure="cpu", above="90", name=f"{n:03}" + 60 * "x", then="suspend")
+        check_removal(q, "query-thresholds", "thresholds", "after", lambda row: q.run("threshold-remove", vm=row["vm"], name=row["name"]))
 
 
 def test_web_hook_removed_between_pages_hides_no_other(fake):
