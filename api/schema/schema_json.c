@@ -80,11 +80,12 @@ static void put_doc(const struct schema_draft *s, struct json_object *o, const c
 		js_put_str(o, "doc", doc);
 }
 
-/* Return whether two types are one. Without descriptions, types that only those distinguish are one, too. */
+/* Return whether two types are one: the schema shows the same of them. */
 static bool fields_equal(const struct schema_draft *s, const struct field *a, const struct field *b)
 {
 	for (; a->name && b->name; a++, b++)
-		if (strcmp(a->name, b->name) || a->type != b->type || a->optional != b->optional || (!s->brief && strcmp(a->doc, b->doc)))
+		if (strcmp(a->name, b->name) || field_type_plain(a->type) != field_type_plain(b->type) || a->optional != b->optional ||
+			(!s->brief && (a->type != b->type || strcmp(a->doc, b->doc))))
 			return false;
 	return !a->name && !b->name;
 }
