@@ -155,6 +155,7 @@ static bool rules_are_about_same(const struct approval_rule *a, const struct app
 
 int approvals_set_rule(struct approvals *t, const struct approval_rule *rule)
 {
+	uint64_t serial;
 	size_t i = 0;
 
 	while (i < t->nrules && !rules_are_about_same(&t->rules[i], rule))
@@ -170,9 +171,11 @@ int approvals_set_rule(struct approvals *t, const struct approval_rule *rule)
 		if (t->nrules == APPROVAL_RULES_MAX)
 			return -ENOSPC;
 		t->rules = must_alloc(reallocarray(t->rules, t->nrules + 1, sizeof(*t->rules)));
-		t->nrules++;
+		t->rules[t->nrules++].serial = ++t->last_serial;
 	}
+	serial = t->rules[i].serial;
 	t->rules[i] = *rule;
+	t->rules[i].serial = serial;
 	return 0;
 }
 

@@ -44,6 +44,7 @@ struct approval_rule {
 	uint8_t uuid[16];
 	unsigned acts; /* bits of approval_act_bit() */
 	int64_t expire_ns;
+	uint64_t serial; /* ascending in the list; set by approvals_set_rule(); not stored */
 };
 
 enum approval_state {
@@ -79,6 +80,7 @@ struct approval_request {
 struct approvals {
 	struct approval_rule *rules; /* owned array */
 	size_t nrules;
+	uint64_t last_serial;
 	struct approval_request **requests; /* owned, in the order of their ids */
 	size_t nrequests;
 	unsigned last_id;

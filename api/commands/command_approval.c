@@ -82,17 +82,25 @@ void command_query_approval_rules(struct call *c)
 {
 	const struct approvals *t = approver_table(c->host->approver);
 	struct json_object *o = json_object_new_object(), *list = json_object_new_array();
+	int64_t after = js_get_int(c->args, "after", 0);
+	size_t i = 0, bytes = 0;
 
-	for (size_t i = 0; i < t->nrules; i++) {
+	for (; i < t->nrules && bytes < COMMAND_PAGE_BYTES; i++) {
 		const struct vm *vm = t->rules[i].of_vm ? vm_find_uuid(c->host, t->rules[i].uuid) : NULL;
-		struct json_object *rule = approval_rule_to_json(&t->rules[i]);
+		struct json_object *rule;
 
+		if (command_is_before(after, i, t->rules[i].serial))
+			continue;
+		rule = approval_rule_to_json(&t->rules[i]);
 		/* A rule with a name and one without differ. */
 		if (t->rules[i].of_vm)
 			js_put_str(rule, "vm", vm ? vm->def->name : "");
+		bytes += js_line_bytes(rule);
 		json_object_array_add(list, rule);
 	}
 	js_put(o, "rules", list);
+	if (i < t->nrules)
+		js_put_int(o, "next", COMMAND_PAGE_KEYS + (int64_t)t->rules[i - 1].serial);
 	if (t->unknown)
 		js_put_str(o, "unknown", t->unknown);
 	call_return(c, o);

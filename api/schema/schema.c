@@ -790,7 +790,7 @@ static const struct command commands[] = {
 		"all, an owner the roles for the VM, and a user the user's own", query_review_args, query_review_returns, ROLE_VIEWER, COMMAND_FILTERS, ANY_STATE },
 	{ "approval-rule-set", "let acts of users wait for the approval of another user; only for root and the daemon's own user", approval_rule_args, NULL,
 		ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
-	{ "query-approval-rules", "list the rules of approval", no_fields, approval_rules_returns, ROLE_ADMIN, 0, ANY_STATE },
+	{ "query-approval-rules", "list the rules of approval", approval_rules_args, approval_rules_returns, ROLE_ADMIN, 0, ANY_STATE },
 	{ "query-requests", "list the requests that you made, and those that you may answer", query_requests_args, query_requests_returns, ROLE_NONE,
 		COMMAND_FILTERS, ANY_STATE },
 	{ "request-permission", "ask the admins for a role; the name of the VM is not checked", request_permission_args, request_permission_returns,

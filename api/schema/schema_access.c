@@ -30,8 +30,11 @@ const struct field approval_rule_args[] = {
 	{ "user", FIELD_INT, OPTIONAL, "uid; give user or group [all users]" },
 	{ "group", FIELD_INT, OPTIONAL, "gid; give user or group [all users]" },
 	{ "expire", FIELD_INT, OPTIONAL, "how long a request waits, ns [a day]" }, END };
+const struct field approval_rules_args[] = {
+	{ "after", FIELD_INT, OPTIONAL, "`next` of the previous page, or number of entries to leave out [0]" }, END };
 const struct field approval_rules_returns[] = {
 	{ "rules", LIST_OF(FIELD_APPROVAL_RULE), REQUIRED, "the rules" },
+	{ "next", FIELD_INT, OPTIONAL, "`after` of the call for the next page, if there is one" },
 	{ "unknown", FIELD_STRING, OPTIONAL, "why the rules could not be loaded; users other than root can then do none of the acts" }, END };
 const struct field query_requests_args[] = {
 	{ "id", FIELD_INT, OPTIONAL, "return only this request, also after its end" },

@@ -64,6 +64,7 @@ extern const struct field query_permissions_returns[];
 extern const struct field query_review_args[];
 extern const struct field query_review_returns[];
 extern const struct field approval_rule_args[];
+extern const struct field approval_rules_args[];
 extern const struct field approval_rules_returns[];
 extern const struct field query_requests_args[];
 extern const struct field query_requests_returns[];

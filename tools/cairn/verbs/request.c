@@ -227,14 +227,12 @@ int verb_deny(struct cli *c)
 static int rules_list(struct cli *c)
 {
 	static const char *const heads[] = { "Domain", "Kind", "Name", "Acts", "Expires after" };
-	CLEANUP_JS struct json_object *answer = NULL;
-	struct json_object *all;
+	CLEANUP_JS struct json_object *answer = NULL, *all = NULL;
 	struct table t;
 	struct err e;
 
-	if (cli_execute(c, "query-approval-rules", json_object_new_object(), &answer, NULL, &e) < 0)
+	if (cli_fetch_all(c, "query-approval-rules", json_object_new_object(), "rules", "after", &all, &answer, &e) < 0)
 		return cli_fail(&e, "Failed to list the rules of approval");
-	all = js_get(answer, "rules");
 	if (c->format != CLI_TABLE) {
 		cli_rows_print(c, all);
 		return CLI_OK;

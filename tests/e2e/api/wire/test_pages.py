@@ -85,6 +85,15 @@ def test_threshold_removed_between_pages_hides_no_other(fake):
         check_removal(q, "query-thresholds", "thresholds", "after", lambda row: q.run("threshold-remove", vm=row["vm"], name=row["name"]))
 
 
+def test_approval_rule_removed_between_pages_hides_no_other(fake):
+    with contextlib.closing(fake.qmp()) as q:
+        vm = with_long_names(fake)[0]
+        for n in range(100):
+            q.run("approval-rule-set", vm=vm, user=100000 + n, acts=["destroy"])
+        assert len(json.loads(fake.cairn("approval-rule", "--format", "json").stdout)) == 100
+        check_pages(q, "query-approval-rules", "rules", "after", lambda row: q.run("approval-rule-set", vm=vm, user=row["user"], acts=[]))
+
+
 def test_web_hook_removed_between_pages_hides_no_other(fake):
     with contextlib.closing(fake.qmp()) as q:
         for n in range(60):
