@@ -155,13 +155,10 @@ void command_daemon_stop(struct call *c)
 	int i = field_type_index(FIELD_STOP_ACTION, js_get_str(c->args, "action"));
 	bool host_ends = js_get_bool(c->args, "host-ends", false);
 	int action = i >= 0 ? (int)actions[i] : host_ends ? HOST_SHUTDOWN_HOST_ENDS : HOST_SHUTDOWN_AS_DEFINED;
-	struct json_object *o;
 	struct err e;
 
 	if (js_get_bool(c->args, "dry-run", false)) {
-		o = json_object_new_object();
-		js_put(o, "vms", host_shutdown_plan(c->host, action));
-		call_return(c, o);
+		call_return(c, host_shutdown_plan(c->host, action));
 		return;
 	}
 	if (host_shutdown_all(c->host, action, !js_get_bool(c->args, "vms-only", false), c, &e) < 0)

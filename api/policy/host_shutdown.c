@@ -9,6 +9,7 @@
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
+#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -89,6 +90,21 @@ static void outcome_put(struct host_shutdown *s, const struct vm *vm, const char
 {
 	outcome_add(s->outcomes, vm, action_of(s, vm), outcome);
 	log_info("stop", "VM '%s': %s", vm->def->name, outcome);
+}
+
+/* Return an answer with the outcomes that fit into a line; the log has all. outcomes: taken. */
+static struct json_object *outcomes_answer(struct json_object *outcomes)
+{
+	struct json_object *o = json_object_new_object();
+	size_t n = json_object_array_length(outcomes), fit = 0, bytes = 0;
+
+	while (fit < n && (bytes += js_line_bytes(json_object_array_get_idx(outcomes, fit))) <= JS_ANSWER_MAX)
+		fit++;
+	json_object_array_del_idx(outcomes, fit, n - fit);
+	js_put(o, "vms", outcomes);
+	if (fit < n)
+		js_put_uint(o, "omitted", n - fit);
+	return o;
 }
 
 void host_shutdown_vm_over(struct vm *vm, const char *outcome)
@@ -268,12 +284,10 @@ static void shutdown_done(void *opaque)
 {
 	struct host_shutdown *s = opaque;
 	struct vm_host *host = s->host;
-	struct json_object *o = json_object_new_object();
 	bool then_end = s->then_end;
 
-	js_put(o, "vms", json_object_get(s->outcomes));
 	host->host_shutdown = NULL;
-	call_return(s->call, o);
+	call_return(s->call, outcomes_answer(STEAL_PTR(s->outcomes)));
 	s->call = NULL;
 	host_shutdown_free(s);
 	if (then_end)
@@ -369,7 +383,7 @@ struct json_object *host_shutdown_plan(struct vm_host *host, int action)
 	s.sequence = staged_run_of(host, 1, &ops, &s); /* one at a time, so that the order is visible */
 	staged_run_go(s.sequence);
 	staged_run_free(s.sequence);
-	return s.outcomes;
+	return outcomes_answer(s.outcomes);
 }
 
 void host_shutdown_free(struct host_shutdown *s)

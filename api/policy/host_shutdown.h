@@ -27,7 +27,7 @@ extern const struct vm_observer host_shutdown_observer;
  * c:         taken on success; answered at the end.
  * Returns 0; -EBUSY: a shutdown is under way. */
 int host_shutdown_all(struct vm_host *host, int action, bool then_end, struct call *c, struct err *e);
-/* Return the plan of host_shutdown_all(), as the array "vms" of its answer; owned by the caller. */
+/* Return the plan of host_shutdown_all(), as its answer would be; owned by the caller. */
 struct json_object *host_shutdown_plan(struct vm_host *host, int action);
 /* Free the object. NULL allowed. */
 void host_shutdown_free(struct host_shutdown *s);

@@ -153,7 +153,8 @@ static const struct field daemon_stop_args[] = {
 	{ "vms-only", FIELD_BOOL, OPTIONAL, "keep the daemon running" },
 	{ "dry-run", FIELD_BOOL, OPTIONAL, "show what would happen, in order, and change nothing" }, END };
 static const struct field daemon_stop_returns[] = {
-	{ "vms", LIST_OF(FIELD_STOPPED_VM), REQUIRED, "VMs that ran or were about to be restarted" }, END };
+	{ "vms", LIST_OF(FIELD_STOPPED_VM), REQUIRED, "VMs that ran or were about to be restarted" },
+	{ "omitted", FIELD_INT, OPTIONAL, "number of further VMs, for which the answer's line has no room" }, END };
 static const struct field autostart_args[] = { FIELD_VM,
 	{ "disable", FIELD_BOOL, OPTIONAL, "turn the automatic start off" }, END };
 static const struct field addresses_returns[] = {
@@ -479,8 +480,7 @@ static const struct field query_schedules_args[] = {
 	{ "vm", FIELD_STRING, OPTIONAL, "return only the schedule of this VM (name or UUID)" },
 	{ "after", FIELD_STRING, OPTIONAL, "`next` of the previous page, or start the page after the VM of this name" }, END };
 static const struct field query_schedules_returns[] = {
-	{ "schedules", LIST_OF(FIELD_SNAPSHOT_SCHEDULE), REQUIRED,
-		"the schedules" },
+	{ "schedules", LIST_OF(FIELD_SNAPSHOT_SCHEDULE), REQUIRED, "the schedules" },
 	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
 static const struct field pool_define_args[] = { { "name", FIELD_STRING, REQUIRED, "name of the pool" },
 	{ "target", FIELD_STRING, REQUIRED, "absolute path of its folder, which the daemon does not open" }, END };

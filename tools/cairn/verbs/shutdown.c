@@ -290,6 +290,8 @@ int verb_daemon_stop(struct cli *c)
 		outcomes_print(vms);
 	else
 		say("No VM runs\n");
+	if (js_get_int(o, "omitted", 0))
+		fprintf(stderr, "Not listed: %lld more VMs\n", (long long)js_get_int(o, "omitted", 0));
 	if (c->format == CLI_TABLE && option_flag(c, "dry-run"))
 		printf("The daemon would %s\n", option_flag(c, "vms-only") ? "keep running" : "stop then");
 	return CLI_OK;

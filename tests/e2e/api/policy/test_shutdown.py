@@ -272,6 +272,20 @@ def test_invalid_schedules_of_shutdown_are_refused(fake):
 
 # ---- all VMs ----
 
+def test_daemon_stop_says_how_many_vms_have_no_room_in_its_line(fake):
+    names = [f"{n:02}" + "\u00e9" * 126 for n in range(90)]
+    for name in names:
+        fake.define(name)
+    fake.cairn("start", *names)
+    q = fake.qmp()
+    plan = q.run("daemon-stop", dry_run=True)
+    assert 40 < len(plan["vms"]) < 90 and plan["omitted"] == 90 - len(plan["vms"])
+    r = fake.cairn("daemon-stop", "--dry-run")
+    assert f"Not listed: {plan['omitted']} more VMs\n" in r.stderr and r.stdout.count("\n") == len(plan["vms"]) + 4
+    answer = q.run("daemon-stop", action="shutdown", vms_only=True)
+    assert 40 < len(answer["vms"]) < 90 and answer["omitted"] == 90 - len(answer["vms"])
+
+
 def test_daemon_stop_shuts_vms_down_in_order(fake):
     """VMs with the highest order stop first; a VM that ignores the button does not block the others forever."""
     for name, keys in [("left", {}), ("off", {"order": 1, "stop_action": "shutdown"}),
