@@ -11,6 +11,7 @@
 #include "api/policy/disk_room.h"
 #include "api/policy/restart.h"
 #include "api/policy/start_room.h"
+#include "api/policy/timetables.h"
 #include "api/policy/transient.h"
 #include "api/vm/image_users.h"
 #include "api/vm/offline_process.h"
@@ -179,9 +180,10 @@ void command_vm_promote(struct call *c)
 
 void command_vm_rename(struct call *c)
 {
+	const char *name = js_get_str(c->args, "name");
 	struct err e;
 
-	if (rename_begin(c->vm, js_get_str(c->args, "name"), c, &e) < 0)
+	if (timetables_check_name(c->vm, name, &e) < 0 || rename_begin(c->vm, name, c, &e) < 0)
 		call_fail(c, &e);
 }
 

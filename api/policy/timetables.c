@@ -21,6 +21,7 @@
 #include "base/uuid.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -367,6 +368,29 @@ static void rights_found(void *opaque, const struct rights *now, const char *not
 #define ARCHIVE_NAME_BYTES (VM_NAME_MAX + TIMETABLE_RUN_NAME_BYTES + 16)
 #define ARCHIVE_ID_BYTES (UUID_TEXT + TIMETABLE_RUN_NAME_BYTES)
 
+/* What an archive's file name has besides the names of the VM and of the schedule: "-", the time, ".tar.zst". */
+#define ARCHIVE_REST_BYTES (sizeof("--2026-11-20T02:30:00Z.tar.zst") - 1)
+
+/* Check that a schedule's archives have file names if the VM has this name. */
+static int archive_check(const char *vm, const struct timetable_entry *t, struct err *e)
+{
+	size_t most = NAME_MAX - ARCHIVE_REST_BYTES, n = strlen(vm) + strlen(t->name);
+
+	if (t->action != TIMETABLE_EXPORT || n <= most)
+		return 0;
+	return err_set(e, -ENAMETOOLONG, ERR_INVALID, "the names of the VM and of its schedule %s have %zu bytes together, but may have %zu, because "
+		"the file names of its archives have both", t->name, n, most);
+}
+
+int timetables_check_name(const struct vm *vm, const char *name, struct err *e)
+{
+	int r = 0;
+
+	for (size_t i = 0; vm->timetable && i < vm->timetable->n && !r; i++)
+		r = archive_check(name, vm->timetable->entries[i], e);
+	return r;
+}
+
 /* id: the run of another VM may have the same name for its archive. */
 static void archive_name(const struct vm *vm, const struct timetable_entry *t, char name[ARCHIVE_NAME_BYTES], char id[ARCHIVE_ID_BYTES])
 {
@@ -653,7 +677,7 @@ static int add_check(struct vm *vm, struct timetable_entry *t, struct err *e)
 			vm->def->name, TIMETABLE_MAX, shell_word(vm->def->name).s);
 	if (!uid_is_root_or_own(t->uid) && schedules_of(vm->host, t->uid) >= TIMETABLE_USER_MAX)
 		return err_set(e, -ENOSPC, ERR_QUOTA, "user %u has %d schedules, which is the most; remove one", t->uid, TIMETABLE_USER_MAX);
-	return 0;
+	return archive_check(vm->def->name, t, e);
 }
 
 int timetables_add(struct vm *vm, struct timetable_entry *t, void (*done)(void *opaque, int r, const struct err *e), void *opaque,

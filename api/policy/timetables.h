@@ -30,12 +30,14 @@ void timetables_free(struct timetables *k);
 /* Add a schedule, remove it, or pause or resume it, and store that.
  * entry: taken on success; its zone gets loaded.
  * done: called once, from the loop, unless the function fails. Returns 0; -EEXIST; -ENOENT; -ENOSPC: there are too
- * many; -EINVAL: its zone is unknown, or it never runs; -errno. */
+ * many; -EINVAL: its zone is unknown, or it never runs; -ENAMETOOLONG: its archives' file names; -errno. */
 int timetables_add(struct vm *vm, struct timetable_entry *entry, void (*done)(void *opaque, int r, const struct err *e), void *opaque,
 	struct err *e);
 int timetables_remove(struct vm *vm, const char *name, void (*done)(void *opaque, int r, const struct err *e), void *opaque, struct err *e);
 int timetables_pause(struct vm *vm, const char *name, bool paused, void (*done)(void *opaque, int r, const struct err *e), void *opaque,
 	struct err *e);
+/* Check that the VM's schedules can run if it gets the name. Returns 0; -ENAMETOOLONG. */
+int timetables_check_name(const struct vm *vm, const char *name, struct err *e);
 
 /* Return a schedule for clients. The caller owns it. */
 struct json_object *timetables_to_json(const struct vm *vm, const struct timetable_entry *t);

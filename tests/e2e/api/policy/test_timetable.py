@@ -383,6 +383,20 @@ def test_export_that_fails_leaves_nothing(archives):
     assert what == "failed" and "/to: No such file or directory" in why
 
 
+def test_export_needs_names_that_fit_into_its_archives_name(vm):
+    """The name of an archive has 30 bytes more, and a file's name at most 255."""
+    vm.cairn("domrename", "vm1", "v" * 219)
+    ask = ["export", "--on", "daily", "--to", str(vm.tmp)]
+    says = vm.cairn("schedule", "v" * 219, *ask, "--name", "longer1", ok=2).stderr
+    assert "the names of the VM and of its schedule longer1 have 226 bytes together, but may have 225, because" in says
+    vm.cairn("schedule", "v" * 219, *ask, "--name", "longer")
+    assert "have 226 bytes together" in vm.cairn("domrename", "v" * 219, "v" * 220, ok=2).stderr
+    vm.cairn("domrename", "v" * 219, "w" * 219)
+    vm.cairn("schedule-remove", "w" * 219, "longer")
+    vm.cairn("domrename", "w" * 219, "v" * 220)
+    vm.cairn("schedule", "v" * 220, "start", "--on", "daily")
+
+
 def test_export_needs_a_folder(vm):
     assert "folder: is missing" in vm.cairn("schedule", "vm1", "export", "--on", "daily", ok=2).stderr
     assert "folder: is only for export" in vm.cairn("schedule", "vm1", "save", "--on", "daily", "--to", str(vm.tmp), ok=2).stderr
