@@ -441,6 +441,16 @@ void definition_free_p(struct definition **d)
 	definition_free(*d);
 }
 
+static int check_length(struct parse *p)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(p->d);
+	size_t bytes = js_line_bytes(o);
+
+	if (bytes <= DEFINITION_TEXT_MAX)
+		return 0;
+	return key_error(p, "the definition has %zu bytes as JSON, but may have %d; shorten its paths or lists", bytes, DEFINITION_TEXT_MAX);
+}
+
 static int parse_any(struct json_object *o, const char *folder, bool stored, struct definition **ret_d, struct err *e)
 {
 	struct definition *d CLEANUP(definition_free_p) = calloc(1, sizeof(*d));
@@ -457,6 +467,8 @@ static int parse_any(struct json_object *o, const char *folder, bool stored, str
 		return r;
 	p.path[0] = 0;
 	r = check_whole(&p);
+	if (!r && !stored)
+		r = check_length(&p);
 	if (r < 0)
 		return r;
 	*ret_d = STEAL_PTR(d);

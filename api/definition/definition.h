@@ -21,6 +21,7 @@ struct rights;
 
 #define DEFINITION_VERSION 1
 #define DEFINITION_FILE_MAX (256 * 1024)
+#define DEFINITION_TEXT_MAX (60 * 1024) /* bytes as JSON in a line of the socket: vm-dump-definition answers with one */
 
 /* Same values as enum block_format, which api/ may not include; a unit test compares the two. */
 enum definition_format { DEFINITION_FORMAT_RAW = 1, DEFINITION_FORMAT_QCOW2 = 2 };
@@ -206,13 +207,14 @@ struct definition {
 	uint32_t nauthors;
 };
 
-/* Parse a definition.
+/* Parse a definition, of DEFINITION_TEXT_MAX bytes at most.
  * folder: absolute base of relative paths; NULL: a relative path is an error.
  * Returns 0; -EINVAL; -ENOMEM. The caller frees *ret_d with definition_free(). */
 int definition_parse(struct json_object *o, const char *folder, struct definition **ret_d,
 	struct err *e);
-/* Parse a definition that the daemon has accepted before. Its texts may have control characters, since older versions
- * accepted them. One without a machine version gets machine_version_unnamed(). Returns as definition_parse(). */
+/* Parse a definition that the daemon has accepted before. It may be longer, and its texts may have control characters,
+ * since older versions accepted that. One without a machine version gets machine_version_unnamed(). Returns as
+ * definition_parse(). */
 int definition_parse_stored(struct json_object *o, struct definition **ret_d, struct err *e);
 /* Print the key of a layer's file: "disks[0].path", "disks[0].backing[1].path". what: the last part. */
 void definition_layer_key(unsigned disk, unsigned layer, const char *what, char *ret, size_t cap);
