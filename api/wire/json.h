@@ -31,6 +31,10 @@ int js_read(const char *path, size_t max, struct json_object **ret_o, struct err
  * text: JSON that the parser accepts; strings may have single quotes.
  * Returns 0; -EINVAL with the line and the key. */
 int js_keys_check(const char *text, size_t len, const char *name, struct err *e);
+/* Refuse a number that json-c would keep although no JSON has it, such as 1., NaN and 1e999, or would silently clamp:
+ * an integer below -2^63 or above 2^64 - 1.
+ * text: as in js_keys_check(); its last character is a bracket, or text[len] is NUL. Returns 0; -ERANGE. */
+int js_numbers_check(const char *text, size_t len, const char *name, struct err *e);
 /* Return the first character from p on that is no white space, or end. */
 const char *js_space_skip(const char *p, const char *end);
 

@@ -3,16 +3,12 @@
 #include "base/err.h"
 #include "base/util.h"
 
-#include <ctype.h>
 #include <errno.h>
-#include <math.h>
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define NODE_BYTES 400 /* bytes that json-c takes for a node, at most: measured with a list of empty objects */
-
-#define NUMBER_SHOWN 40 /* characters of a number in an error */
 
 static const struct wire_limits no_limits = { WIRE_TEXT_MAX, SIZE_MAX };
 
@@ -99,85 +95,13 @@ static size_t members_count(struct json_object *o)
 	return n;
 }
 
-static const char *digits_skip(const char *p)
-{
-	return p + strspn(p, "0123456789");
-}
-
-/* Return the end of the JSON number at p, as far as there is one. */
-static const char *number_end(const char *p)
-{
-	const char *end, *exponent;
-
-	p += *p == '-';
-	end = *p == '0' ? p + 1 : digits_skip(p);
-	if (end != p && *end == '.' && isdigit((unsigned char)end[1]))
-		end = digits_skip(end + 1);
-	exponent = end + 1;
-	if (end == p || tolower((unsigned char)*end) != 'e')
-		return end;
-	exponent += *exponent == '-' || *exponent == '+';
-	return isdigit((unsigned char)*exponent) ? digits_skip(exponent) : end;
-}
-
-/* Return why a number of n characters is wrong; NULL: it is not. */
-static const char *number_problem(const char *p, size_t n)
-{
-	if (number_end(p) != p + n)
-		return "not as JSON writes numbers";
-	if (strspn(p, "-0123456789") < n)
-		return isfinite(strtod(p, NULL)) ? NULL : "too large";
-	errno = 0;
-	(void)(*p == '-' ? (unsigned long long)strtoll(p, NULL, 10) : strtoull(p, NULL, 10));
-	return errno == ERANGE ? "below -2^63 or above 2^64 - 1" : NULL;
-}
-
-struct wrong_number {
-	const char *at, *why;
-	int len;
-};
-
-/* Find the first number of the text that json-c would keep although no JSON has it, such as 1., NaN and 1e999, or would
- * silently clamp.
- * text: as json-c reads it, also with single quotes. Returns false: there is none. */
-static bool wrong_number_find(const char *text, const char *end, struct wrong_number *ret)
-{
-	char quote = 0;
-
-	for (const char *p = text; p < end; p++) {
-		size_t n = quote || !(isdigit((unsigned char)*p) || *p == '-') ? 0 : strspn(p, "-+.0123456789eE");
-		const char *why = NULL;
-
-		if (quote && *p == '\\')
-			p++;
-		else if (quote)
-			quote = *p == quote ? 0 : quote;
-		else if (*p == '"' || *p == '\'')
-			quote = *p;
-		else if (!strncasecmp(p + n, "nan", 3) || !strncasecmp(p + n, "inf", 3))
-			why = "not finite";
-		else if (n)
-			why = number_problem(p, n);
-		if (why) {
-			*ret = (struct wrong_number){ p, why, (int)strcspn(p, ",]} \t\r\n") };
-			return true;
-		}
-		p += n ? n - 1 : 0;
-	}
-	return false;
-}
-
 /* Refuse what json-c takes or changes silently: a duplicate key, and a wrong number.
  * o: the text, parsed. */
 static int text_check(const struct wire *w, struct json_object *o, struct err *e)
 {
-	struct wrong_number wrong;
-	int r = 0;
+	int r = js_numbers_check(w->buf, w->len, "JSON parse error", e);
 
-	if (wrong_number_find(w->buf, w->buf + w->len, &wrong))
-		return err_set(e, -ERANGE, ERR_GENERIC, "JSON parse error, the number %.*s%s is %s", MIN(wrong.len, NUMBER_SHOWN), wrong.at,
-			wrong.len > NUMBER_SHOWN ? "..." : "", wrong.why);
-	if (members_count(o) != w->members) {
+	if (!r && members_count(o) != w->members) {
 		r = js_keys_check(w->buf, w->len, "JSON parse error", e);
 		if (!r) /* the two are written differently, with escapes */
 			r = err_set(e, -EINVAL, ERR_GENERIC, "JSON parse error: duplicate key in one object");

@@ -65,9 +65,12 @@ static size_t node_count(const char *text, size_t len)
 
 static int request_parse(const char *body, size_t len, struct json_object **ret, struct err *e)
 {
-	return node_count(body, len) > NODES_MAX
-		? err_set(e, -E2BIG, ERR_INVALID, "the request has more than %d braces, brackets, commas and colons", NODES_MAX)
-		: js_parse(body, len, "the request", ret, e);
+	int r;
+
+	if (node_count(body, len) > NODES_MAX)
+		return err_set(e, -E2BIG, ERR_INVALID, "the request has more than %d braces, brackets, commas and colons", NODES_MAX);
+	r = js_numbers_check(body, len, "the request", e);
+	return r < 0 ? r : js_parse(body, len, "the request", ret, e);
 }
 
 struct json_object *bridge_execute(const struct links *links, const char *body, size_t len)

@@ -155,6 +155,11 @@ def test_commands_of_another_form_are_refused(web):
     assert "there is no VM" in text  # those in strings do not count
     r, text = web.ask("POST", "/api", '{"execute": ')
     assert "error" in json.loads(text)
+    for number, why in (("1e400", "too large"), ("18446744073709551616", "above 2^64 - 1")):
+        r, text = web.ask("POST", "/api", '{"execute": "vm-info", "arguments": {"vm": "none", "x": %s}}' % number)
+        assert f"the request: the number {number} is " in text and why in text
+    r, text = web.ask("POST", "/api", '{"execute": "job-wait", "arguments": {"id": "none", "timeout": 9223372036854775808}}')
+    assert "timeout: 9223372036854775808 is too large" in text
     many = web.api([{"execute": "query-version"}, {"execute": "vm-info", "arguments": {"vm": "none"}}])
     assert "return" in many[0] and many[1]["error"]["class"] == "NotFound"
     # The page has no way to take an open file.

@@ -137,10 +137,10 @@ static void test_error_names_key_and_number(void **state)
 		const char *text, *why;
 	} cases[] = {
 		{ "{\"id\": 1,\n\"id\": 2}", "JSON parse error: line 2: duplicate key \"id\" in one object" },
-		{ "{\"id\": -Infinity}", "JSON parse error, the number -Infinity is not finite" },
-		{ "{\"id\": -1.5e999}", "JSON parse error, the number -1.5e999 is too large" },
-		{ "{\"id\": 1.}", "JSON parse error, the number 1. is not as JSON writes numbers" },
-		{ "{\"id\": -9223372036854775809}", "JSON parse error, the number -9223372036854775809 is below -2^63 or above 2^64 - 1" },
+		{ "{\"id\": -Infinity}", "JSON parse error: the number -Infinity is not finite" },
+		{ "{\"id\": -1.5e999}", "JSON parse error: the number -1.5e999 is too large" },
+		{ "{\"id\": 1.}", "JSON parse error: the number 1. is not as JSON writes numbers" },
+		{ "{\"id\": -9223372036854775809}", "JSON parse error: the number -9223372036854775809 is below -2^63 or above 2^64 - 1" },
 	};
 
 	(void)state;
