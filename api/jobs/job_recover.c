@@ -146,8 +146,7 @@ static struct job *lost_add(struct recover *r, struct json_object *ev, const cha
 	return j;
 }
 
-/* The job has succeeded: only job_succeed() sets the last status that the earlier daemon reported. Not for jobs of VMs:
- * their results are lost. */
+/* Note that the job has succeeded. Not for jobs that have a result, because it is lost. */
 static void success_note(struct job *j)
 {
 	j->status = JOB_CONCLUDED;
@@ -231,7 +230,7 @@ static bool recover_event(void *opaque, struct json_object *ev)
 	if (j)
 		j->lost = true; /* jobs.json has the job's end, but the earlier daemon emitted no event for it */
 	else if ((j = lost_add(r, ev, id, type)) && is_of_host(type) && !strcmp(status, job_status_names[JOB_PENDING]))
-		success_note(j);
+		success_note(j); /* only job_succeed() sets this status */
 	return true;
 }
 
@@ -269,19 +268,36 @@ void jobs_recover(struct vm_host *host, struct json_object *file)
 	unfinished_add(&r);
 }
 
+/* Return the VM's lost job of that type; NULL: there is none. */
+static struct job *lost_find(const struct vm *vm, const char *type)
+{
+	struct job *j = vm->host->jobs;
+
+	while (j && !(j->lost && j->status == JOB_RUNNING && job_is_of(j, vm) && !strcmp(j->type, type)))
+		j = j->next;
+	return j;
+}
+
 int job_adopt(struct vm *vm, const char *type, struct job **ret_j, struct err *e)
 {
-	for (struct job *j = vm->host->jobs; j && !vm->operation.kind; j = j->next) {
-		if (!j->lost || j->status != JOB_RUNNING || !job_is_of(j, vm) || strcmp(j->type, type))
-			continue;
-		j->lost = false;
-		j->vm = vm;
-		memcpy(j->vm_uuid, vm->def->uuid, sizeof(j->vm_uuid));
-		job_own(j, vm, job_type_kind(type));
-		*ret_j = j;
-		return 0;
-	}
-	return job_new(vm, type, NULL, ret_j, e);
+	struct job *j = vm->operation.kind ? NULL : lost_find(vm, type);
+
+	if (!j)
+		return job_new(vm, type, NULL, ret_j, e);
+	j->lost = false;
+	j->vm = vm;
+	memcpy(j->vm_uuid, vm->def->uuid, sizeof(j->vm_uuid));
+	job_own(j, vm, job_type_kind(type));
+	*ret_j = j;
+	return 0;
+}
+
+void job_lost_succeeded(const struct vm *vm, const char *type)
+{
+	struct job *j = lost_find(vm, type);
+
+	if (j)
+		success_note(j);
 }
 
 static void set_lost_error(struct job *j)

@@ -369,12 +369,20 @@ static void save_ended(struct vm *vm)
 	vm_move(vm, r < 0 ? VM_SAW_ENDED : VM_SAW_SAVED, VM_REASON_SAVED, r < 0 ? e.msg : NULL, 0);
 }
 
+/* No process of the VM runs, and this daemon has not saved it. */
+static void lost_save_end(struct vm *vm)
+{
+	tmp_remove(vm); /* of a save in which an earlier daemon was killed */
+	if (vm->reason == VM_REASON_SAVED)
+		job_lost_succeeded(vm, vm->state == VM_SAVED ? "managed-save" : "save");
+}
+
 static void save_gone(struct vm *vm)
 {
 	struct err e;
 
 	if (!vm_is_saving(vm))
-		tmp_remove(vm); /* of a save in which an earlier daemon was killed */
+		lost_save_end(vm);
 	if (!vm_is_saving(vm) || vm->operation.kind == VM_OP_SAVE_KEPT)
 		return;
 	if (vm->reason == VM_REASON_SAVED && !vm_has(vm, VM_FACT_CONTINUES)) {
@@ -444,7 +452,6 @@ static void save_found_off(struct vm *vm)
 	 * After a boot of the host, this is not certain. */
 	if (vm->state == VM_SAVED && !vm_has(vm, VM_FACT_RUN_MISSED) && !vm->host->new_boot)
 		save_not_used(vm);
-	tmp_remove(vm);
 	saved = store_has_file(s, vm->def->name, SAVE_MANAGED);
 	if (store_has_file(s, vm->def->name, SAVE_MANAGED_USED))
 		log_warn("save", "VM '%s': a start used its managed save, but no daemon saw the end of that run. The "
@@ -455,6 +462,7 @@ static void save_found_off(struct vm *vm)
 		vm_move(vm, VM_SAW_SAVED, VM_REASON_SAVED, NULL, 0);
 	else if (!saved && vm->state == VM_SAVED)
 		vm_move(vm, VM_ASK_DROP_SAVED, VM_REASON_SAVE_GONE, NULL, 0);
+	lost_save_end(vm);
 }
 
 const struct vm_observer save_observer = { .phase_seen = save_runs_on, .process_saved = save_ended, .run_ended = save_gone,

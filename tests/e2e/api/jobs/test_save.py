@@ -38,6 +38,14 @@ def jobs(fake):
     return json.loads(fake.cairn("jobs", "--format", "json").stdout)
 
 
+def check_success(d, job):
+    """Check that a daemon has told of the success of the job that an earlier one began."""
+    entry = next(j for j in jobs(d) if j["id"] == job)
+    assert entry["status"] == "concluded" and "error" not in entry
+    last = d.qmp().run("query-events", event="JOB_STATUS_CHANGE")["events"][-1]["data"]
+    assert (last["id"], last["status"], last.get("error")) == (job, "concluded", None)
+
+
 # ---- messages and states, with fake_vm ----
 
 def test_save_and_restore(fake, tmp_path):
@@ -531,12 +539,13 @@ def test_managed_save_survives_kill_of_daemon(fake):
 def test_save_continues_without_daemon(fake):
     fake.define("vm1", cmdline=f"work-until={fake.tmp}/go")
     fake.cairn("start", "vm1")
-    fake.cairn("managedsave", "--no-wait", "vm1")
+    was = fake.cairn("managedsave", "--no-wait", "vm1").stdout.strip()
     pid = fake.info("vm1")["pid"]
     fake.stop(signal.SIGKILL)
     (fake.tmp / "go").touch()
     until(lambda: has_ended(pid))
     fake.start()
+    check_success(fake, was)
     assert fake.cairn("domstate", "vm1").stdout == "saved\n"
     fake.cairn("start", "vm1")
     assert fake.cairn("domstate", "--reason", "vm1").stdout == "running (restored)\n"
@@ -1042,6 +1051,7 @@ def test_client_of_a_killed_daemon_learns_where_the_saved_state_is(daemon, fille
     until(lambda: has_ended(pid))
     daemon.start()
     assert daemon.cairn("domstate", "--reason", "vm1").stdout == "shut off (saved)\n"
+    check_success(daemon, jobs(daemon)[0]["id"])
     daemon.cairn("restore", written)
     check(daemon.qmp())
 
