@@ -44,17 +44,30 @@ static int program_spawn(const char *program, const char *const *args, int out, 
 	return r;
 }
 
-/* Print the program's message on one line. */
+/* Put the program's message on one line, without the lines that advise options of that program. */
+static void message_join(char *text)
+{
+	char *to = text, *next;
+
+	for (char *line = text; line; line = next) {
+		next = strchr(line, '\n');
+		if (next)
+			*next++ = 0;
+		if (!*line || !strncmp(line, "Try ", strlen("Try ")))
+			continue;
+		if (to > text)
+			*to++ = ' ';
+		memmove(to, line, strlen(line) + 1);
+		to += strlen(to);
+	}
+	*to = 0;
+}
+
 static int program_failed(const char *program, char *text, struct err *e)
 {
 	const char *name = strrchr(program, '/') ? strrchr(program, '/') + 1 : program;
-	char *end = text + strlen(text);
 
-	while (end > text && end[-1] == '\n')
-		*--end = 0;
-	for (char *p = text; *p; p++)
-		if (*p == '\n')
-			*p = ' ';
+	message_join(text);
 	if (!strncmp(text, name, strlen(name)) && text[strlen(name)] == ':')
 		text += strlen(name) + 1 + strspn(text + strlen(name) + 1, " ");
 	return *text ? err_set(e, -EIO, ERR_IO, "%.400s", text) : err_set(e, -EIO, ERR_IO, "%s has failed", name);

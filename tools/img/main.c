@@ -250,7 +250,7 @@ int img_fail(const struct err *e)
 
 	if (!follows_from_connection(e->msg))
 		fprintf(stderr, "%s: %s%s\n", program_invocation_short_name, e->msg,
-			written ? ", or open the image without a lock (-U) and accept an inconsistent view" : "");
+			written ? "\nTry -U to open the image without a lock and accept an inconsistent view." : "");
 	return 1;
 }
 
