@@ -221,6 +221,22 @@ int vm_refuse_other(const struct vm *vm, const char *kind, const char *effect, s
 		"(attach-%s or detach-%s with --live or --config)", vm->def->name, kind, effect, kind, kind, kind);
 }
 
+static bool has_interface(const struct definition *d, const char *id)
+{
+	for (unsigned i = 0; i < d->ninterfaces; i++)
+		if (!strcmp(d->interfaces[i].id, id))
+			return true;
+	return false;
+}
+
+/* Remove the interfaces of d that `other` lacks: they came or went while the VM runs. o: d as JSON. */
+static void interfaces_drop(struct json_object *o, const struct definition *d, const struct definition *other)
+{
+	for (unsigned i = d->ninterfaces; i--;)
+		if (!has_interface(other, d->interfaces[i].id))
+			json_object_array_del_idx(js_get_array(o, "interfaces"), i, 1);
+}
+
 static bool live_differs(const struct vm *vm, bool whole)
 {
 	CLEANUP_JS struct json_object *live = NULL, *next = NULL;
@@ -229,6 +245,10 @@ static bool live_differs(const struct vm *vm, bool whole)
 		return false;
 	live = definition_comparable(vm->live, whole);
 	next = definition_comparable(vm->def, whole);
+	if (!whole) {
+		interfaces_drop(live, vm->live, vm->def);
+		interfaces_drop(next, vm->def, vm->live);
+	}
 	return !json_object_equal(live, next);
 }
 

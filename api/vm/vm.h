@@ -333,8 +333,8 @@ bool vm_is_pending(const struct vm *vm);
  * vm_save_first(): if the daemon ends between the two, the next one does not take the new definition for that of the
  * process. */
 void vm_live_keep(struct vm *vm);
-/* The same, except for keys that a command can change in the running VM: links, limits and egress rules of
- * interfaces, and disks. */
+/* The same, except for what a command can change in the running VM: links, limits and egress rules of interfaces,
+ * interfaces that come and go, and disks. */
 bool vm_machine_is_pending(const struct vm *vm);
 /* Whether the VM runs with more, fewer or other disks than its next start will have, so that its guest cannot continue
  * there. */

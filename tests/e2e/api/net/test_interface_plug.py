@@ -126,6 +126,13 @@ def test_persistent_interface_survives_save_handover_and_daemon(host, lan):
     g = machine(host, disks=[{"path": image(host.tmp / "a.raw"), "format": "raw"}])
     one, mac = attach(host, *BRIDGE, "--live")
     assert "runs with other" in host.cairn("managedsave", "a", ok=False).stderr
+    # The next process takes it over from the present one, not from the definition.
+    g.close()
+    host.cairn("restart-process", "a")
+    g = Guest(host, "a")
+    assert interfaces(host) == {one: mac} and not interfaces(host, "--inactive")
+    opened(g)
+    goes_through(g, lan.socket(), 10, 3, mac)
     detach(host, g, "bridge", mac)
     one, mac = attach(host, *BRIDGE, "--persistent")
     assert interfaces(host, "--inactive") == {one: mac}
