@@ -6,6 +6,8 @@
 #include "api/definition/vm_config.h"
 #include "api/jobs/archiver.h"
 #include "api/jobs/job.h"
+#include "api/jobs/snapshot_devices.h"
+#include "api/jobs/snapshots.h"
 #include "api/vm/nvram.h"
 #include "api/vm/offline_process.h"
 #include "api/vm/vm.h"
@@ -36,6 +38,7 @@ struct export {
 	struct open_as *opener;
 	struct archiver *archiver;
 	struct json_object *definition, *spec, *files;
+	struct json_object *left_out; /* disks of the snapshot that the VM lacks; NULL: not known yet */
 	struct loop_task task; /* reports an immediate failure from the loop */
 	struct err e;
 };
@@ -48,6 +51,7 @@ static void export_release(struct job *j)
 	open_as_free(x->opener);
 	archiver_free(x->archiver);
 	json_object_put(x->definition);
+	json_object_put(x->left_out);
 	json_object_put(x->spec);
 	client_file_free(x->file);
 	free(x);
@@ -237,6 +241,13 @@ static void export_progress(void *opaque, uint64_t done, uint64_t total)
 	job_progress(x->job, done, total);
 }
 
+static void export_succeed(struct export *x, struct json_object *result)
+{
+	if (x->left_out && json_object_array_length(x->left_out))
+		js_put(result, "disks-left-out", STEAL_PTR(x->left_out));
+	job_succeed(x->job, result);
+}
+
 static void archiver_over(struct export *x, int r, struct json_object *result, const struct err *e)
 {
 	struct job *j = x->job;
@@ -245,7 +256,7 @@ static void archiver_over(struct export *x, int r, struct json_object *result, c
 	if (r < 0)
 		job_fail(j, offline_name_user(x->vm, e, &named));
 	else
-		job_succeed(j, json_object_get(result));
+		export_succeed(x, json_object_get(result));
 }
 
 static void archive_done(void *opaque, int r, struct json_object *result, const struct err *e)
@@ -398,6 +409,19 @@ static void export_go(struct export *x)
 		export_start(x);
 }
 
+/* A list that cannot be read stops no export: cairn-archive looks for the snapshot itself. */
+static void snapshot_listed(void *opaque, int r, const struct snapshots *s, const struct err *e)
+{
+	struct export *x = opaque;
+	struct err unknown;
+	size_t i;
+
+	(void)e;
+	if (!r && !snapshots_find(s, x->vm->def->name, x->snapshot, &i, &unknown))
+		x->left_out = snapshot_devices_lacking(x->vm, s->list[i].id);
+	export_go(x);
+}
+
 int export_begin(struct vm *vm, struct client_file **file, const struct export_opts *opts, const char *job_id,
 	struct job **ret_j, struct err *e)
 {
@@ -424,6 +448,9 @@ int export_begin(struct vm *vm, struct client_file **file, const struct export_o
 	x->job->opaque = x;
 	x->job->release = export_release;
 	x->job->cancel = export_cancel;
-	export_go(x);
+	if (x->snapshot[0])
+		snapshots_fetch(vm, snapshot_listed, x);
+	else
+		export_go(x);
 	return 0;
 }

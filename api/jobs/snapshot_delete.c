@@ -1,5 +1,6 @@
 /* Deletes snapshots: one, its descendants, or those that the caller chooses. */
 #include "api/jobs/snapshot_job_impl.h"
+#include "api/jobs/snapshot_devices.h"
 #include "api/vm/quota_use.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
@@ -43,6 +44,7 @@ static bool is_victim(const struct snapshots *s, size_t i, size_t top, enum snap
 
 static int victims_mark(struct snapshot_work *w, const struct snapshots *s, bool *victims, struct err *e)
 {
+	struct json_object *left_out;
 	size_t top;
 	int r;
 
@@ -56,6 +58,11 @@ static int victims_mark(struct snapshot_work *w, const struct snapshots *s, bool
 	for (size_t i = 0; i < s->n; i++)
 		victims[i] = is_victim(s, i, top, w->mode);
 	js_put_str(w->result, "name", s->list[top].name);
+	left_out = snapshot_devices_lacking(w->vm, s->list[top].id);
+	if (json_object_array_length(left_out) && victims[top])
+		js_put(w->result, "disks-left-out", left_out);
+	else
+		json_object_put(left_out);
 	return 0;
 }
 

@@ -198,7 +198,7 @@ int snapshot_devices_plan(const struct vm *vm, const char *id, struct definition
 	return r;
 }
 
-/* ---- reverts of images alone ---- */
+/* ---- disks that are missing ---- */
 
 /* Return a disk of `has` that snapshots cover and that `lacks` does not have; NULL: there is none. */
 static const struct definition_disk *disk_missing(const struct definition *has, const struct definition *lacks, const char *only)
@@ -211,6 +211,17 @@ static const struct definition_disk *disk_missing(const struct definition *has, 
 			return d;
 	}
 	return NULL;
+}
+
+struct json_object *snapshot_devices_lacking(const struct vm *vm, const char *id)
+{
+	struct definition *then CLEANUP(definition_free_p) = snapshot_devices_load(vm, id, true);
+	struct json_object *list = json_object_new_array();
+
+	for (uint32_t i = 0; then && i < then->ndisks; i++)
+		if (disk_missing(then, vm_live(vm), then->disks[i].id))
+			json_object_array_add(list, json_object_new_string(then->disks[i].id));
+	return list;
 }
 
 int snapshot_devices_check_images(const struct vm *vm, const char *id, const char *name, const char *only, struct err *e)

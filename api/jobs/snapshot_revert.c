@@ -286,7 +286,7 @@ static void would_revert(void *opaque, int r, const struct vm_answer *a, const s
 {
 	struct json_object *disks = json_object_new_array();
 	struct snapshot_work *w = opaque;
-	const struct definition *d = vm_live(w->vm);
+	const struct definition *d = w->definition ? w->definition : vm_live(w->vm); /* it attaches disks that were detached */
 	bool active = vm_state_is_active(w->vm->state);
 
 	(void)a;

@@ -33,7 +33,8 @@ static const struct field dumped[] = {
 	{ "written", FIELD_INT, REQUIRED, "bytes" }, FIELDS_TRACKING, END };
 static const struct field exported[] = {
 	{ "data", FIELD_INT, REQUIRED, "data of the VM's files, bytes" },
-	{ "written", FIELD_INT, REQUIRED, "size of the archive, bytes" }, END };
+	{ "written", FIELD_INT, REQUIRED, "size of the archive, bytes" },
+	{ "disks-left-out", LIST_OF(FIELD_STRING), OPTIONAL, "ids of disks that the snapshot has and the VM lacks now: they are not in the archive" }, END };
 static const struct field imported[] = {
 	{ "name", FIELD_STRING, REQUIRED, "name of the VM" },
 	{ "folder", FIELD_STRING, REQUIRED, "folder of its files" },
@@ -79,6 +80,7 @@ static const struct field reverted[] = {
 static const struct field snapshots_deleted[] = {
 	{ "name", FIELD_STRING, OPTIONAL, "name of the snapshot that the command named" },
 	{ "deleted", LIST_OF(FIELD_STRING), REQUIRED, "names of the first ones" },
+	{ "disks-left-out", LIST_OF(FIELD_STRING), OPTIONAL, "ids of disks that the named snapshot has and the VM lacks now: it stays in their images" },
 	{ "count", FIELD_INT, REQUIRED, "number of deleted snapshots; with dry-run of those that would be" }, END };
 static const struct field snapshot_diff[] = {
 	{ "disks", LIST_OF(FIELD_DISK_DIFF), REQUIRED, "the disks that the VM writes to" },

@@ -293,6 +293,18 @@ void job_tracking_print(struct cli *c, struct json_object *result)
 		puts(text);
 }
 
+void job_left_out_print(struct cli *c, struct json_object *result, const char *why)
+{
+	struct json_object *list = js_get_array(result, "disks-left-out");
+
+	if (!list || c->format != CLI_TABLE)
+		return;
+	printf("left out (%s):", why);
+	for (size_t i = 0; i < json_object_array_length(list); i++)
+		printf(" %s", json_object_get_string(json_object_array_get_idx(list, i)));
+	printf("\n");
+}
+
 int job_result_print(struct cli *c, struct json_object *result,
 	void (*figures)(struct json_object *result), const char *fmt, ...)
 {

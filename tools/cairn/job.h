@@ -46,6 +46,9 @@ bool job_tracking_text(struct json_object *result, const char *done, char *buf, 
 /* Print that sentence, unless the format is JSON, YAML or CSV. job_result_print() does this, too. */
 void job_tracking_print(struct cli *c, struct json_object *result);
 
+/* Print the disks that a job's result names as left out, if it names any, unless the format is JSON, YAML or CSV. */
+void job_left_out_print(struct cli *c, struct json_object *result, const char *why);
+
 /* Draw a progress bar on standard error, over the one before. rate: bytes/s; -1: do not show it. */
 void progress_bar_draw(const char *what, uint64_t done, uint64_t total, int64_t rate);
 /* Write a size such as "12.3 MiB". */

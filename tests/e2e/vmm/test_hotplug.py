@@ -410,6 +410,7 @@ def test_revert_brings_back_what_was_detached(daemon, guest, tmp_path):
     g.close()
     would = reverted(daemon, "all", "--dry-run")
     assert would["stopped"] and disks(daemon) == ["vda", "vdc", "vdd"]
+    assert would["disks-lost"] == ["vda", "vdb", "vdc"]  # vdb comes back
     q = daemon.qmp()
     assert reverted(daemon, "all")["state"] == "running"
     q.event("DEVICE_DELETED", device="vdd")

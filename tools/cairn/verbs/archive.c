@@ -99,7 +99,9 @@ int verb_export(struct cli *c)
 		return CLI_OK;
 	if (r < 0)
 		return cli_fail(&e, "Failed to export domain '%s' to %s", c->pos[0], t.path);
-	return job_result_print(c, result, export_figures, "Domain '%s' exported to %s", c->pos[0], t.path);
+	r = job_result_print(c, result, export_figures, "Domain '%s' exported to %s", c->pos[0], t.path);
+	job_left_out_print(c, result, "disks of the snapshot that the domain lacks now");
+	return r;
 }
 
 /* ---- import --dry-run, without the daemon ---- */

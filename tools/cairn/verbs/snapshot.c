@@ -33,17 +33,6 @@ static void figures_print(struct json_object *o)
 	       "snapshot\n", member_milliseconds(o, "pause"), member_milliseconds(o, "total"), written, shared);
 }
 
-static void left_out_print(struct json_object *result)
-{
-	struct json_object *list;
-
-	if (!json_object_object_get_ex(result, "disks-left-out", &list))
-		return;
-	printf("left out (read-only):");
-	for (size_t i = 0; i < json_object_array_length(list); i++)
-		printf(" %s", json_object_get_string(json_object_array_get_idx(list, i)));
-	printf("\n");
-}
 
 /* Return the tags of all --tag options. Commas separate the tags of one option. */
 static struct json_object *tags_arg(struct cli *c)
@@ -154,8 +143,7 @@ static int snapshot_create(struct cli *c)
 		return cli_fail(&e, "Failed to create a snapshot of domain '%s'", c->pos[0]);
 	r = job_result_print(c, result, figures_print, "Domain snapshot %s created",
 		js_get_str(result, "name"));
-	if (c->format == CLI_TABLE)
-		left_out_print(result);
+	job_left_out_print(c, result, "read-only");
 	return r;
 }
 
@@ -333,9 +321,11 @@ int verb_snapshot_delete(struct cli *c)
 		return cli_fail(&e, "Failed to delete %s%s", name ? "snapshot " : "the current snapshot", name ? name : "");
 	if (option_flag(c, "dry-run"))
 		return would_delete_print(c, result);
-	return job_result_print(c, result, deleted_print,
+	r = job_result_print(c, result, deleted_print,
 		only ? "Domain snapshot %s children deleted" : "Domain snapshot %s deleted",
 		js_get_str(result, "name"));
+	job_left_out_print(c, result, "the domain lacks them now, and the snapshot stays in their images");
+	return r;
 }
 
 /* ---- snapshot-rename, snapshot-tag ---- */

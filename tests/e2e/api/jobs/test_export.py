@@ -304,6 +304,25 @@ def test_export_takes_the_snapshot_of_that_name(daemon, tmp_path, monkeypatch):
         assert "Pattern verification failed" not in run("qemu-io", "-f", "qcow2", "-c", f"read -P {name} 0 64k", image)
 
 
+def test_disks_that_the_vm_lacks_now_are_named(daemon, tmp_path, monkeypatch):
+    """The snapshot has two disks, the VM one."""
+    monkeypatch.chdir(tmp_path)
+    for name in "ab":
+        run("qemu-img", "create", "-q", "-f", "qcow2", f"{name}.qcow2", "1M")
+    daemon.define("vm1", disks=[{"path": f"{name}.qcow2", "format": "qcow2"} for name in "ab"])
+    daemon.cairn("snapshot-create-as", "vm1", "s1")
+    assert "left out" not in daemon.cairn("export", "vm1", "both.tar", "--snapshotname", "s1").stdout
+    daemon.cairn("detach-disk", "vm1", "vdb", "--config")
+    daemon.cairn("snapshot-create-as", "vm1", "s2")
+    assert "left out" not in daemon.cairn("export", "vm1", "s2.tar", "--snapshotname", "s2").stdout
+    assert daemon.cairn("export", "vm1", "one.tar", "--snapshotname", "s1").stdout == (
+        "Domain 'vm1' exported to one.tar\nleft out (disks of the snapshot that the domain lacks now): vdb\n")
+    r = json.loads(daemon.cairn("snapshot-delete", "vm1", "s1", "--dry-run", "--format", "json").stdout)
+    assert r["disks-left-out"] == ["vdb"]
+    assert "the snapshot stays in their images): vdb" in daemon.cairn("snapshot-delete", "vm1", "s1").stdout
+    assert "left out" not in daemon.cairn("snapshot-delete", "vm1", "s2").stdout
+
+
 def test_export_does_not_overwrite_a_file(daemon, chain, tmp_path):
     daemon.define("vm1", disks=chain[1:2])
     (tmp_path / "x.tar").write_text("mine")
