@@ -28,9 +28,6 @@
 /* Names that are kept at once, of a folder with any number of files. */
 #define NAMES_MAX 64
 #define LIST_TIMEOUT_NS (60 * 1000000000ULL)
-/* A process that has an image open locks some of these bytes of it (block/lock.h). */
-#define LOCK_BYTES_FROM 100
-#define LOCK_BYTES 202
 /* Fields of a qcow2 header (docs/qcow2.md). */
 #define QCOW2_MAGIC 0x514649fbU
 #define QCOW2_HEADER_BYTES 32
@@ -382,19 +379,6 @@ static int overlays_check(const struct volume_work *w, int dir, const struct sta
 	return r;
 }
 
-/* Check that no process has the image open, such as QEMU, cairn-img, or a VM that this daemon does not know. Returns 0,
- * also if the user may not read the file; -EBUSY. */
-static int open_check(const struct volume_work *w, int dir, struct err *e)
-{
-	struct flock f = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = LOCK_BYTES_FROM, .l_len = LOCK_BYTES };
-	CLEANUP_CLOSE int fd = openat(dir, w->name, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
-
-	if (fd < 0 || fcntl(fd, F_OFD_GETLK, &f) < 0 || f.l_type == F_UNLCK)
-		return 0;
-	return err_set(e, -EBUSY, ERR_BUSY, "%s/%s is in use by another process, such as qemu-img or a VM of another daemon; find it with: lslocks",
-		w->folder, w->name);
-}
-
 static int delete_run(const struct volume_work *w, int dir, struct err *e)
 {
 	static struct look look;
@@ -404,8 +388,8 @@ static int delete_run(const struct volume_work *w, int dir, struct err *e)
 		r = vms_check(w, &look.st, e);
 	if (!r)
 		r = overlays_check(w, dir, &look.st, e);
-	if (!r)
-		r = open_check(w, dir, e);
+	if (!r && volume_is_open(dir, w->name))
+		r = err_set(e, -EBUSY, ERR_BUSY, "%s/%s is in use by " VOLUME_OPEN_BY, w->folder, w->name);
 	if (!r && unlinkat(dir, w->name, 0) < 0)
 		r = err_set_errno(e, -errno, "%s/%s", w->folder, w->name);
 	return r;

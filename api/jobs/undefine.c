@@ -241,16 +241,22 @@ static void volumes_seen(void *opaque, int r, const struct fork_as_result *res, 
 		give_up(u, e);
 }
 
-static void volumes_check(struct undefine *u)
+static void volumes_look(void *opaque)
 {
+	struct undefine *u = opaque;
 	struct err e;
 
-	if (!u->volumes.n && !u->dry_run) {
-		vm_undefine(u);
-		return;
-	}
 	if (volumes_check_or_remove(&u->volumes, u->vm, false, volumes_seen, u, &u->helper, &e) < 0)
 		give_up(u, &e);
+}
+
+static void volumes_check(struct undefine *u)
+{
+	if (!u->volumes.n && !u->dry_run)
+		vm_undefine(u);
+	/* The process that has looked for snapshots has the images open. */
+	else if (!offline_wait(u->vm, volumes_look, u))
+		volumes_look(u);
 }
 
 /* ---- looking for snapshots ---- */
@@ -368,6 +374,7 @@ int undefine_begin(struct vm *vm, const struct undefine_opts *opts, struct call 
 		abort(); /* otherwise the client would never get an answer */
 	*u = (struct undefine){ .call = c, .host = vm->host, .vm = vm, .dry_run = opts->dry_run,
 		.snapshots_metadata = opts->snapshots_metadata, .backup = opts->backup, .volumes = v };
+	u->volumes.unless_open = c;
 	u->fails = opts->then_fail;
 	if (u->fails)
 		u->why = *opts->then_fail;

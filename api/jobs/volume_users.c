@@ -2,11 +2,13 @@
 #include "api/definition/definition.h"
 #include "api/vm/pins.h"
 #include "api/vm/vm.h"
+#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/loop.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <signal.h>
 #include <stdatomic.h>
@@ -20,6 +22,9 @@
 /* A file system does not answer if one look takes two of these times. */
 #define LOOK_MS 3000
 #define ALL_NS (20 * CLOCK_NS_PER_S)
+/* A process that has an image open locks some of these bytes of it (block/lock.h). */
+#define LOCK_BYTES_FROM 100
+#define LOCK_BYTES 202
 
 /* ---- the list ---- */
 
@@ -187,4 +192,12 @@ const struct vm *volume_users_frozen(const struct volume_users *u, const struct 
 		if (u->list[i].is_frozen && is_file(&u->list[i], id))
 			return u->list[i].vm;
 	return NULL;
+}
+
+bool volume_is_open(int dir, const char *path)
+{
+	struct flock f = { .l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = LOCK_BYTES_FROM, .l_len = LOCK_BYTES };
+	CLEANUP_CLOSE int fd = openat(dir, path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK | O_CLOEXEC);
+
+	return fd >= 0 && !fcntl(fd, F_OFD_GETLK, &f) && f.l_type != F_UNLCK;
 }

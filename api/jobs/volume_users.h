@@ -52,4 +52,9 @@ const struct vm *volume_users_next(const struct volume_users *u, const struct vo
 /* Return a VM for whose sake the volume must not change (is_frozen); NULL: there is none. */
 const struct vm *volume_users_frozen(const struct volume_users *u, const struct volume_id *id);
 
+#define VOLUME_OPEN_BY "another process, such as qemu-img or a VM of another daemon; find it with: lslocks"
+/* Return whether a process has the image open, such as QEMU, cairn-img, or a VM that this daemon does not know; false
+ * also if this process may not read the file. */
+bool volume_is_open(int dir, const char *path);
+
 #endif

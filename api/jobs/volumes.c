@@ -3,6 +3,7 @@
 #include "api/access/fork_as.h"
 #include "api/access/rights.h"
 #include "api/definition/definition.h"
+#include "api/jobs/volume_users.h"
 #include "api/vm/former_files.h"
 #include "api/vm/image_users.h"
 #include "api/vm/vm.h"
@@ -278,6 +279,8 @@ static int volume_probe(const struct removal *w, unsigned i, uint8_t *ret_kind, 
 		r = others_check(w, x, &st, e);
 	if (!r && *ret_kind == VOLUME_FILE)
 		r = folder_check(x, e);
+	if (!r && *ret_kind == VOLUME_FILE && w->v->unless_open && !w->remove && volume_is_open(AT_FDCWD, x->path))
+		r = err_set(e, -EBUSY, ERR_BUSY, "disk %s: %s is in use by " VOLUME_OPEN_BY, x->id, x->path);
 	return r;
 }
 

@@ -37,6 +37,7 @@ struct volumes {
 	struct volume list[VOLUMES_MAX];
 	unsigned n;
 	char *folder; /* owned; the import's folder to remove; NULL: none */
+	bool unless_open; /* the check fails if another process has one of them open */
 	int folder_errno; /* why the folder could not be removed; 0: it is removed, or there is none */
 };
 

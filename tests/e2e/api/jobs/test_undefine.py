@@ -1,5 +1,6 @@
 """undefine: what is removed with a VM, what stays, and that it is announced before."""
 
+import fcntl
 import json
 import os
 import random
@@ -78,6 +79,20 @@ def test_undefine_keeps_symbolic_links(daemon, tmp_path):
     assert f"Volume 'vda'({link}) stays: it is a symbolic link.\n" in r.stdout
     assert f"Volume 'vdb'({gone}) stays: it does not exist.\n" in r.stdout
     assert a.exists() and link.is_symlink()
+
+
+def test_undefine_keeps_an_image_that_another_process_has_open(daemon, tmp_path):
+    """As a VM of another daemon has, or `cairn run`: it would go on with a file that nobody finds any more."""
+    a = image(tmp_path, "a.qcow2", "qcow2")
+    daemon.define("vm1", disks=[disk(a)])
+    with open(a, "rb") as f:
+        fcntl.lockf(f, fcntl.LOCK_SH, 1, 100)
+        for args in (["--dry-run"], []):
+            r = daemon.cairn("undefine", "vm1", "--remove-all-storage", *args, ok=6)
+            assert f"disk vda: {a} is in use by another process" in r.stderr and "lslocks" in r.stderr
+        assert a.exists() and names(daemon) == ["vm1"]
+    daemon.cairn("undefine", "vm1", "--remove-all-storage")
+    assert not a.exists()
 
 
 def test_undefine_refuses_images_in_use_and_names_users(daemon, tmp_path):
