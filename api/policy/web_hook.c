@@ -204,6 +204,18 @@ struct web_delivery *web_hook_next(const struct web_hook *w)
 	return found;
 }
 
+int64_t web_hook_due_s(const struct web_hook *w, const struct web_delivery *d)
+{
+	return d->done ? d->due_s : MAX(d->due_s, w->rest_until_s);
+}
+
+/* A server that is down or hangs gets ever fewer tries, of whatever event. */
+static void rest_set(struct web_hook *w, bool again, int64_t now_s)
+{
+	w->fails = again ? MIN(w->fails + 1, 20) : 0;
+	w->rest_until_s = again ? now_s + MIN(RETRY_S << (w->fails - 1), WEB_HOOK_REST_MAX_S) : 0;
+}
+
 static void delivery_remove(struct web_hook *w, struct web_delivery *d)
 {
 	struct web_delivery **at = &w->first;
@@ -226,6 +238,7 @@ void web_hook_tried(struct web_hook *w, struct web_delivery *d, int status, cons
 	snprintf(w->last, sizeof(w->last), "%s", outcome);
 	w->last_s = now_s;
 	w->busy = false;
+	rest_set(w, status == EX_TEMPFAIL, now_s);
 	if (d->done) {
 		d->done(d->opaque, !status, outcome);
 	} else if (status == EX_TEMPFAIL && ++d->tries < WEB_HOOK_TRIES_MAX) {

@@ -23,7 +23,8 @@ struct rights;
 #define WEB_HOOK_LAST_MAX 300
 #define WEB_HOOK_QUEUE_MAX 64 /* events that wait for one web hook */
 #define WEB_HOOK_TRIES_MAX 10
-#define WEB_HOOK_RETRY_MAX_S 3600 /* the longest time between two tries */
+#define WEB_HOOK_RETRY_MAX_S 3600 /* the longest time between two tries of an event */
+#define WEB_HOOK_REST_MAX_S 300 /* the longest time without a try after others failed */
 
 /* An event that waits. */
 struct web_delivery {
@@ -55,6 +56,8 @@ struct web_hook {
 	struct web_delivery *first; /* owned; oldest first */
 	size_t nwaiting;
 	bool busy; /* a delivery is under way */
+	unsigned fails; /* tries in a row that are to be repeated; not stored */
+	int64_t rest_until_s; /* UTC: because of these, no event is tried before */
 };
 
 /* Return the i-th of the events that web hooks know. NULL: no more. */
@@ -81,6 +84,8 @@ struct web_delivery *web_hook_add(struct web_hook *w, const char *type, struct j
 void web_hook_drop(struct web_hook *w, struct web_delivery *d);
 /* Return the delivery that is due first, though perhaps not yet; NULL: there is none, or one is under way. */
 struct web_delivery *web_hook_next(const struct web_hook *w);
+/* Return when web_hook_next() may be tried, UTC. d: what that has returned. */
+int64_t web_hook_due_s(const struct web_hook *w, const struct web_delivery *d);
 /* End a try. Free the delivery unless it is to be tried again.
  * status: of cairn-webhook: 0: delivered; EX_TEMPFAIL: try again; others: failed. outcome: for people. */
 void web_hook_tried(struct web_hook *w, struct web_delivery *d, int status, const char *outcome, int64_t now_s);

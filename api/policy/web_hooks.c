@@ -55,6 +55,7 @@ struct web_user {
 	struct web_user *next;
 	uid_t uid;
 	struct token_bucket bucket;
+	uint64_t turn; /* of web_hooks.turn, at the last try */
 };
 
 struct hook_change {
@@ -74,6 +75,7 @@ struct web_hooks {
 	uint64_t number; /* of the newest */
 	struct change_queue changes;
 	struct web_user *users; /* owned */
+	uint64_t turn; /* number of tries */
 	struct web_try tries[WEB_HOOKS_RUNNING_MAX];
 	struct loop_timer *timer;
 	bool unsaved; /* the queues are not stored as they are */
@@ -278,8 +280,27 @@ static struct web_try *place_find(struct web_hooks *h)
 	return NULL;
 }
 
-/* Return the web hook whose next event has waited longest and may be sent now; NULL: none. ret_wait_ns: lowered to the
- * time until the queues have to be checked again. */
+/* Whether the web hook's maker may have one more try under way. A user's web hooks whose last try failed have one
+ * place together, since their servers may hang; the last places are for users who have none. */
+static bool place_is_for(const struct web_hooks *h, const struct web_hook *w)
+{
+	unsigned free = 0, running = running_of(h, w->uid);
+
+	for (size_t i = 0; i < WEB_HOOKS_RUNNING_MAX; i++)
+		free += !h->tries[i].used;
+	return !running || (running < WEB_HOOKS_RUNNING_OF_USER && !w->fails && free > WEB_HOOKS_RUNNING_KEPT);
+}
+
+/* Whether a comes before b: the makers take turns; of one maker's web hooks, the one whose event has waited longest. */
+static bool is_before(struct web_hooks *h, const struct web_hook *a, const struct web_hook *b)
+{
+	uint64_t of_a = user_of(h, a->uid)->turn, of_b = user_of(h, b->uid)->turn;
+
+	return of_a != of_b ? of_a < of_b : web_hook_next(a)->due_s < web_hook_next(b)->due_s;
+}
+
+/* Return the web hook whose next event is to be sent now; NULL: none. ret_wait_ns: lowered to the time until the queues
+ * have to be checked again. */
 static struct web_hook *hook_due(struct web_hooks *h, uint64_t *ret_wait_ns)
 {
 	struct web_hook *found = NULL;
@@ -287,19 +308,20 @@ static struct web_hook *hook_due(struct web_hooks *h, uint64_t *ret_wait_ns)
 
 	for (struct web_hook *w = h->list; w; w = w->next) {
 		const struct web_delivery *d = web_hook_next(w);
+		int64_t due = d ? web_hook_due_s(w, d) : 0;
 		uint64_t wait;
 
-		if (!d || running_of(h, w->uid) >= WEB_HOOKS_RUNNING_OF_USER)
+		if (!d || !place_is_for(h, w))
 			continue;
 		/* An event that is due later than any retry would be: the clock was set back. */
-		if (d->due_s > now && d->due_s - now <= WEB_HOOK_RETRY_MAX_S && !d->done) {
-			*ret_wait_ns = MIN(*ret_wait_ns, (uint64_t)MIN(d->due_s - now, CHECK_S) * NS);
+		if (due > now && due - now <= WEB_HOOK_RETRY_MAX_S && !d->done) {
+			*ret_wait_ns = MIN(*ret_wait_ns, (uint64_t)MIN(due - now, CHECK_S) * NS);
 			continue;
 		}
 		wait = token_bucket_wait(&user_of(h, w->uid)->bucket, loop_now_ns());
 		if (wait)
 			*ret_wait_ns = MIN(*ret_wait_ns, wait);
-		else if (!found || d->due_s < web_hook_next(found)->due_s)
+		else if (!found || is_before(h, w, found))
 			found = w;
 	}
 	return found;
@@ -316,6 +338,7 @@ static void queues_resume(struct web_hooks *h)
 	h->resuming = true;
 	while ((t = place_find(h)) && (w = hook_due(h, &wait))) {
 		token_bucket_take(&user_of(h, w->uid)->bucket, 1);
+		user_of(h, w->uid)->turn = ++h->turn;
 		try_begin(t, w, web_hook_next(w));
 	}
 	h->resuming = false;

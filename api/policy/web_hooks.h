@@ -1,8 +1,9 @@
 /* web_hooks: sends events to URLs that users name. The daemon starts cairn-webhook (tools/webhook) for each try, at
- * most WEB_HOOKS_RUNNING_MAX at a time, WEB_HOOKS_RUNNING_OF_USER of a user and one of a web hook. An event that cannot
- * be delivered is tried again, and so is one whose delivery was under way when the daemon ended: its id tells receivers
- * that they have it already. Queues are stored, at most a second late. When they are full, the newest event of the user
- * with the most waiting ones is dropped.
+ * most WEB_HOOKS_RUNNING_MAX at a time, WEB_HOOKS_RUNNING_OF_USER of a user and one of a web hook. Users take turns.
+ * An event that cannot be delivered is tried again. Meanwhile its web hook rests, the longer the more tries have
+ * failed. An event whose delivery was under way when the daemon ended is tried again, too: its id tells receivers that
+ * they have it already. Queues are stored, at most a second late. When they are full, the newest event of the user with
+ * the most waiting ones is dropped.
  *
  * A try needs these rights of the web hook's maker at that time: the role viewer for the hook's VM, or admin for all
  * VMs and for addresses that are not public.
@@ -22,6 +23,7 @@ struct web_hooks;
 #define WEB_HOOKS_WAITING_MAX 1024 /* events of all queues together */
 #define WEB_HOOKS_RUNNING_MAX 6
 #define WEB_HOOKS_RUNNING_OF_USER 2
+#define WEB_HOOKS_RUNNING_KEPT 2 /* for users who have none under way */
 #define WEB_HOOKS_RATE 2   /* tries of a user a second */
 #define WEB_HOOKS_BURST 60 /* tries of a user at once */
 

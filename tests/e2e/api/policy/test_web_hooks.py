@@ -596,3 +596,36 @@ def test_user_with_many_events_displaces_none_of_others(users, receiver):
         until(lambda: types(receiver) == ["started"])
         rows = {h["name"]: h for h in hooks(users)}
         assert rows["roots"]["dropped"] == 0 and sum(h["waiting"] for h in rows.values()) <= 1024
+
+
+def test_servers_that_hang_delay_no_other_hook_of_their_maker(vm, receiver):
+    with contextlib.closing(Receiver()) as hanging:
+        hanging.otherwise = "hang"
+        for i in range(3):
+            hook(vm, hanging, name=f"slow{i}")
+        hook(vm, receiver, "--event", "started,stopped")
+        q = vm.qmp()
+        for i in range(20):
+            q.run("vm-start", vm="vm1")
+            q.run("vm-destroy", vm="vm1")
+        until(lambda: len(receiver.got) == 40)
+        assert {h["name"]: h for h in hooks(vm)}["h"]["dropped"] == 0
+
+
+def test_users_whose_servers_hang_delay_no_others(users, receiver):
+    """Three users could take all six places, and their events are older."""
+    with contextlib.closing(Receiver()) as hanging:
+        hanging.otherwise = "hang"
+        for user in range(NOBODY - 3, NOBODY):
+            users.cairn("grant", "admin", "--user", str(user))
+            answers = as_nobody(users, *[["web-hook-set", set_args(hanging, private=True, name=f"h{user}-{i}")] for i in range(16)], user=user)
+            assert all("return" in a for a in answers)
+        q = users.qmp()
+        for i in range(8):
+            q.run("vm-start", vm="mine")
+            q.run("vm-destroy", vm="mine")
+        until(lambda: len(hanging.got) == 4)  # the last two places are for users who have none
+        hook(users, receiver, "--vm", "other", name="roots")
+        users.cairn("start", "other")
+        until(lambda: types(receiver) == ["started"])
+        assert len(hanging.got) == 4  # no place became free meanwhile

@@ -56,6 +56,13 @@ static void test_urls_and_secrets_are_checked(void **state)
 	free(other);
 }
 
+static void test_done(void *opaque, bool delivered, const char *outcome)
+{
+	(void)opaque;
+	(void)delivered;
+	(void)outcome;
+}
+
 static void test_retries_take_longer_and_end(void **state)
 {
 	struct web_hook *w = hook_new();
@@ -75,6 +82,31 @@ static void test_retries_take_longer_and_end(void **state)
 	assert_true(w->failed == 1 && !w->nwaiting && w->last_s == now);
 	web_hook_tried(w, event_add(w), 0, "HTTP 200", now);
 	assert_true(w->delivered == 1 && !w->first);
+	web_hook_free(w);
+}
+
+/* Each try of whatever event prolongs the rest, and an answer ends it. */
+static void test_server_that_fails_gets_fewer_tries(void **state)
+{
+	struct web_hook *w = hook_new();
+	struct web_delivery test = { .due_s = NOW_S, .done = test_done };
+	int64_t now = NOW_S;
+
+	(void)state;
+	for (unsigned i = 0; i < WEB_HOOK_QUEUE_MAX; i++)
+		event_add(w);
+	for (unsigned i = 1; i < WEB_HOOK_QUEUE_MAX; i++) {
+		struct web_delivery *d = web_hook_next(w);
+
+		assert_true(web_hook_due_s(w, d) == now);
+		web_hook_tried(w, d, EX_TEMPFAIL, "no answer", now);
+		d = web_hook_next(w);
+		assert_int_equal(web_hook_due_s(w, d) - now, i < 9 ? 1 << i : WEB_HOOK_REST_MAX_S);
+		assert_true(web_hook_due_s(w, &test) == NOW_S);
+		now = web_hook_due_s(w, d);
+	}
+	web_hook_tried(w, web_hook_next(w), 0, "HTTP 200", now);
+	assert_true(web_hook_due_s(w, web_hook_next(w)) <= now);
 	web_hook_free(w);
 }
 
@@ -160,6 +192,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_urls_and_secrets_are_checked),
 		cmocka_unit_test(test_retries_take_longer_and_end),
+		cmocka_unit_test(test_server_that_fails_gets_fewer_tries),
 		cmocka_unit_test(test_queue_is_bounded_and_one_try_is_under_way),
 		cmocka_unit_test(test_stored_form_is_read_back),
 		cmocka_unit_test(test_malformed_queue_is_left_out),
