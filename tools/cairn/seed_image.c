@@ -45,11 +45,8 @@ static int program_run(const char *mode, const char *text, size_t len, int out, 
 static int content_write(struct json_object *files, int out, struct err *e)
 {
 	const char *text = json_object_to_json_string_ext(files, JSON_C_TO_STRING_PLAIN);
-	int r = program_run(NULL, text, strlen(text), out, e);
 
-	if (!r && fchmod(out, 0644) < 0)
-		r = err_set_errno(e, -errno, "the image");
-	return r;
+	return program_run(NULL, text, strlen(text), out, e);
 }
 
 int seed_image_write(struct json_object *files, const char *path, bool force, struct err *e)

@@ -81,6 +81,7 @@ def test_seed_has_host_name_user_and_keys(tmp_path, key):
     files = image(tmp_path / "keys.iso")[1]
     assert config(files) == {"ssh_authorized_keys": [KEY]} and json.loads(files["meta-data"]) == {"instance-id": "one"}
     assert [p.name for p in tmp_path.iterdir() if "iso." in p.name] == []  # no draft is left
+    assert (tmp_path / "web1.iso").stat().st_mode & 0o777 == 0o600  # it may hold passwords
 
 
 def test_seed_takes_files_as_they_are(tmp_path):
@@ -157,6 +158,7 @@ def test_each_clone_has_a_seed_of_its_own(web, tmp_path):
     web.cairn("clone", "web1", "--linked", "--count", "2", "--name-pattern", "w%02d", "--new-seed")
     old, seeds = seed_of(web, "web1")[1], [seed_of(web, n) for n in ("web-1", "web-2", "w01", "w02")]
     assert [path for path, _ in seeds] == [str(tmp_path / f"{n}-vdb.iso") for n in ("web-1", "web-2", "w01", "w02")]
+    assert all(os.stat(path).st_mode & 0o777 == 0o600 for path, _ in seeds)
     metas = [json.loads(files["meta-data"]) for _, files in seeds]
     assert [m["local-hostname"] for m in metas] == ["web-1", "web-2", "w01", "w02"]
     assert len({m["instance-id"] for m in metas} | {json.loads(old["meta-data"])["instance-id"]}) == 5
