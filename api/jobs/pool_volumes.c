@@ -354,6 +354,15 @@ static int name_check(const struct volume_work *w, int dir, const struct stat *f
 	return err_set(e, -EBUSY, ERR_BUSY, "%s/%s is the %s file of %s; delete that first", w->folder, w->name, what, image);
 }
 
+/* Check a volume that may not be read. Only if others may read the file can it be a volume of theirs that needs it. */
+static int unread_check(const struct volume_work *w, const struct stat *file, const char *image, struct err *e)
+{
+	if (!(file->st_mode & (S_IRWXG | S_IRWXO)))
+		return 0;
+	return err_set(e, -EBUSY, ERR_BUSY, "%s/%.255s can be read by other users, and may be the backing file of %.255s, which you may not read; if it is not, first "
+		"take their rights away with: chmod go= FILE", w->folder, w->name, image);
+}
+
 /* Check that no other volume of the folder has the file as its backing or data file. Returns 0; -EBUSY; -errno. */
 static int overlays_check(const struct volume_work *w, int dir, const struct stat *file, struct err *e)
 {
@@ -369,7 +378,9 @@ static int overlays_check(const struct volume_work *w, int dir, const struct sta
 
 			if (!strcmp(image, w->name) || volume_probe(dir, image, &look, NULL) < 0)
 				continue;
-			r = name_check(w, dir, file, image, look.backing, "backing", e);
+			r = look.format == VOLUME_NO_FORMAT ? unread_check(w, file, image, e) : 0;
+			if (!r)
+				r = name_check(w, dir, file, image, look.backing, "backing", e);
 			if (!r)
 				r = name_check(w, dir, file, image, look.data, "data", e);
 		}

@@ -298,6 +298,12 @@ def test_volumes_are_touched_with_the_rights_of_the_client(shared):  # noqa: F81
     made = (folder / "a").stat()
     assert (made.st_uid, made.st_gid) == (NOBODY, NOBODY)
     assert ask("volume-clone", name="a", **{"new-name": "b"}) == {} and (folder / "b").stat().st_uid == NOBODY
+    # A volume of another user, which cannot be looked at, may need one that others may read.
+    (folder / "a").chmod(0o644)
+    for command, args in ("volume-delete", {}), ("volume-resize", {"capacity": 65536, "shrink": True}):
+        assert "may be the backing file of roots, which you may not read" in ask(command, name="a", **args), command
+    (folder / "a").chmod(0o600)
+    assert ask("volume-delete", name="a") == {} and not (folder / "a").exists()
     folder.chmod(0o700)
     os.chown(folder, 0, 0)
     assert "Permission denied" in ask("query-volumes")
