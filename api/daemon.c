@@ -58,6 +58,7 @@
 #include "api/policy/vm_space.h"
 #include "api/qmp/qmp.h"
 #include "api/qmp/qmp_handler.h"
+#include "api/socket_keep.h"
 #include "api/store/event_log.h"
 #include "api/store/store.h"
 #include "api/store/store_lock.h"
@@ -690,6 +691,7 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 	struct daemon d = { .host = { .paths = p, .run_dir_fd = -1, .log_level = log_level } };
 	struct loop_watch *signals = NULL;
 	struct heartbeat *heartbeat = NULL;
+	struct socket_keep *socket = NULL;
 	struct vm_sandbox sandbox;
 	CLEANUP_CLOSE int signal_fd = -1;
 	CLEANUP_CLOSE int notify_fd = notify_open();
@@ -713,6 +715,8 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 		r = daemon_open(&d, e);
 	if (!r)
 		r = heartbeat_new(d.host.loop, d.host.store, notify_fd, &heartbeat, e);
+	if (!r && p->listening < 0 && !p->system)
+		r = socket_keep_new(&d.host, &socket, e);
 	if (!r) {
 		log_info("start", "Cairn %s listens on %s; %zu VMs, state in %s", CAIRN_VERSION,
 			p->socket, d.host.nvms, p->state_dir);
@@ -722,6 +726,7 @@ int daemon_run(const struct daemon_paths *p, int log_level, struct err *e)
 		notify_send(notify_fd, "STOPPING=1");
 		log_info("stop", "ending; running VMs keep running");
 	}
+	socket_keep_free(socket);
 	daemon_close(&d);
 	heartbeat_free(heartbeat);
 	loop_unwatch(signals);

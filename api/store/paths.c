@@ -236,11 +236,14 @@ int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_p
 	p->system = geteuid() == 0 && !state_dir;
 	r = state_dir ? path_is_absolute(state_dir, p->state_dir, sizeof(p->state_dir), e) :
 			default_state_dir(p->state_dir, sizeof(p->state_dir), e);
-	/* With --state-dir, the run folder lies in the state folder, so that the daemon finds no other daemon's VMs. */
+	if (!r && !state_dir && (r = default_run_dir(dir, sizeof(dir), W_OK | X_OK, e)) == 0)
+		r = path_put(p->run_dir, sizeof(p->run_dir), e, dir, "/vms");
+	/* With --state-dir, the sockets of VMs lie in the state folder, so that the daemon finds no other daemon's VMs. A
+	 * user's lie there, too, because the runtime folder goes at the end of the user's last session; older daemons used it. */
 	if (!r && state_dir)
 		r = path_put(p->run_dir, sizeof(p->run_dir), e, p->state_dir, "/run");
-	else if (!r && (r = default_run_dir(dir, sizeof(dir), W_OK | X_OK, e)) == 0)
-		r = path_put(p->run_dir, sizeof(p->run_dir), e, dir, "/vms");
+	else if (!r && !p->system && access(p->run_dir, F_OK) < 0)
+		r = path_put(p->run_dir, sizeof(p->run_dir), e, p->state_dir, "/run/vms");
 	if (!r)
 		r = paths_client_socket(socket, p->socket, sizeof(p->socket), e);
 	if (!r)

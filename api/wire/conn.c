@@ -769,6 +769,27 @@ int server_new(struct loop *loop, const struct server_ops *ops, void *opaque, co
 	return 0;
 }
 
+int server_listen(struct server *s, int listening, struct err *e)
+{
+	struct listener *l = s->listeners;
+	struct loop_watch *watch;
+	int r;
+
+	while (l->vm)
+		l = l->next;
+	r = loop_watch(s->loop, listening, POLLIN, listener_ready, l, &watch);
+	if (r < 0) {
+		close(listening);
+		return err_set_errno(e, r, "socket");
+	}
+	loop_unwatch(l->watch);
+	close(l->fd);
+	l->watch = watch;
+	l->fd = listening;
+	listener_chmod(l);
+	return 0;
+}
+
 void server_free(struct server *s)
 {
 	if (!s)

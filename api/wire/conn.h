@@ -60,6 +60,9 @@ struct server_ops {
  * Returns 0; -errno. */
 int server_new(struct loop *loop, const struct server_ops *ops, void *opaque, const char *path, int listening,
 	gid_t operators, struct closer *closer, struct server **ret_s, struct err *e);
+/* Listen on another socket in place of the daemon's, whose path is gone. Its clients stay connected. listening: taken,
+ * also on errors. Returns 0; -errno: the earlier socket stays. */
+int server_listen(struct server *s, int listening, struct err *e);
 /* Return the group whose members are operators; -1: none. */
 gid_t server_operators(const struct server *s);
 /* Return the role that a user has now. uuid: a VM's; NULL: for all VMs. */
