@@ -1,5 +1,5 @@
 /* Read the disks and sort them like libvirt: by bus, in the order in which the buses appear in the text, then by
- * target. The guest numbers the disks in this order. */
+ * target. Those of Cairn's own XML keep the order of the text. The guest numbers the disks in this order. */
 #include "tools/xml/domain.h"
 #include "api/schema/disk_tune.h"
 #include "api/wire/json.h"
@@ -142,21 +142,15 @@ static int slot_init(struct reading *r, struct slots *all, struct slot *s)
 	return ret;
 }
 
-/* The letters of Cairn's own XML count over all buses. */
-static int slot_compare_own(const void *a, const void *b)
-{
-	const struct slot *x = a, *y = b;
-
-	if (x->index != y->index)
-		return x->index < y->index ? -1 : 1;
-	return x->place < y->place ? -1 : 1;
-}
-
 static int slot_compare(const void *a, const void *b)
 {
 	const struct slot *x = a, *y = b;
 
-	return x->bus_rank == y->bus_rank ? slot_compare_own(a, b) : x->bus_rank < y->bus_rank ? -1 : 1;
+	if (x->bus_rank != y->bus_rank)
+		return x->bus_rank < y->bus_rank ? -1 : 1;
+	if (x->index != y->index)
+		return x->index < y->index ? -1 : 1;
+	return x->place < y->place ? -1 : 1;
 }
 
 /* Whether an empty drive has this source: virsh prints its startupPolicy alone. */
@@ -198,8 +192,8 @@ static int slots_collect(struct reading *r, struct _xmlNode *first, struct slots
 		slot_done(&s->list[s->n]);
 		ret = reading_continue(r, ret);
 	}
-	if (!ret)
-		qsort(s->list, s->n, sizeof(*s->list), js_get(r->definition, "machine") ? slot_compare_own : slot_compare);
+	if (!ret && !js_get(r->definition, "machine"))
+		qsort(s->list, s->n, sizeof(*s->list), slot_compare);
 	return ret;
 }
 

@@ -136,7 +136,7 @@ const struct element elements[] = {
 	{ "devices/*/address", ELEMENT_SILENT, "", NULL },
 	{ "devices/emulator", ELEMENT_SILENT, "", NULL },
 	{ "devices/disk", ELEMENT_REPEATED, "type device model snapshot",
-		"disks, sorted by bus and target; type: file or block; device: disk or cdrom" },
+		"disks, sorted by bus and target unless the machine is cairn-N; type: file or block; device: disk or cdrom" },
 	{ "devices/disk/@rawio", ELEMENT_NONE, "", "disks accept no SCSI commands" },
 	{ "devices/disk/@sgio", ELEMENT_NONE, "", "disks accept no SCSI commands" },
 	{ "devices/disk/driver", ELEMENT_READ, "name type cache error_policy rerror_policy discard detect_zeroes queues queue_size",

@@ -17,6 +17,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#define DISK_TARGET_BYTES 16 /* of an id */
+
 /* ---- texts, and properties of the whole domain ---- */
 
 /* Can the text be an element's text? Readers strip white space around it, and libvirt's schema requires a non-blank
@@ -297,12 +299,12 @@ static void print_driver(struct writer *w, struct json_object *o)
 		number_text(o, "queue_size", size), NULL);
 }
 
-/* Print an id as a user alias, unless it is by_place, the default id at this position. */
-static void print_alias(struct writer *w, const char *id, const char *by_place)
+/* Print an id as a user alias, unless the reader takes by_default as the id. */
+static void print_alias(struct writer *w, const char *id, const char *by_default)
 {
 	char alias[64];
 
-	if (!id || !strcmp(id, by_place))
+	if (!id || !strcmp(id, by_default))
 		return;
 	snprintf(alias, sizeof(alias), "ua-%s", id);
 	writer_leaf(w, "alias", "name", alias, NULL);
@@ -359,14 +361,46 @@ static void print_controller(struct writer *w, struct json_object *disks)
 		writer_leaf(w, "controller", "type", "scsi", "index", "0", "model", "virtio-scsi", NULL);
 }
 
-static void print_disk(struct writer *w, struct json_object *o, size_t at)
+/* Does libvirt give a disk of this bus such a name? */
+static bool id_is_target(struct json_object *disk)
+{
+	const char *id = js_get_str_or(disk, "id", "");
+
+	return !strncmp(id, is_scsi(disk) ? "sd" : "vd", 2) && id[2] && !id[2 + strspn(id + 2, "abcdefghijklmnopqrstuvwxyz")];
+}
+
+static bool is_id_of_any(struct json_object *disks, const char *name)
+{
+	size_t i = 0, n = json_object_array_length(disks);
+
+	while (i < n && strcmp(js_get_str_or(json_object_array_get_idx(disks, i), "id", ""), name))
+		i++;
+	return i < n;
+}
+
+/* Choose the target of a disk: its id if libvirt accepts this, or else the next name that is no disk's id.
+ * ids: the reader keeps the order of the text, so an id can be a target.
+ * *letters: how many letters from a to z the disks before it have used or skipped; at most one for each disk. */
+static void target_choose(struct json_object *disks, size_t at, bool ids, unsigned *letters, char target[DISK_TARGET_BYTES])
+{
+	struct json_object *o = json_object_array_get_idx(disks, at);
+
+	if (ids && id_is_target(o)) {
+		snprintf(target, DISK_TARGET_BYTES, "%s", js_get_str(o, "id"));
+		return;
+	}
+	do
+		snprintf(target, DISK_TARGET_BYTES, "%cd%c", is_scsi(o) ? 's' : 'v', (char)('a' + (*letters)++));
+	while (ids && is_id_of_any(disks, target));
+}
+
+static void print_disk(struct writer *w, struct json_object *o, const char *target)
 {
 	const char *device = js_get_str(o, "device"), *path = js_get_str(o, "path");
 	const char *serial = js_get_str(o, "serial");
 	bool block = path && is_block(path);
-	char target[8], order[24];
+	char order[24];
 
-	snprintf(target, sizeof(target), "%cd%c", is_scsi(o) ? 's' : 'v', (char)('a' + at));
 	writer_open(w, "disk", "type", block ? "block" : "file", "device", device ? device : "disk", NULL);
 	print_driver(w, o);
 	print_source(w, path, block);
@@ -385,6 +419,18 @@ static void print_disk(struct writer *w, struct json_object *o, size_t at)
 		writer_leaf(w, "boot", "order", order, NULL);
 	print_alias(w, js_get_str(o, "id"), target);
 	writer_close(w, "disk");
+}
+
+static void print_disks(struct writer *w, struct json_object *o)
+{
+	struct json_object *disks = js_get_array(o, "disks");
+	char target[DISK_TARGET_BYTES];
+	unsigned letters = 0;
+
+	for (size_t i = 0; disks && i < json_object_array_length(disks); i++) {
+		target_choose(disks, i, js_get(o, "machine"), &letters, target);
+		print_disk(w, json_object_array_get_idx(disks, i), target);
+	}
 }
 
 /* ---- devices other than disks ---- */
@@ -525,7 +571,7 @@ static void print_devices(struct writer *w, struct json_object *o, bool has_meta
 	struct json_object *watchdog = js_get(o, "watchdog");
 
 	writer_open(w, "devices", NULL);
-	print_each(w, js_get_array(o, "disks"), print_disk);
+	print_disks(w, o);
 	print_controller(w, js_get_array(o, "disks"));
 	print_each(w, js_get_array(o, "shares"), print_share);
 	print_each(w, js_get_array(o, "interfaces"), print_interface);

@@ -222,8 +222,31 @@ def test_disks_are_ordered_as_libvirt_orders_them():
     assert ['"ide" becomes virtio' in w for w in got["warnings"]] == [True]
 
 
+def targets(xml):
+    return re.findall(r"<target dev='([^']*)' bus='(?:virtio|scsi)'/>", xml)
+
+
+def test_target_of_a_disk_is_the_name_that_verbs_take(fake):
+    """Whatever the order of the disks; a target by position is never the name of another disk."""
+    for i in range(5):
+        (fake.tmp / f"{i}.raw").write_bytes(bytes(1 << 20))
+    image = [{"path": f"{i}.raw", "format": "raw"} for i in range(5)]
+    fake.define("vm1", disks=[{**image[0], "id": "vda"}, {**image[1], "id": "vdc"}, {"id": "sda", "device": "cdrom", "bus": "scsi"},
+                              {**image[2], "id": "vdb"}])
+    xml = round_trip(fake, "vm1")
+    assert targets(xml) == ["vda", "vdc", "sda", "vdb"] and "<alias" not in xml
+    fake.define("vm2", disks=[{**image[0], "id": "data"}, {**image[1], "id": "sda"}, {**image[2], "id": "vda"}, {**image[3], "id": "vdaa"},
+                              {**image[4], "id": "vdb", "bus": "scsi"}])
+    xml = round_trip(fake, "vm2")
+    assert targets(xml) == ["vdc", "vdd", "vda", "vdaa", "sde"]
+    assert re.findall(r"ua-\w+", xml) == ["ua-data", "ua-sda", "ua-vdb"]
+    path = fake.tmp / "vm3.xml"
+    path.write_text(re.sub(r"<uuid>.*</uuid>| machine='[^']*'", "", xml).replace("vm2", "vm3").replace("dev='vdc'", "dev='vdz'"))
+    fake.cairn("define", str(path))
+    assert [d["id"] for d in json.loads(fake.cairn("dumpjson", "vm3").stdout)["disks"]] == ["vda", "sda", "data", "vdaa", "vdb"]
+
+
 def test_disks_of_own_xml_keep_their_order(fake):
-    """Its letters count over all buses."""
     for name in ("a.raw", "b.raw"):
         (fake.tmp / name).write_bytes(bytes(1 << 20))
     fake.define("vm1", disks=[{"path": "a.raw", "format": "raw"}, {"id": "cd", "device": "cdrom", "bus": "scsi"}, {"path": "b.raw", "format": "raw"}])
