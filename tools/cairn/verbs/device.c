@@ -114,7 +114,7 @@ int verb_attach_device(struct cli *c)
 
 static int detach(struct cli *c, struct device *d, struct err *e)
 {
-	return d->is_disk ? plug_disk_detach(c, js_get_str(d->o, "id"), e)
+	return d->is_disk ? plug_disk_detach(c, js_get_str(d->o, "id"), js_get_str(d->o, "path"), e)
 			  : plug_interface_detach(c, js_get_str(d->o, "type"), js_get_str(d->o, "mac"), e);
 }
 

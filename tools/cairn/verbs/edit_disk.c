@@ -139,12 +139,43 @@ int verb_attach_disk(struct cli *c)
 
 struct detach {
 	const char *which;
+	const char *image; /* NULL: whatever image it has */
 };
+
+static bool same_file(const char *a, const char *b)
+{
+	struct stat x, y;
+
+	return !strcmp(a, b) || (!stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino);
+}
+
+/* Is the file the disk's image, or a backing file of it? The medium of a CD drive changes, so the drive has any. */
+static bool has_image(struct json_object *disk, const char *path)
+{
+	struct json_object *backing = js_get_array(disk, "backing");
+	bool found = !strcmp(js_get_str_or(disk, "device", ""), "cdrom") || same_file(js_get_str_or(disk, "path", ""), path);
+
+	for (size_t i = 0; !found && backing && i < json_object_array_length(backing); i++)
+		found = same_file(js_get_str_or(json_object_array_get_idx(backing, i), "path", ""), path);
+	return found;
+}
+
+/* Returns the index of the disk to detach; -ENOENT; -EINVAL if it has another image. */
+static int detach_find(const struct detach *w, struct json_object *disks, struct err *e)
+{
+	int i = change_find_disk(disks, w->which, e);
+	struct json_object *disk = i < 0 ? NULL : json_object_array_get_idx(disks, (size_t)i);
+
+	if (!w->image || !disk || has_image(disk, w->image))
+		return i;
+	return err_set(e, -EINVAL, ERR_INVALID, "disk %s has the image %s, not %s; cairn domblklist shows which disk has which image", w->which,
+		js_get_str(disk, "path"), w->image);
+}
 
 static int detach_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
 {
 	struct json_object *disks = js_get_array(definition, "disks");
-	int i = change_find_disk(disks, ((struct detach *)opaque)->which, e);
+	int i = detach_find(opaque, disks, e);
 
 	(void)c;
 	if (i < 0)
@@ -155,19 +186,26 @@ static int detach_edit(struct cli *c, struct json_object *definition, void *opaq
 
 static int detach_live(struct cli *c, void *opaque, struct err *e)
 {
-	CLEANUP_JS struct json_object *answer = NULL;
-	struct json_object *args = cli_vm_args(c->pos[0]);
+	CLEANUP_JS struct json_object *answer = NULL, *running = NULL;
 	const char *timeout = option_value(c, "timeout");
+	const struct detach *w = opaque;
+	struct json_object *args;
+	int r = w->image ? change_read_running(c, c->pos[0], &running, e) : 0;
 
-	js_put_str(args, "device", ((struct detach *)opaque)->which);
+	if (running)
+		r = detach_find(w, js_get_array(running, "disks"), e);
+	if (r < 0)
+		return r;
+	args = cli_vm_args(c->pos[0]);
+	js_put_str(args, "device", w->which);
 	if (timeout)
 		js_put_int(args, "timeout", strtol(timeout, NULL, 10));
 	return cli_execute(c, "vm-detach-device", args, &answer, NULL, e);
 }
 
-int plug_disk_detach(struct cli *c, const char *which, struct err *e)
+int plug_disk_detach(struct cli *c, const char *which, const char *image, struct err *e)
 {
-	struct detach w = { which };
+	struct detach w = { which, image };
 
 	return change_plug(c, detach_live, detach_edit, &w, e);
 }
@@ -175,7 +213,7 @@ int plug_disk_detach(struct cli *c, const char *which, struct err *e)
 int verb_detach_disk(struct cli *c)
 {
 	struct err e;
-	int r = plug_disk_detach(c, c->pos[1], &e);
+	int r = plug_disk_detach(c, c->pos[1], NULL, &e);
 
 	return r == CLI_USAGE ? r : change_print(r, &e, "detach disk", "Disk detached");
 }

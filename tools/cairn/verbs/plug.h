@@ -15,8 +15,8 @@ int plug_disk_attach(struct cli *c, struct json_object *disk, struct err *e);
 /* Change the medium of a drive of the running VM. id: the drive. medium: its keys in a definition; NULL: eject; taken.
  * Returns 0 or -errno. */
 int plug_medium_change(struct cli *c, const char *id, struct json_object *medium, struct err *e);
-/* which: target or path. */
-int plug_disk_detach(struct cli *c, const char *which, struct err *e);
+/* which: target or path. image: refuse if the disk has another one; NULL: any. */
+int plug_disk_detach(struct cli *c, const char *which, const char *image, struct err *e);
 /* o: as in a definition; gets a free id unless has_id. */
 int plug_interface_attach(struct cli *c, struct json_object *o, bool has_id, struct err *e);
 /* mac: NULL: the only interface of that type. */

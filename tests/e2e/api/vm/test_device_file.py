@@ -54,6 +54,22 @@ def test_disk_comes_and_goes(daemon, guest, tmp_path, form):
     g.close()
 
 
+def test_detach_refuses_a_disk_with_another_image(daemon, guest, tmp_path):
+    """The target alone could select a disk that the file does not mean."""
+    a, b, c = (image(tmp_path / f"{n}.raw") for n in "abc")
+    (tmp_path / "link.raw").symlink_to(b)
+    g = machine(daemon, guest, disks=[{"path": a, "format": "raw"}, {"id": "vdc", "path": b, "format": "raw"}, {"id": "vdb", "path": c, "format": "raw"}])
+    for place in ("--live", "--config"):
+        r = device(daemon, "detach", disk_xml(c, "vdc"), place, ok=False)
+        assert f"disk vdc has the image {b}, not {c}; cairn domblklist shows" in r.stderr
+    assert disks(daemon) == disks(daemon, "--inactive") == ["vda", "vdc", "vdb"]
+    device(daemon, "update", disk_xml(c, "vdc"), "--config", ok=False)
+    device(daemon, "detach", disk_xml(tmp_path / "link.raw", "vdc"), "--config")
+    releasing(g, lambda: device(daemon, "detach", disk_xml(b, "vdc"), "--live", "--timeout", "60"))
+    assert disks(daemon) == disks(daemon, "--inactive") == ["vda", "vdb"]
+    g.close()
+
+
 def test_limits_of_a_disk_change(daemon, guest, tmp_path):
     a, b = image(tmp_path / "a.raw"), image(tmp_path / "b.raw")
     g = machine(daemon, guest, disks=[{"path": a, "format": "raw"}, {"path": b, "format": "raw", "iops": 100}])
