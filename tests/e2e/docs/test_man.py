@@ -86,6 +86,9 @@ cairn attach-disk web1 data.qcow2 vdb --subdriver qcow2
 cairn attach-disk web1 data.qcow2 vdb --subdriver qcow2 --persistent
     given: defined web1; cairn-img create -q -f qcow2 data.qcow2 1M; cairn start web1
     then: cairn domblklist web1 | grep 'vdb .*data.qcow2'; cairn domblklist web1 --inactive | grep 'vdb .*data.qcow2'
+cairn attach-disk web1 debian.iso sda --type cdrom --config
+    given: defined web1; truncate -s 1M debian.iso
+    then: cairn domblklist web1 | grep 'sda .*debian.iso'
 cairn detach-disk web1 vdb
     given: defined web1; cairn-img create -q -f qcow2 data.qcow2 1M
     given: cairn attach-disk web1 data.qcow2 vdb --subdriver qcow2

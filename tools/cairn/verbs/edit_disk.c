@@ -60,11 +60,22 @@ static int attach_check(struct cli *c)
 	return r;
 }
 
+/* Returns --targetbus, or else the bus by the target's first letters, as libvirt does. A CD drive hda gets scsi,
+ * because there is no bus ide. NULL: the default of a definition. */
+static const char *bus_of_options(struct cli *c, bool cdrom)
+{
+	const char *given = option_value(c, "targetbus"), *target = c->pos[2];
+	bool scsi = !strncmp(target, "sd", 2) || (cdrom && !strncmp(target, "hd", 2));
+
+	return given ? given : scsi ? "scsi" : NULL;
+}
+
 /* Returns the new disk's JSON from the options, which the caller owns; NULL after an error message. */
 static struct json_object *disk_of_options(struct cli *c)
 {
 	const char *source = c->pos[1], *serial = option_value(c, "serial"),
 		   *type = option_value(c, "type"), *format;
+	bool cdrom = type && !strcmp(type, "cdrom");
 	struct json_object *disk;
 
 	if (attach_check(c) || format_choose(c, source, &format))
@@ -72,10 +83,10 @@ static struct json_object *disk_of_options(struct cli *c)
 	disk = json_object_new_object();
 	js_put_str(disk, "id", c->pos[2]);
 	js_put_str(disk, "device", type ? type : "disk");
-	js_put_str(disk, "bus", option_value(c, "targetbus"));
+	js_put_str(disk, "bus", bus_of_options(c, cdrom));
 	js_put_str(disk, "path", source);
 	js_put_str(disk, "format", format);
-	js_put_bool(disk, "readonly", option_value(c, "mode") || (type && !strcmp(type, "cdrom")));
+	js_put_bool(disk, "readonly", option_value(c, "mode") || cdrom);
 	js_put_str(disk, "serial", serial);
 	js_put_str(disk, "cache", option_value(c, "cache"));
 	return disk;

@@ -367,7 +367,7 @@ static const struct verb_option attach_disk_options[] = {
 	{ "type", "disk|cdrom", "add a disk or a cdrom drive [disk]" },
 	{ "mode", "readonly", "write-protect the disk" },
 	{ "serial", "SERIAL", "set the serial number that the guest sees [none]" },
-	{ "targetbus", "virtio|scsi", "set the bus of the disk [virtio]" },
+	{ "targetbus", "virtio|scsi", "set the bus of the disk [scsi if TARGET begins with sd, or with hd for a cdrom; else virtio]" },
 	{ "sourcetype", "file|block", "no effect: detected" },
 	{ "driver", "qemu", "no effect; accepted for virsh" },
 	{ "cache", "none|writeback|unsafe", "bypass the host's page cache, use it, or use it and ignore the guest's flushes [none]" },

@@ -159,6 +159,18 @@ def test_change_media_inserts_and_ejects(fake):
     assert inactive(fake, "vm1")["disks"][1]["path"] == other
 
 
+def test_bus_of_a_new_disk_follows_the_target(fake):
+    """As in libvirt: sd is scsi, and so is hd for a CD drive, because there is no ide."""
+    fake.define("vm1")
+    kinds = [("sda", "disk", "scsi"), ("sdab", "cdrom", "scsi"), ("hda", "cdrom", "scsi"), ("hdb", "disk", None), ("vdb", "cdrom", None),
+             ("data", "disk", None)]
+    for target, kind, _ in kinds:
+        fake.cairn("attach-disk", "vm1", image(fake, f"{target}.img"), target, "--type", kind)
+    fake.cairn("attach-disk", "vm1", image(fake, "sdc.img"), "sdc", "--targetbus", "virtio")
+    got = [(d["id"], d.get("device", "disk"), d.get("bus")) for d in inactive(fake, "vm1")["disks"]]
+    assert got == [*kinds, ("sdc", "disk", None)]
+
+
 def test_attach_and_detach_interface(fake):
     fake.define("vm1")
     r = fake.cairn("attach-interface", "vm1", "bridge", "br0", "--mac", "52:54:00:00:00:01", "--model",
