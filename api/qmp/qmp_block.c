@@ -218,21 +218,18 @@ void qmp_query_nodes(struct call *c)
 
 void qmp_block_resize(struct call *c)
 {
-	const char *device = js_get_str(c->args, "device"), *node = js_get_str(c->args, "node-name"), *id = NULL;
-	const struct definition *d = vm_live(c->vm);
+	const char *device = js_get_str(c->args, "device"), *node = js_get_str(c->args, "node-name");
+	const struct definition_disk *disk = qmp_disk_find(c->vm, node ? node : device);
 	struct err e;
 
-	for (unsigned i = 0; i < d->ndisks && !id; i++)
-		if (node ? !strcmp(qmp_node_name(c->vm, &d->disks[i]), node) : device && !strcmp(d->disks[i].id, device))
-			id = d->disks[i].id;
 	if (!device == !node)
 		err_set(&e, -EINVAL, ERR_GENERIC, "give either device or node-name");
-	else if (!id)
+	else if (!disk)
 		err_set(&e, -ENOENT, ERR_GENERIC, "Cannot find device='%.40s' nor node-name='%.40s'", device ? device : "", node ? node : "");
-	if (!id || !device == !node) {
+	if (!disk || !device == !node) {
 		call_fail(c, &e);
 		return;
 	}
-	js_put_str(c->args, "disk", id);
+	js_put_str(c->args, "disk", disk->id);
 	command_vm_resize_disk(c);
 }

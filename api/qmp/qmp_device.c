@@ -127,14 +127,39 @@ static const struct definition_disk *node_user(const struct vm *vm, const struct
 	return NULL;
 }
 
+static bool is_node_of(const struct qmp_backend *b, const struct definition_disk *disk)
+{
+	return b->kind == QMP_NODE && disk->nlayers && !strcmp(js_get_str_or(b->part, "path", ""), disk->layers[0].path);
+}
+
 const char *qmp_node_name(const struct vm *vm, const struct definition_disk *disk)
 {
 	struct qmp_backend **list = qmp_backends(vm);
 
-	for (const struct qmp_backend *b = list ? *list : NULL; b && disk->nlayers; b = b->next)
-		if (b->kind == QMP_NODE && !strcmp(js_get_str_or(b->part, "path", ""), disk->layers[0].path))
+	for (const struct qmp_backend *b = list ? *list : NULL; b; b = b->next)
+		if (is_node_of(b, disk))
 			return b->id;
 	return disk->id;
+}
+
+const struct definition_disk *qmp_disk_find(const struct vm *vm, const char *name)
+{
+	const struct qmp_backend *b = backend_find(vm, QMP_NODE, name);
+	const struct definition *d = vm_live(vm);
+	uint32_t at;
+
+	for (unsigned i = 0; b && i < d->ndisks; i++)
+		if (is_node_of(b, &d->disks[i]))
+			return &d->disks[i];
+	return name && qmp_device_find(vm, name, &at) == QMP_IS_DISK ? &d->disks[at] : NULL;
+}
+
+const char *qmp_node_path(const struct vm *vm, const char *name)
+{
+	const struct qmp_backend *b = backend_find(vm, QMP_NODE, name);
+	const struct definition_disk *disk = b ? NULL : qmp_disk_find(vm, name);
+
+	return b ? js_get_str(b->part, "path") : disk && disk->nlayers ? disk->layers[0].path : NULL;
 }
 
 /* Get the path of the file below a node: the name of a file that was added, or its description. */
@@ -264,7 +289,7 @@ void qmp_blockdev_add(struct call *c)
 		r = err_set(&e, -EINVAL, ERR_GENERIC, "'node-name' must be specified for the root node");
 	else if (!id_is_well_formed(name))
 		r = err_set(&e, -EINVAL, ERR_GENERIC, "Invalid node-name: '%.60s'", name);
-	else if (backend_find(c->vm, QMP_NODE, name))
+	else if (backend_find(c->vm, QMP_NODE, name) || qmp_disk_find(c->vm, name))
 		r = err_set(&e, -EEXIST, ERR_GENERIC, "Duplicate nodes with node-name='%s'", name);
 	if (!r)
 		r = node_add(c, name, js_get_str(c->args, "driver"), &e);

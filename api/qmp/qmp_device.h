@@ -30,5 +30,11 @@ enum qmp_device_kind qmp_device_find(const struct vm *vm, const char *id, uint32
 void qmp_backends_free(struct qmp_backend *list);
 /* Return the name of the node that a disk's image was added as; the disk's id if it was not added so. */
 const char *qmp_node_name(const struct vm *vm, const struct definition_disk *disk);
+/* Find the disk whose image was added as this node, or else the disk of this id. NULL: there is none, or name is
+ * NULL. */
+const struct definition_disk *qmp_disk_find(const struct vm *vm, const char *name);
+/* Return the path of the image that was added as this node, or else of the disk of this id; the list or the definition
+ * owns it. NULL: there is none. */
+const char *qmp_node_path(const struct vm *vm, const char *name);
 
 #endif

@@ -6,6 +6,7 @@
 #include "api/jobs/pull.h"
 #include "api/jobs/snapshot_job.h"
 #include "api/qmp/qmp.h"
+#include "api/qmp/qmp_device.h"
 #include "api/qmp/qmp_handler.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_layers.h"
@@ -18,42 +19,30 @@
 
 /* ---- reading arguments ---- */
 
-static const struct definition_disk *disk_find(const struct definition *def, const char *id)
-{
-	for (uint32_t i = 0; id && i < def->ndisks; i++)
-		if (!strcmp(def->disks[i].id, id))
-			return &def->disks[i];
-	return NULL;
-}
-
-static bool is_among(struct json_object *devices, const char *id)
-{
-	for (size_t i = 0; i < json_object_array_length(devices); i++)
-		if (!strcmp(json_object_get_string(json_object_array_get_idx(devices, i)), id))
-			return true;
-	return false;
-}
-
 /* Check that the argument `devices` names all writable disks and no other: a snapshot covers all of them, because it
  * captures one instant. */
 static int check_devices(struct call *c, struct err *e)
 {
 	struct json_object *devices = js_get_array(c->args, "devices");
 	const struct definition *def = vm_live(c->vm);
+	bool named[VM_DISKS_MAX] = { false };
 
 	for (size_t i = 0; i < json_object_array_length(devices); i++) {
 		const char *id = js_plain_string(json_object_array_get_idx(devices, i));
+		const struct definition_disk *disk = qmp_disk_find(c->vm, id);
 
-		if (!disk_find(def, id))
+		if (!disk)
 			return err_set(e, -ENOENT, ERR_NOT_FOUND, "No block device node '%.40s'", id ? id : "");
-		if (disk_find(def, id)->read_only)
+		if (disk->read_only)
 			return err_set(e, -EROFS, ERR_INVALID, "Device '%.40s' is read-only; omit it", id);
+		if (named[disk - def->disks])
+			return err_set(e, -EINVAL, ERR_INVALID, "devices: '%.40s' is there twice", id);
+		named[disk - def->disks] = true;
 	}
 	for (uint32_t i = 0; i < def->ndisks; i++)
-		if (!def->disks[i].read_only && !is_among(devices, def->disks[i].id))
-			return err_set(e, -EINVAL, ERR_INVALID,
-				"devices: '%s' is missing; a snapshot needs all writable disks",
-				def->disks[i].id);
+		if (!def->disks[i].read_only && !named[i])
+			return err_set(e, -EINVAL, ERR_INVALID, "devices: '%s' is missing; a snapshot needs all writable disks",
+				qmp_node_name(c->vm, &def->disks[i]));
 	return 0;
 }
 
@@ -67,9 +56,8 @@ static int check_vmstate(struct call *c, struct err *e)
 
 		if (d->read_only || d->layers[0].format != DEFINITION_FORMAT_QCOW2)
 			continue;
-		return strcmp(d->id, vmstate) ?
-			err_set(e, -EINVAL, ERR_INVALID, "vmstate: the memory is stored in '%s', not in '%.40s'", d->id,
-				vmstate) : 0;
+		return qmp_disk_find(c->vm, vmstate) == d ? 0 : err_set(e, -EINVAL, ERR_INVALID, "vmstate: the memory is stored in "
+			"'%s', not in '%.40s'", qmp_node_name(c->vm, d), vmstate);
 	}
 	return err_set(e, -EINVAL, ERR_UNSUPPORTED, "vmstate: the VM has no qcow2 disk to store memory in");
 }
@@ -152,6 +140,29 @@ void qmp_snapshot_delete(struct call *c)
 	job_begun(c, r, j, &e);
 }
 
+/* Return the id of the disk that `device` names, or the argument itself if there is none: it may be a path. */
+static const char *device_arg(const struct call *c)
+{
+	const char *device = js_get_str(c->args, "device");
+	const struct definition_disk *disk = qmp_disk_find(c->vm, device);
+
+	return disk ? disk->id : device;
+}
+
+/* Get a layer's path: the argument `path_key`, or the path of the node that `node_key` names. *ret: NULL: neither is
+ * there. */
+static int layer_arg(const struct call *c, const char *path_key, const char *node_key, const char **ret, struct err *e)
+{
+	const char *node = js_get_str(c->args, node_key);
+
+	*ret = js_get_str(c->args, path_key);
+	if (node && *ret)
+		return err_set(e, -EINVAL, ERR_GENERIC, "'%s' and '%s' are mutually exclusive", node_key, path_key);
+	if (node && !(*ret = qmp_node_path(c->vm, node)))
+		return err_set(e, -ENOENT, ERR_GENERIC, "Cannot find device='' nor node-name='%.40s'", node);
+	return 0;
+}
+
 /* Check what block-stream and block-commit have in common. Without a job-id, QEMU names the job after the device. */
 static int block_job_args(const struct call *c, struct job_name *ret_name, uint64_t *ret_speed, struct err *e)
 {
@@ -179,19 +190,22 @@ void qmp_block_stream(struct call *c)
 	int r = block_job_args(c, &name, &speed, &e);
 
 	if (!r)
-		r = disk_pull(c->vm, js_get_str(c->args, "device"), speed, &name, &j, &e);
+		r = disk_pull(c->vm, device_arg(c), speed, &name, &j, &e);
 	job_begun(c, r, j, &e);
 }
 
 /* Handler of block-commit. As in QEMU, the job of a commit of the active layer becomes ready, for job-complete. */
 void qmp_block_commit(struct call *c)
 {
-	struct commit_opts o = { .disk = js_get_str(c->args, "device"), .top = js_get_str(c->args, "top"),
-		.base = js_get_str(c->args, "base"), .active = true, .ready = true };
+	struct commit_opts o = { .disk = device_arg(c), .active = true, .ready = true };
 	struct job *j = NULL;
 	struct err e;
 	int r = block_job_args(c, &o.name, &o.rate, &e);
 
+	if (!r)
+		r = layer_arg(c, "top", "top-node", &o.top, &e);
+	if (!r)
+		r = layer_arg(c, "base", "base-node", &o.base, &e);
 	if (!r)
 		r = disk_commit(c->vm, &o, &j, &e);
 	job_begun(c, r, j, &e);
@@ -201,15 +215,18 @@ void qmp_block_commit(struct call *c)
 void qmp_blockdev_snapshot_sync(struct call *c)
 {
 	struct json_object *disks = json_object_new_array(), *o = json_object_new_object();
-	const char *device = js_get_str(c->args, "device");
+	const char *device = device_arg(c), *node = js_get_str(c->args, "node-name");
+	const struct definition_disk *disk = qmp_disk_find(c->vm, node);
 	struct err e;
 
-	js_put_str(o, "disk", device);
+	js_put_str(o, "disk", disk ? disk->id : device);
 	js_put_str(o, "path", js_get_str(c->args, "snapshot-file"));
 	json_object_array_add(disks, o);
 	js_put(c->args, "disks", disks);
-	if (!device)
-		err_set(&e, -EINVAL, ERR_INVALID, "device: name the disk, as query-block does");
+	if (!device == !node)
+		err_set(&e, -EINVAL, ERR_INVALID, "give either device or node-name, as query-block has them");
+	else if (node && !disk)
+		err_set(&e, -ENOENT, ERR_GENERIC, "Cannot find device='' nor node-name='%.40s'", node);
 	else if (strcmp(js_get_str_or(c->args, "format", "qcow2"), "qcow2"))
 		err_set(&e, -EINVAL, ERR_INVALID, "format: only qcow2");
 	else if (strcmp(js_get_str_or(c->args, "mode", "absolute-paths"), "existing"))

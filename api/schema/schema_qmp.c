@@ -210,8 +210,8 @@ static const struct field link_args[] = {
 
 #define FIELD_JOB { "job-id", FIELD_STRING, REQUIRED, "id for the new job" }
 #define FIELD_TAG { "tag", FIELD_STRING, REQUIRED, "name of the snapshot" }
-#define FIELD_VMSTATE { "vmstate", FIELD_STRING, REQUIRED, "disk that stores the memory: the first qcow2 disk" }
-#define FIELD_DEVICES { "devices", LIST_OF(FIELD_STRING), REQUIRED, "disks: all writable disks of the VM" }
+#define FIELD_VMSTATE { "vmstate", FIELD_STRING, REQUIRED, "node of the disk for the memory: the first qcow2 disk" }
+#define FIELD_DEVICES { "devices", LIST_OF(FIELD_STRING), REQUIRED, "nodes of all writable disks of the VM" }
 static const struct field save_args[] = { FIELD_JOB, FIELD_TAG, FIELD_VMSTATE, FIELD_DEVICES, END };
 static const struct field delete_args[] = { FIELD_JOB, FIELD_TAG, FIELD_DEVICES, END };
 #define FIELDS_AUTO \
@@ -219,16 +219,19 @@ static const struct field delete_args[] = { FIELD_JOB, FIELD_TAG, FIELD_DEVICES,
 	{ "auto-dismiss", FIELD_BOOL, OPTIONAL, "false: no other job gets the job's id before job-dismiss [true]" }
 static const struct field stream_args[] = {
 	{ "job-id", FIELD_STRING, OPTIONAL, "id of the job [the device]" },
-	{ "device", FIELD_STRING, REQUIRED, "id or path of the disk" },
+	{ "device", FIELD_STRING, REQUIRED, "id, node or path of the disk" },
 	{ "speed", FIELD_INT, OPTIONAL, "maximum rate in bytes/s [no limit]" }, FIELDS_AUTO, END };
 static const struct field commit_args[] = {
 	{ "job-id", FIELD_STRING, OPTIONAL, "id of the job [the device]" },
-	{ "device", FIELD_STRING, REQUIRED, "id or path of the disk" },
+	{ "device", FIELD_STRING, REQUIRED, "id, node or path of the disk" },
 	{ "top", FIELD_STRING, OPTIONAL, "path of the uppermost layer [the image that the guest writes to]" },
+	{ "top-node", FIELD_STRING, OPTIONAL, "its node; instead of top" },
 	{ "base", FIELD_STRING, OPTIONAL, "path of the layer that gets all [the lowest]" },
+	{ "base-node", FIELD_STRING, OPTIONAL, "its node; instead of base" },
 	{ "speed", FIELD_INT, OPTIONAL, "maximum rate in bytes/s [no limit]" }, FIELDS_AUTO, END };
 static const struct field overlay_args[] = {
-	{ "device", FIELD_STRING, OPTIONAL, "id or path of the disk; must be given" },
+	{ "device", FIELD_STRING, OPTIONAL, "id, node or path of the disk" },
+	{ "node-name", FIELD_STRING, OPTIONAL, "node of the disk; instead of device" },
 	{ "snapshot-file", FIELD_STRING, REQUIRED, "path of the overlay, which the definition names already" },
 	{ "format", FIELD_STRING, OPTIONAL, "only qcow2" },
 	{ "mode", FIELD_STRING, OPTIONAL, "must be existing" }, END };

@@ -98,6 +98,61 @@ def test_layers_and_the_image_tool_agree(daemon, guest, tmp_path):
     g.close()
 
 
+def concluded(q, job):
+    while q.event("JOB_STATUS_CHANGE", id=job)["data"]["status"] != "concluded":
+        pass
+    return next(j.get("error") for j in q.run("query-jobs") if j["id"] == job)
+
+
+def test_commands_take_the_nodes_that_were_added(daemon, guest, tmp_path):
+    """QEMU's schema asks for names of nodes; the id of the disk, which QEMU does not know there, serves as well."""
+    for name, base in (("a", None), ("b", None), ("t", "b"), ("u", "t")):
+        args = ["-F", "qcow2", "-b", f"{tmp_path}/{base}.qcow2"] if base else []
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", *args, f"{tmp_path}/{name}.qcow2", "4M"], check=True)
+    g = machine(daemon, guest, disks=[{"path": f"{tmp_path}/a.qcow2", "format": "qcow2"}])
+    q = own(daemon)
+    node(q, "b", f"{tmp_path}/b.qcow2", "qcow2")
+    node(q, "t", f"{tmp_path}/t.qcow2", "qcow2", backing="b")
+    node(q, "q1", f"{tmp_path}/u.qcow2", "qcow2", backing="t")
+    assert fails(q, "blockdev-add", driver="raw", node_name="vda", file={"driver": "file", "filename": "/x"}).desc == \
+        "Duplicate nodes with node-name='vda'"
+    q.run("device_add", driver="virtio-blk-pci", id="dev1", drive="q1")
+    for devices, why in ((["vda"], "devices: 'q1' is missing"), (["vda", "q1", "dev1"], "devices: 'dev1' is there twice"),
+                         (["vda", "t"], "No block device node 't'")):
+        assert why in fails(q, "snapshot-save", job_id="s", tag="s", vmstate="vda", devices=devices).desc
+    assert "the memory is stored in 'vda', not in 'q1'" in fails(q, "snapshot-save", job_id="s", tag="s", vmstate="q1", devices=["vda", "q1"]).desc
+    for command, more in (("snapshot-save", {"vmstate": "vda"}), ("snapshot-load", {"vmstate": "vda"}), ("snapshot-delete", {})):
+        q.run(command, job_id=command, tag="s", devices=["vda", "q1"], **more)
+        assert concluded(q, command) is None
+    assert q.run("block_resize", node_name="q1", size=8 << 20) == {}
+    assert fails(q, "block-commit", device="q1", **{"base-node": "b", "base": "/b"}).desc == "'base-node' and 'base' are mutually exclusive"
+    assert fails(q, "block-commit", device="q1", **{"top-node": "x"}).desc == "Cannot find device='' nor node-name='x'"
+    q.run("block-commit", device="q1", job_id="c", **{"top-node": "t", "base-node": "b"})
+    assert concluded(q, "c") is None
+    layers = json.loads(daemon.cairn("dumpjson", "a").stdout)["disks"][1]
+    assert layers["path"] == f"{tmp_path}/u.qcow2" and [b["path"] for b in layers["backing"]] == [f"{tmp_path}/b.qcow2"]
+    q.run("block-stream", device="q1")
+    assert concluded(q, "q1") is None
+    assert not json.loads(daemon.cairn("dumpjson", "a").stdout)["disks"][1].get("backing")
+    g.close()
+
+
+def test_overlay_of_a_node(daemon, guest, tmp_path):
+    for name in ("a", "over"):
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", f"{tmp_path}/{name}.qcow2", "4M"], check=True)
+    g = machine(daemon, guest)
+    q = own(daemon)
+    node(q, "q1", f"{tmp_path}/a.qcow2", "qcow2")
+    q.run("device_add", driver="virtio-blk-pci", id="dev1", drive="q1")
+    over = {"snapshot-file": f"{tmp_path}/over.qcow2", "mode": "existing"}
+    assert "give either device or node-name" in fails(q, "blockdev-snapshot-sync", **over).desc
+    assert fails(q, "blockdev-snapshot-sync", node_name="zz", **over).desc == "Cannot find device='' nor node-name='zz'"
+    for key in ("device", "node-name"):
+        said = fails(q, "blockdev-snapshot-sync", **{key: "q1"}, **over).desc
+        assert "dev1" in said and "q1" not in said, said
+    g.close()
+
+
 def test_bad_requests_change_nothing(daemon, guest, tmp_path):
     g = machine(daemon, guest)
     q = own(daemon)
