@@ -714,7 +714,7 @@ static const struct command commands[] = {
 		template_args, NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_TEMPLATE },
 	{ "vm-blockcopy", "copy a disk of a running VM to an empty file, passed as an fd; at the end, both get each change of the guest",
 		blockcopy_args, job_returns, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, ANY_STATE },
-	{ "vm-blockjob-pivot", "after vm-blockcopy, continue with the copy, which the definition of the next start must name already", pivot_args,
+	{ "vm-blockjob-pivot", "after vm-blockcopy, continue with the copy; a next start that has the disk's image must name the copy first", pivot_args,
 		NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-blockjob-abort", "after vm-blockcopy, continue without the copy, which keeps the content of this moment", copy_abort_args, NULL,
 		ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
@@ -722,8 +722,8 @@ static const struct command commands[] = {
 		"running VM is among them, both images get each change at the end, as after vm-blockcopy",
 		blockcommit_args, job_returns, ROLE_ADMIN,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES | COMMAND_JOB, VM_ASK_PULL },
-	{ "vm-disk-snapshot", "let disks of a running VM continue with new overlays, all at one instant; the definition of the next start must "
-		"name them already", disk_snapshot_args, NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
+	{ "vm-disk-snapshot", "let disks of a running VM continue with new overlays, all at one instant; a next start that has the images must "
+		"name the overlays first", disk_snapshot_args, NULL, ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-blockpull", "copy the content of its backing files into a qcow2 disk, and remove the backing files from the "
 		"image and from the definition; the guest may run", blockpull_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_NEVER_TEMPLATES | COMMAND_JOB, VM_ASK_PULL },

@@ -2,9 +2,11 @@
 #include "api/definition/definition.h"
 #include "api/schema/call.h"
 #include "api/vm/disk_change.h"
+#include "api/vm/mirrors.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
+#include "api/vm/vm_layers.h"
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/shell_word.h"
@@ -17,16 +19,38 @@
 
 #define END_TIMEOUT_NS (60 * 1000000000ULL)
 
-/* Check which image the next start uses as this disk. */
-static int next_check(const struct vm *vm, const char *id, const char *path, const char *hint, struct err *e)
+/* Check that the next start does not miss what the guest writes after the pivot to `path`: its disk has the copy, or
+ * an image of its own that does not need the files. */
+static int pivot_check_next(const struct vm *vm, const struct definition_disk *d, const char *path, struct err *e)
 {
-	int at = definition_disk_find(vm->def, id);
-	const struct definition_disk *d = at < 0 ? NULL : &vm->def->disks[at];
+	const struct definition_disk *next = d->nlayers ? vm_layers_next(vm, d->id, d->layers[0].path) : NULL;
+	const char *image;
 
-	if (!d || !d->nlayers || !strcmp(d->layers[0].path, path))
+	if (!next)
+		next = vm_layers_next(vm, d->id, path);
+	if (!next || !strcmp(next->layers[0].path, path))
 		return 0;
-	return err_set(e, -EBUSY, ERR_WRONG_STATE, "the definition of the next start has the image %.300s for disk %s; %s", d->layers[0].path,
-		id, hint);
+	image = next->layers[0].path;
+	if (d->nlayers && !strcmp(image, d->layers[0].path))
+		return err_set(e, -EBUSY, ERR_WRONG_STATE, "the definition of the next start has the image %.300s for disk %s; define it with the copy "
+			"first, as cairn blockjob --pivot does", image, d->id);
+	return err_set(e, -EBUSY, ERR_BUSY, "the definition of the next start has the image %.300s for disk %s, which reads a file that the disk has "
+		"now; change that first, with cairn edit", image, d->id);
+}
+
+/* Check that the next start does not have the copy, which the end of the mirror leaves as it is at that moment. */
+static int end_check_next(const struct vm *vm, const struct definition_disk *d, struct err *e)
+{
+	const char *copy = js_get_str(mirrors_find(vm, d->id), "path");
+	int at = definition_disk_find(vm->def, d->id);
+	const struct definition_disk *next = at < 0 ? NULL : &vm->def->disks[at];
+
+	if (!d->nlayers || !next || !next->nlayers || !strcmp(next->layers[0].path, d->layers[0].path))
+		return 0;
+	if (copy && strcmp(next->layers[0].path, copy))
+		return 0;
+	return err_set(e, -EBUSY, ERR_WRONG_STATE, "the definition of the next start has the image %.300s for disk %s; change that back first, with "
+		"cairn edit, or continue with it: cairn blockjob %s %s --pivot", next->layers[0].path, d->id, shell_word(vm->def->name).s, d->id);
 }
 
 /* Let the disk begin with its layer `path`, the base of a commit, if it has that layer. */
@@ -56,8 +80,7 @@ static int pivot_plan(const struct call *c, const struct vm *vm, struct json_obj
 		return at;
 	if (!path || *path != '/')
 		return err_set(e, -EINVAL, ERR_INVALID, "path: must be an absolute path");
-	r = js_get_bool(c->args, "check-only", false) ? 0
-		: next_check(vm, vm_live(vm)->disks[at].id, path, "define it with the copy first, as cairn blockjob --pivot does", e);
+	r = js_get_bool(c->args, "check-only", false) ? 0 : pivot_check_next(vm, &vm_live(vm)->disks[at], path, e);
 	if (r < 0)
 		return r;
 	disk = json_object_array_get_idx(disks, (size_t)at);
@@ -127,15 +150,11 @@ int vm_copy_end(struct vm *vm, const char *disk, void (*done)(void *opaque, int 
 	struct vm_disk_copy body = { 0 };
 	const struct definition_disk *d;
 	struct copy_end *x;
-	char hint[sizeof(struct shell_word) + 128];
 	int r = vm_compat_check_live(vm, VM_KNOWS_DISK_COPY, e), at = r ? r : vm_live_disk(vm, disk, e);
 
 	d = at < 0 ? NULL : &vm_live(vm)->disks[at];
-	if (d && d->nlayers) {
-		snprintf(hint, sizeof(hint), "change that back first, with cairn edit, or continue with it: cairn blockjob %s %s --pivot",
-			shell_word(vm->def->name).s, d->id);
-		at = MIN(at, next_check(vm, d->id, d->layers[0].path, hint, e));
-	}
+	if (d)
+		at = MIN(at, end_check_next(vm, d, e));
 	if (at < 0)
 		return at;
 	snprintf(body.disk, sizeof(body.disk), "%s", d->id);

@@ -60,12 +60,22 @@ void vm_layers_drop(struct json_object *disk, unsigned top, unsigned base)
 	layers_set(disk, layers);
 }
 
+const struct definition_disk *vm_layers_next(const struct vm *vm, const char *id, const char *path)
+{
+	int at = definition_disk_find(vm->def, id);
+	const struct definition_disk *d = at < 0 ? NULL : &vm->def->disks[at];
+
+	for (unsigned i = 0; d && i < d->nlayers; i++)
+		if (!strcmp(d->layers[i].path, path))
+			return d;
+	return NULL;
+}
+
 /* ---- external snapshots ---- */
 
 static int overlay_check(const struct vm *vm, const struct definition_disk *d, const char *path, bool check_only, struct err *e)
 {
-	int at = definition_disk_find(vm->def, d->id);
-	const struct definition_disk *next = at < 0 ? NULL : &vm->def->disks[at];
+	const struct definition_disk *next = d->nlayers ? vm_layers_next(vm, d->id, d->layers[0].path) : NULL;
 
 	if (!path || *path != '/')
 		return err_set(e, -EINVAL, ERR_INVALID, "disks: path must be an absolute path");
@@ -74,7 +84,7 @@ static int overlay_check(const struct vm *vm, const struct definition_disk *d, c
 	if (d->nlayers == VM_DISK_LAYERS_MAX)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk %s has %d layers, and cannot have more; merge some with cairn blockcommit or "
 			"blockpull", d->id, VM_DISK_LAYERS_MAX);
-	if (!check_only && next && next->nlayers && strcmp(next->layers[0].path, path))
+	if (!check_only && next && strcmp(next->layers[0].path, path))
 		return err_set(e, -EBUSY, ERR_WRONG_STATE, "the definition of the next start has the image %.300s for disk %s; define it with the "
 			"overlay first, as cairn snapshot-create-as --external does, or complete an interrupted snapshot with its --reuse-external",
 			next->layers[0].path, d->id);

@@ -11,6 +11,9 @@ struct json_object;
 /* Return whether the file has a qcow2 header. This process reads it, because the daemon reads no image. */
 bool image_looks_like_qcow2(const char *path);
 
+/* Return whether two paths name one file. Paths of files that are missing name one file if they are equal. */
+bool image_is_same(const char *a, const char *b);
+
 /* Add the member "backing" to a disk.
  * disk: JSON of the disk; its "path" names the image. An image that cannot be read gets no member: a later check
  * reports the cause.

@@ -176,6 +176,12 @@ int change_plug(struct cli *c, int (*live)(struct cli *c, void *opaque, struct e
 	return err_set(e, r, own.cls, "the running VM is changed, but not the definition of its next start: %.300s", own.msg);
 }
 
+void note_kept_image(const char *vm, struct json_object *disk)
+{
+	fprintf(stderr, "note: the next start of domain '%s' keeps its own image for disk %s: %s\n", vm, js_get_str_or(disk, "id", ""),
+		js_get_str_or(disk, "path", "none"));
+}
+
 int change_find(struct json_object *list, const char *key, const char *value)
 {
 	for (size_t i = 0; i < json_object_array_length(list); i++) {

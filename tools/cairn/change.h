@@ -66,6 +66,9 @@ int change_print(int r, const struct err *e, const char *what, const char *done)
 /* Have the daemon save `now` if the definition is still `was`. Returns 0; -errno, with class ERR_BUSY if it is not. */
 int change_define(struct cli *c, struct json_object *was, struct json_object *now, struct err *e);
 
+/* Print a note that the next start has an image of its own for this disk of it. */
+void note_kept_image(const char *vm, struct json_object *disk);
+
 /* Returns the index of the first object in the array whose member `key` is `value`; -1: none. */
 int change_find(struct json_object *list, const char *key, const char *value);
 /* Find a disk by its target or the path of its image. disks: NULL: none. Returns its index; -ENOENT. */

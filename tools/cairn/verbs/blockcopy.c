@@ -3,6 +3,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/util.h"
+#include "tools/cairn/backing.h"
 #include "tools/cairn/change.h"
 #include "tools/cairn/job.h"
 #include "tools/cairn/output.h"
@@ -23,7 +24,9 @@
 struct copy {
 	const char *dest, *format;
 	char path[PATH_MAX]; /* absolute */
+	struct json_object *disk; /* of the running VM; borrowed */
 	struct json_object *was; /* the disk in the definition before copy_edit() */
+	struct json_object *kept; /* the disk of a next start that has an image of its own */
 };
 
 const char *pivot_format(const char *path)
@@ -66,18 +69,26 @@ static void layers_cut(struct json_object *disk, const char *path)
 		json_object_put(left);
 }
 
-/* Let the disk of the next start have the copy. */
+/* Let the disk of the next start have the copy, if it has the running VM's image, or has the copy already. */
 static int copy_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
 {
 	struct copy *x = opaque;
-	struct json_object *disk;
-	int i = change_find_disk(js_get_array(definition, "disks"), c->pos[1], e);
+	struct json_object *disks = js_get_array(definition, "disks"), *disk;
+	int i = disks ? change_find(disks, "id", js_get_str_or(x->disk, "id", "")) : -1;
+	const char *path;
 
-	if (i == -ENOENT)
+	(void)c;
+	(void)e;
+	json_object_put(STEAL_PTR(x->was));
+	json_object_put(STEAL_PTR(x->kept));
+	if (i < 0)
 		return 0; /* the next start does not have the disk */
-	disk = json_object_array_get_idx(js_get_array(definition, "disks"), (size_t)i);
-	json_object_put(x->was);
-	x->was = NULL;
+	disk = json_object_array_get_idx(disks, (size_t)i);
+	path = js_get_str_or(disk, "path", "");
+	if (!image_is_same(path, js_get_str_or(x->disk, "path", "")) && !image_is_same(path, x->path)) {
+		x->kept = json_object_get(disk);
+		return 0;
+	}
 	json_object_deep_copy(disk, &x->was, NULL);
 	layers_cut(disk, x->path);
 	json_object_object_del(disk, "data_file");
@@ -119,6 +130,13 @@ static int pivot_ask(struct cli *c, const struct copy *x, const char *id, bool c
 	return cli_execute(c, "vm-blockjob-pivot", args, &answer, NULL, e);
 }
 
+static void copy_forget_disks(struct copy *x)
+{
+	json_object_put(STEAL_PTR(x->was));
+	json_object_put(STEAL_PTR(x->kept));
+	x->disk = NULL;
+}
+
 /* Until the last step, both images have all data that the guest has flushed, so a crash between the steps loses
  * nothing. The first one keeps the definition from naming a copy that the pivot would refuse. */
 static int copy_pivot(struct cli *c, struct copy *x, struct err *e)
@@ -131,16 +149,18 @@ static int copy_pivot(struct cli *c, struct copy *x, struct err *e)
 	i = r < 0 ? r : change_find_disk(js_get_array(definition, "disks"), c->pos[1], e);
 	if (i < 0)
 		return i;
-	id = js_get_str_or(json_object_array_get_idx(js_get_array(definition, "disks"), (size_t)i), "id", "");
+	x->disk = json_object_array_get_idx(js_get_array(definition, "disks"), (size_t)i);
+	id = js_get_str_or(x->disk, "id", "");
 	r = pivot_ask(c, x, id, true, e);
 	if (!r)
 		r = change_make_config(c, c->pos[0], copy_edit, x, e);
-	if (r < 0)
-		return r;
-	r = pivot_ask(c, x, id, false, e);
+	if (r >= 0)
+		r = pivot_ask(c, x, id, false, e);
 	if (r < 0 && x->was && is_refusal(e) && change_make_config(c, c->pos[0], copy_edit_back, x, &own) < 0)
 		fprintf(stderr, "warning: the next start of domain '%s' has the copy: %s\n", c->pos[0], own.msg);
-	json_object_put(STEAL_PTR(x->was));
+	if (!r && x->kept)
+		note_kept_image(c->pos[0], x->kept);
+	copy_forget_disks(x);
 	return r;
 }
 
@@ -148,8 +168,9 @@ int pivot_to(struct cli *c, const char *path, const char *format, struct err *e)
 {
 	struct copy x = { .format = format };
 
-	if (!realpath(path, x.path))
-		return err_set_errno(e, -errno, "%s", path);
+	if (strlen(path) >= sizeof(x.path))
+		return err_set_errno(e, -ENAMETOOLONG, "%.200s", path);
+	snprintf(x.path, sizeof(x.path), "%s", path);
 	return copy_pivot(c, &x, e);
 }
 
@@ -220,7 +241,7 @@ static int copy_make(struct cli *c, struct copy *x, int *ret_fd, struct err *e)
 static int copy_made_pivot(struct cli *c, struct copy *x, int fd, struct err *e)
 {
 	struct err own;
-	int r = pivot_to(c, x->dest, x->format, e);
+	int r = copy_pivot(c, x, e);
 
 	if (r == -EREMOTEIO && is_refusal(e) && !pivot_abort(c, &own))
 		copy_remove(c, x, fd, r);

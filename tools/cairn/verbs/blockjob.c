@@ -10,6 +10,7 @@
 #include "tools/cairn/verbs/pivot.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -114,13 +115,19 @@ static int copy_path(const struct cli *c, const struct work *w, const char **ret
 
 static int pivot(struct cli *c, const struct work *w, struct err *e)
 {
-	const char *path = option_value(c, "dest"), *format = option_value(c, "dest-format");
-	int r = path ? 0 : copy_path(c, w, &path, e);
+	const char *dest = option_value(c, "dest"), *format = option_value(c, "dest-format"), *path;
+	CLEANUP_FREE char *real = dest ? realpath(dest, NULL) : NULL;
+	int r = 0;
 
+	path = real;
+	if (dest && !real)
+		r = err_set_errno(e, -errno, "%s", dest);
+	else if (!dest)
+		r = copy_path(c, w, &path, e);
 	if (r < 0)
 		return r;
 	if (!format)
-		format = option_value(c, "dest") ? pivot_format(path) : js_get_str_or(w->mirror, "format", "raw");
+		format = dest ? pivot_format(path) : js_get_str_or(w->mirror, "format", "raw");
 	return pivot_to(c, path, format, e);
 }
 

@@ -153,21 +153,14 @@ struct detach {
 	const char *image; /* NULL: whatever image it has */
 };
 
-static bool same_file(const char *a, const char *b)
-{
-	struct stat x, y;
-
-	return !strcmp(a, b) || (!stat(a, &x) && !stat(b, &y) && x.st_dev == y.st_dev && x.st_ino == y.st_ino);
-}
-
 /* Is the file the disk's image, or a backing file of it? The medium of a CD drive changes, so the drive has any. */
 static bool has_image(struct json_object *disk, const char *path)
 {
 	struct json_object *backing = js_get_array(disk, "backing");
-	bool found = !strcmp(js_get_str_or(disk, "device", ""), "cdrom") || same_file(js_get_str_or(disk, "path", ""), path);
+	bool found = !strcmp(js_get_str_or(disk, "device", ""), "cdrom") || image_is_same(js_get_str_or(disk, "path", ""), path);
 
 	for (size_t i = 0; !found && backing && i < json_object_array_length(backing); i++)
-		found = same_file(js_get_str_or(json_object_array_get_idx(backing, i), "path", ""), path);
+		found = image_is_same(js_get_str_or(json_object_array_get_idx(backing, i), "path", ""), path);
 	return found;
 }
 

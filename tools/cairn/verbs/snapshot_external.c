@@ -4,6 +4,7 @@
 #include "base/err.h"
 #include "base/shell_word.h"
 #include "base/util.h"
+#include "tools/cairn/backing.h"
 #include "tools/cairn/change.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/guest_agent.h"
@@ -32,6 +33,7 @@ struct external {
 	struct overlay list[DISKS_MAX];
 	size_t n;
 	bool live, reuse;
+	struct json_object *kept; /* an array of disks of a next start that has images of its own; owned; NULL: none */
 	bool outdated; /* a disk of the definition has another image than at the begin */
 	struct json_object *was; /* the disks of the definition before it named the overlays; owned */
 };
@@ -244,13 +246,19 @@ static void overlays_remove(struct external *x)
 
 /* ---- the definition ---- */
 
+static struct json_object *disk_of_id(struct json_object *disks, const char *id)
+{
+	int at = change_find(disks, "id", id);
+
+	return at < 0 ? NULL : json_object_array_get_idx(disks, (size_t)at);
+}
+
 /* Let a disk that has the image `base` have the overlay. Returns whether there is such a disk. */
 static bool disk_edit(struct json_object *disks, const struct overlay *o)
 {
-	int at = change_find(disks, "id", o->disk);
-	struct json_object *disk = at < 0 ? NULL : json_object_array_get_idx(disks, (size_t)at), *layers, *layer, *below;
+	struct json_object *disk = disk_of_id(disks, o->disk), *layers, *layer, *below;
 
-	if (!disk || strcmp(js_get_str_or(disk, "path", ""), o->base))
+	if (!disk || !image_is_same(js_get_str_or(disk, "path", ""), o->base))
 		return false;
 	layers = json_object_new_array();
 	layer = json_object_new_object();
@@ -269,18 +277,33 @@ static bool disk_edit(struct json_object *disks, const struct overlay *o)
 	return true;
 }
 
+/* Note the disk of the next start if it has an image of its own. */
+static void kept_note(struct external *x, struct json_object *disks, const struct overlay *o)
+{
+	struct json_object *disk = disk_of_id(disks, o->disk);
+
+	if (!disk || image_is_same(js_get_str_or(disk, "path", ""), o->path))
+		return;
+	if (!x->kept)
+		x->kept = json_object_new_array();
+	json_object_array_add(x->kept, json_object_get(disk));
+}
+
 static int definition_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
 {
 	struct external *x = opaque;
 	struct json_object *disks = js_get_array(definition, "disks");
 
-	json_object_put(x->was);
-	x->was = NULL;
+	json_object_put(STEAL_PTR(x->was));
+	json_object_put(STEAL_PTR(x->kept));
 	json_object_deep_copy(disks, &x->was, NULL);
 	for (size_t i = 0; disks && i < x->n; i++) {
-		/* The next start of a running VM may have other disks. */
-		if (disk_edit(disks, &x->list[i]) || x->live)
+		if (disk_edit(disks, &x->list[i]))
 			continue;
+		if (x->live) {
+			kept_note(x, disks, &x->list[i]);
+			continue;
+		}
 		x->outdated = true;
 		return err_set(e, -EPERM, ERR_WRONG_STATE, "disk %s of VM '%s' has got another image meanwhile; try again", x->list[i].disk,
 			c->pos[0]);
@@ -371,6 +394,8 @@ static int external_run(struct cli *c, struct external *x, struct err *e)
 	defined = r >= 0;
 	if (defined && x->live)
 		r = disks_switch(c, x, e);
+	for (size_t i = 0; r >= 0 && x->kept && i < json_object_array_length(x->kept); i++)
+		note_kept_image(c->pos[0], json_object_array_get_idx(x->kept, i));
 	if (r >= 0)
 		return 0;
 	/* After another error than an answer of the daemon, the definition may name the overlays. */
@@ -450,8 +475,10 @@ int snapshot_external(struct cli *c, const char *name)
 		r = external_run(c, x, &e);
 	}
 	r = r < 0 ? cli_fail(&e, "Failed to create a snapshot of domain '%s'", c->pos[0]) : external_print(c, x, name);
-	if (x)
+	if (x) {
 		json_object_put(x->was);
+		json_object_put(x->kept);
+	}
 	free(x);
 	return r;
 }

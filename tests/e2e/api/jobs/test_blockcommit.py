@@ -905,11 +905,12 @@ def test_qmp_refuses_to_complete_what_is_not_ready(vm):
 
 
 def test_completion_that_the_definition_excludes_leaves_the_job_ready(ready):
-    """A definition that names another image for the next start would lose what the guest writes after the pivot."""
+    """A next start with another overlay on the base would read what the guest writes after the pivot."""
     g, q = ready()
     definition = json.loads(g.d.cairn("dumpjson", "vm1").stdout)
-    img(g.d, "create", "-q", "-f", "qcow2", "other.qcow2", str(SIZE))
-    other = {**definition, "disks": [{**definition["disks"][0], "path": str(g.d.tmp / "other.qcow2"), "backing": []}]}
+    disk, = definition["disks"]
+    overlay_create(g, "other.qcow2")
+    other = {**definition, "disks": [{**disk, "path": str(g.d.tmp / "other.qcow2"), "backing": disk["backing"][-1:]}]}
     g.d.qmp().run("vm-define", definition=other)
     with pytest.raises(QmpError, match="the definition of the next start has the image"):
         q.run("job-complete", id="c")
@@ -918,6 +919,21 @@ def test_completion_that_the_definition_excludes_leaves_the_job_ready(ready):
     q.run("job-complete", id="c")
     assert both(g.d) == [["disk0.qcow2"]]
     g.again()
+
+
+@pytest.mark.parametrize("by", ["job-complete", "blockjob"])
+def test_next_start_with_an_image_of_its_own_keeps_it(ready, by):
+    g, q = ready()
+    definition = json.loads(g.d.cairn("dumpjson", "vm1").stdout)
+    img(g.d, "create", "-q", "-f", "qcow2", "other.qcow2", str(SIZE))
+    other = {**definition, "disks": [{**definition["disks"][0], "path": str(g.d.tmp / "other.qcow2"), "backing": []}]}
+    g.d.qmp().run("vm-define", definition=other)
+    if by == "job-complete":
+        q.run("job-complete", id="c")
+    else:
+        assert f"keeps its own image for disk vda: {g.d.tmp}/other.qcow2" in g.d.cairn("blockjob", "vm1", "vda", "--pivot").stderr
+    assert disks(g.d) == [["disk0.qcow2"]] and disks(g.d, "--inactive") == [["other.qcow2"]]
+    g.verify()
 
 
 def is_asleep(pid):

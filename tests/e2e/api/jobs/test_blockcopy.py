@@ -210,6 +210,47 @@ def test_abort_is_refused_while_the_next_start_has_the_copy(vm):
     vm.cairn("blockjob", "vm1", "vda", "--abort")
 
 
+def next_start_gets(vm, path, backing=()):
+    """Let the next start have another image."""
+    now = json.loads(vm.cairn("dumpjson", "vm1", "--inactive").stdout)
+    now["disks"][0].update(path=str(vm.tmp / path), format="qcow2", backing=[{"path": str(vm.tmp / b), "format": "qcow2"} for b in backing])
+    (vm.tmp / "vm1.json").write_text(json.dumps(now))
+    vm.cairn("define", "vm1.json")
+
+
+@pytest.mark.parametrize("verb", [("blockcopy", "vda", "--dest", "copy.qcow2", "--pivot"), ("snapshot-create-as", "e1", "--disk-only", "--external")],
+                         ids=lambda v: v[0])
+def test_next_start_with_an_image_of_its_own_keeps_it(vm, verb):
+    """As in libvirt. The running VM does not need it."""
+    subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", "other.qcow2", str(SIZE)], cwd=vm.tmp, check=True)
+    next_start_gets(vm, "other.qcow2")
+    r = vm.cairn(verb[0], "vm1", *verb[1:])
+    assert r.stderr == f"note: the next start of domain 'vm1' keeps its own image for disk vda: {vm.tmp}/other.qcow2\n"
+    assert path_of(vm, True)[0] == ("copy.qcow2" if verb[0] == "blockcopy" else "disk.e1")
+    assert path_of(vm, False)[0] == "other.qcow2"
+    vm.console_of_guest.run("verify 2400 256 2")
+
+
+def test_next_start_that_needs_the_image_excludes_a_pivot(vm):
+    """It would lack what the guest writes to the copy. The copy can still be ended."""
+    subprocess.run(["qemu-img", "create", "-q", "-u", "-b", "disk.qcow2", "-F", "qcow2", "-f", "qcow2", "over.qcow2", str(SIZE)], cwd=vm.tmp, check=True)
+    next_start_gets(vm, "over.qcow2", ["disk.qcow2"])
+    r = vm.cairn("blockcopy", "vm1", "vda", "--dest", "copy.qcow2", "--pivot", ok=6)
+    assert f"next start has the image {vm.tmp}/over.qcow2 for disk vda, which reads a file that the disk has now" in r.stderr
+    assert not (vm.tmp / "copy.qcow2").exists()
+    r = vm.cairn("snapshot-create-as", "vm1", "e1", "--disk-only", "--external", ok=4)
+    assert "complete an interrupted snapshot with its --reuse-external" in r.stderr and not (vm.tmp / "disk.e1").exists()
+    assert vm.cairn("blockcopy", "vm1", "vda", "--dest", "copy.raw", "--finish").stdout == "Successfully copied\n"
+    assert path_of(vm, True)[0] == "disk.qcow2" and path_of(vm, False)[0] == "over.qcow2"
+
+
+def test_next_start_with_another_path_of_the_image_gets_the_copy(vm):
+    os.symlink("disk.qcow2", vm.tmp / "link.qcow2")
+    next_start_gets(vm, "link.qcow2")
+    assert "note" not in vm.cairn("blockcopy", "vm1", "vda", "--dest", "copy.qcow2", "--pivot").stderr
+    assert path_of(vm, True) == path_of(vm, False) == ("copy.qcow2", "qcow2")
+
+
 def test_pivot_keeps_snapshots(vm, monkeypatch):
     vm.cairn("snapshot-create-as", "vm1", "s1")
     # The VM refuses it before the copy, also for a user who cannot read the image.
