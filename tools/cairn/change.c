@@ -74,7 +74,8 @@ int change_print(int r, const struct err *e, const char *what, const char *done)
 	return CLI_OK;
 }
 
-int change_define(struct cli *c, struct json_object *was, struct json_object *now, struct err *e)
+/* both: the running VM has the change, too. */
+static int definition_save(struct cli *c, struct json_object *was, struct json_object *now, bool both, struct err *e)
 {
 	CLEANUP_JS struct json_object *answer = NULL;
 	struct json_object *args = json_object_new_object();
@@ -89,15 +90,18 @@ int change_define(struct cli *c, struct json_object *was, struct json_object *no
 	if (r < 0)
 		return r;
 	warnings_print(js_get_array(answer, "warnings"));
-	if (js_get_bool(answer, "pending", false) && !option_flag(c, "pivot") && strcmp(c->verb->name, "snapshot-create-as"))
-		fprintf(stderr, "note: domain '%s' runs; the change applies to its next start\n",
-			js_get_str(answer, "name"));
+	if (js_get_bool(answer, "pending", false) && !both)
+		fprintf(stderr, "note: domain '%s' runs; the change applies to its next start\n", js_get_str(answer, "name"));
 	return 0;
 }
 
-static int change_try(struct cli *c, const char *vm,
-	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e),
-	void *opaque, struct err *e)
+int change_define(struct cli *c, struct json_object *was, struct json_object *now, struct err *e)
+{
+	return definition_save(c, was, now, false, e);
+}
+
+static int change_try(struct cli *c, const char *vm, bool both,
+	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e), void *opaque, struct err *e)
 {
 	CLEANUP_JS struct json_object *was = NULL, *now = NULL;
 	int r = change_read(c, vm, &was, e);
@@ -109,18 +113,18 @@ static int change_try(struct cli *c, const char *vm,
 	if (r)
 		return r;
 	if (!option_flag(c, "print-only"))
-		return change_define(c, was, now, e);
+		return definition_save(c, was, now, both, e);
 	difference_print(stdout, was, now);
 	return 1;
 }
 
-int change_make_config(struct cli *c, const char *vm,
+int change_make_config(struct cli *c, const char *vm, bool both,
 	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e), void *opaque, struct err *e)
 {
 	int r = 0;
 
 	for (unsigned i = 0; i < TRIES; i++) {
-		r = change_try(c, vm, edit, opaque, e);
+		r = change_try(c, vm, both, edit, opaque, e);
 		if (r >= 0 || e->cls != ERR_BUSY)
 			break;
 	}
@@ -133,7 +137,7 @@ int change_make(struct cli *c, const char *vm,
 {
 	int r = flags_check(c, vm, e);
 
-	return r < 0 ? r : change_make_config(c, vm, edit, opaque, e);
+	return r < 0 ? r : change_make_config(c, vm, false, edit, opaque, e);
 }
 
 int place_choose(struct cli *c, struct place *ret, struct err *e)
@@ -169,7 +173,7 @@ int change_plug(struct cli *c, int (*live)(struct cli *c, void *opaque, struct e
 		r = live(c, opaque, e);
 	if (r || !p.config)
 		return r;
-	r = change_make_config(c, c->pos[0], edit, opaque, e);
+	r = change_make_config(c, c->pos[0], p.live, edit, opaque, e);
 	if (r >= 0 || !p.live)
 		return r;
 	own = *e;

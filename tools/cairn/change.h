@@ -34,8 +34,9 @@ int change_make(struct cli *c, const char *vm,
 	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e),
 	void *opaque, struct err *e);
 
-/* The same for verbs that can change a running VM, too: ignores --live and --current. */
-int change_make_config(struct cli *c, const char *vm,
+/* The same for verbs that can change a running VM, too: ignores --live and --current. both: the running VM has the
+ * change already, so no note says that it comes with the next start. */
+int change_make_config(struct cli *c, const char *vm, bool both,
 	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e), void *opaque, struct err *e);
 
 /* The scope of a verb: the running VM, the definition of the next start, or both. */

@@ -86,6 +86,6 @@ int clone_seed_make(struct cli *c, const struct clone_seed *s, const char *clone
 	path_make(s, clone, path);
 	r = seed_image_write(files, path, false, e);
 	if (!r)
-		r = change_make_config(c, clone, disk_replace, &(struct replaced){ s->id, path }, e);
+		r = change_make_config(c, clone, false, disk_replace, &(struct replaced){ s->id, path }, e);
 	return r < 0 ? r : 0;
 }

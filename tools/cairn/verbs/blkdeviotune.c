@@ -146,7 +146,7 @@ int verb_blkdeviotune(struct cli *c)
 	if (!r && !show && p.live)
 		r = live_set(c, &w, &e);
 	if (!r && !show && p.config)
-		r = change_make_config(c, c->pos[0], config_edit, &w, &e);
+		r = change_make_config(c, c->pos[0], p.live, config_edit, &w, &e);
 	if (r < 0)
 		return cli_fail(&e, "Unable to %s block I/O throttle", show ? "get" : "change");
 	return r;

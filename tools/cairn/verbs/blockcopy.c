@@ -153,10 +153,10 @@ static int copy_pivot(struct cli *c, struct copy *x, struct err *e)
 	id = js_get_str_or(x->disk, "id", "");
 	r = pivot_ask(c, x, id, true, e);
 	if (!r)
-		r = change_make_config(c, c->pos[0], copy_edit, x, e);
+		r = change_make_config(c, c->pos[0], true, copy_edit, x, e);
 	if (r >= 0)
 		r = pivot_ask(c, x, id, false, e);
-	if (r < 0 && x->was && is_refusal(e) && change_make_config(c, c->pos[0], copy_edit_back, x, &own) < 0)
+	if (r < 0 && x->was && is_refusal(e) && change_make_config(c, c->pos[0], true, copy_edit_back, x, &own) < 0)
 		fprintf(stderr, "warning: the next start of domain '%s' has the copy: %s\n", c->pos[0], own.msg);
 	if (!r && x->kept)
 		note_kept_image(c->pos[0], x->kept);

@@ -63,7 +63,7 @@ static int rules_set(struct cli *c, const struct place *p, struct err *e)
 
 	if (!r && p->live)
 		r = live_set(c, egress, e);
-	return !r && p->config ? change_make_config(c, c->pos[0], config_edit, egress, e) : r;
+	return !r && p->config ? change_make_config(c, c->pos[0], p->live, config_edit, egress, e) : r;
 }
 
 static int rules_show(struct cli *c, const struct place *p, struct err *e)

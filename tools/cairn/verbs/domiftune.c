@@ -162,7 +162,7 @@ static int wish_apply(struct cli *c, struct wish *w, const struct place *p, stru
 {
 	int r = p->live ? live_set(c, w, e) : 0;
 
-	return !r && p->config ? change_make_config(c, c->pos[0], config_edit, w, e) : r;
+	return !r && p->config ? change_make_config(c, c->pos[0], p->live, config_edit, w, e) : r;
 }
 
 /* ---- domiftune ---- */

@@ -110,7 +110,7 @@ int verb_setmem(struct cli *c)
 	if (!r && !plain && p.live)
 		r = live_set(c, "target", bytes, &e);
 	if (!r && !plain && p.config)
-		r = change_make_config(c, c->pos[0], memory_edit, &bytes, &e);
+		r = change_make_config(c, c->pos[0], p.live, memory_edit, &bytes, &e);
 	return r < 0 ? cli_fail(&e, "Failed to change the memory of domain '%s'", c->pos[0]) : CLI_OK;
 }
 

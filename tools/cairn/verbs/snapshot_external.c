@@ -390,7 +390,7 @@ static int external_run(struct cli *c, struct external *x, struct err *e)
 		overlays_remove(x);
 		return r;
 	}
-	r = change_make_config(c, c->pos[0], definition_edit, x, e);
+	r = change_make_config(c, c->pos[0], true, definition_edit, x, e);
 	defined = r >= 0;
 	if (defined && x->live)
 		r = disks_switch(c, x, e);
@@ -403,7 +403,7 @@ static int external_run(struct cli *c, struct external *x, struct err *e)
 		fprintf(stderr, "warning: domain '%s' may use the overlays, so they stay; complete the snapshot with --reuse-external\n", c->pos[0]);
 	else if (!defined)
 		overlays_remove(x);
-	else if (change_make_config(c, c->pos[0], definition_edit_back, x, &own) < 0)
+	else if (change_make_config(c, c->pos[0], true, definition_edit_back, x, &own) < 0)
 		fprintf(stderr, "warning: the next start of domain '%s' has the overlays: %s\n", c->pos[0], own.msg);
 	else
 		overlays_remove(x);

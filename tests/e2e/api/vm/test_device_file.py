@@ -70,6 +70,17 @@ def test_detach_refuses_a_disk_with_another_image(daemon, guest, tmp_path):
     g.close()
 
 
+def test_note_about_the_next_start_is_true(daemon, guest, tmp_path):
+    """Whatever else the two definitions differ in."""
+    a, b, c, e = (image(tmp_path / f"{n}.raw") for n in "abce")
+    g = machine(daemon, guest, disks=[{"path": a, "format": "raw"}])
+    daemon.cairn("attach-disk", "a", b, "vdb", "--live")
+    assert daemon.cairn("attach-disk", "a", c, "vdc", "--persistent").stderr == ""
+    assert daemon.cairn("blkdeviotune", "a", "vdc", "--total-iops-sec", "100", "--live", "--config").stderr == ""
+    assert daemon.cairn("attach-disk", "a", e, "vdd", "--config").stderr == "note: domain 'a' runs; the change applies to its next start\n"
+    g.close()
+
+
 def test_limits_of_a_disk_change(daemon, guest, tmp_path):
     a, b = image(tmp_path / "a.raw"), image(tmp_path / "b.raw")
     g = machine(daemon, guest, disks=[{"path": a, "format": "raw"}, {"path": b, "format": "raw", "iops": 100}])
