@@ -74,8 +74,14 @@ int change_print(int r, const struct err *e, const char *what, const char *done)
 	return CLI_OK;
 }
 
-/* both: the running VM has the change, too. */
-static int definition_save(struct cli *c, struct json_object *was, struct json_object *now, bool both, struct err *e)
+/* What becomes of a changed definition. */
+enum fate {
+	SAVED,
+	SAVED_TOO, /* the running VM has the change, too */
+	CHECKED,
+};
+
+static int definition_send(struct cli *c, struct json_object *was, struct json_object *now, enum fate fate, struct err *e)
 {
 	CLEANUP_JS struct json_object *answer = NULL;
 	struct json_object *args = json_object_new_object();
@@ -86,21 +92,23 @@ static int definition_save(struct cli *c, struct json_object *was, struct json_o
 	js_put(args, "was", json_object_get(was));
 	if (getcwd(folder, sizeof(folder)))
 		js_put_str(args, "folder", folder);
+	if (fate == CHECKED)
+		js_put_bool(args, "validate-only", true);
 	r = cli_execute(c, "vm-define", args, &answer, NULL, e);
-	if (r < 0)
+	if (r < 0 || fate == CHECKED)
 		return r;
 	warnings_print(js_get_array(answer, "warnings"));
-	if (js_get_bool(answer, "pending", false) && !both)
+	if (js_get_bool(answer, "pending", false) && fate == SAVED)
 		fprintf(stderr, "note: domain '%s' runs; the change applies to its next start\n", js_get_str(answer, "name"));
 	return 0;
 }
 
 int change_define(struct cli *c, struct json_object *was, struct json_object *now, struct err *e)
 {
-	return definition_save(c, was, now, false, e);
+	return definition_send(c, was, now, SAVED, e);
 }
 
-static int change_try(struct cli *c, const char *vm, bool both,
+static int change_try(struct cli *c, const char *vm, enum fate fate,
 	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e), void *opaque, struct err *e)
 {
 	CLEANUP_JS struct json_object *was = NULL, *now = NULL;
@@ -113,22 +121,28 @@ static int change_try(struct cli *c, const char *vm, bool both,
 	if (r)
 		return r;
 	if (!option_flag(c, "print-only"))
-		return definition_save(c, was, now, both, e);
+		return definition_send(c, was, now, fate, e);
 	difference_print(stdout, was, now);
 	return 1;
 }
 
-int change_make_config(struct cli *c, const char *vm, bool both,
+static int change_repeat(struct cli *c, const char *vm, enum fate fate,
 	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e), void *opaque, struct err *e)
 {
 	int r = 0;
 
 	for (unsigned i = 0; i < TRIES; i++) {
-		r = change_try(c, vm, both, edit, opaque, e);
+		r = change_try(c, vm, fate, edit, opaque, e);
 		if (r >= 0 || e->cls != ERR_BUSY)
 			break;
 	}
 	return r;
+}
+
+int change_make_config(struct cli *c, const char *vm, bool both,
+	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e), void *opaque, struct err *e)
+{
+	return change_repeat(c, vm, both ? SAVED_TOO : SAVED, edit, opaque, e);
 }
 
 int change_make(struct cli *c, const char *vm,
@@ -162,13 +176,18 @@ int place_choose(struct cli *c, struct place *ret, struct err *e)
 	return 0;
 }
 
-int change_plug(struct cli *c, int (*live)(struct cli *c, void *opaque, struct err *e),
+static int plug(struct cli *c, bool check, int (*live)(struct cli *c, void *opaque, struct err *e),
 	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e), void *opaque, struct err *e)
 {
 	struct place p;
 	struct err own;
 	int r = place_choose(c, &p, e);
 
+	if (!r && check && p.live && p.config) {
+		r = change_repeat(c, c->pos[0], CHECKED, edit, opaque, &own);
+		if (r < 0)
+			return err_set(e, r, own.cls, "nothing is changed, because the definition of the next start cannot be: %.300s", own.msg);
+	}
 	if (!r && p.live)
 		r = live(c, opaque, e);
 	if (r || !p.config)
@@ -178,6 +197,18 @@ int change_plug(struct cli *c, int (*live)(struct cli *c, void *opaque, struct e
 		return r;
 	own = *e;
 	return err_set(e, r, own.cls, "the running VM is changed, but not the definition of its next start: %.300s", own.msg);
+}
+
+int change_plug(struct cli *c, int (*live)(struct cli *c, void *opaque, struct err *e),
+	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e), void *opaque, struct err *e)
+{
+	return plug(c, true, live, edit, opaque, e);
+}
+
+int change_plug_unchecked(struct cli *c, int (*live)(struct cli *c, void *opaque, struct err *e),
+	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e), void *opaque, struct err *e)
+{
+	return plug(c, false, live, edit, opaque, e);
 }
 
 void note_kept_image(const char *vm, struct json_object *disk)

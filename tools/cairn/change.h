@@ -49,8 +49,13 @@ struct place {
 int place_choose(struct cli *c, struct place *ret, struct err *e);
 
 /* Change the place that the options choose: the running VM by live(), then the definition by edit(), as
- * change_make_config(). If only the second part fails, the error says so. Returns as these. */
+ * change_make_config(). Of both places, neither is changed if the daemon would refuse the definition; if only the
+ * second change fails nevertheless, the error says so. Returns as these. */
 int change_plug(struct cli *c, int (*live)(struct cli *c, void *opaque, struct err *e),
+	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e), void *opaque, struct err *e);
+
+/* The same for an edit() that needs what live() finds out, so that nothing can be checked before. */
+int change_plug_unchecked(struct cli *c, int (*live)(struct cli *c, void *opaque, struct err *e),
 	int (*edit)(struct cli *c, struct json_object *definition, void *opaque, struct err *e), void *opaque, struct err *e);
 
 /* Read the definition that the next start uses. The caller owns it. Returns 0 or -errno. */

@@ -70,7 +70,7 @@ int verb_forward_add(struct cli *c)
 	if (!o)
 		return CLI_USAGE;
 	js_put_str(o, "guest", option_value(c, "guest"));
-	r = change_plug(c, add_live, add_edit, o, &e);
+	r = change_plug_unchecked(c, add_live, add_edit, o, &e);
 	if (r > 0)
 		return r;
 	if (r < 0)

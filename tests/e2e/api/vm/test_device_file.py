@@ -70,6 +70,21 @@ def test_detach_refuses_a_disk_with_another_image(daemon, guest, tmp_path):
     g.close()
 
 
+def test_neither_place_is_changed_if_the_definition_cannot_be(daemon, guest, tmp_path):
+    a, b, c = (image(tmp_path / f"{n}.raw") for n in "abc")
+    g = machine(daemon, guest, disks=[{"path": a, "format": "raw"}])
+    daemon.cairn("attach-disk", "a", b, "vdb", "--config")
+    daemon.cairn("attach-disk", "a", c, "vdd", "--live")
+    same = "nothing is changed, because the definition of the next start cannot be: "
+    for args, why in ((("attach-disk", "a", b, "vdc", "--persistent"), "is also the image of"),
+                      (("attach-disk", "a", image(tmp_path / "d.raw"), "vdb", "--live", "--config"), "target vdb already exists"),
+                      (("detach-disk", "a", "vdd", "--persistent"), "No disk found whose source path or target is vdd")):
+        r = daemon.cairn(*args, ok=False)
+        assert same in r.stderr and why in r.stderr, r.stderr
+        assert disks(daemon) == ["vda", "vdd"] and disks(daemon, "--inactive") == ["vda", "vdb"]
+    g.close()
+
+
 def test_note_about_the_next_start_is_true(daemon, guest, tmp_path):
     """Whatever else the two definitions differ in."""
     a, b, c, e = (image(tmp_path / f"{n}.raw") for n in "abce")
