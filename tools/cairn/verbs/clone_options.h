@@ -10,7 +10,7 @@ static const struct verb_option blockpull_options[] = {
 	{ "wait", NULL, "no effect: the verb waits unless --no-wait is given" }, JOB_OPTIONS, END };
 static const struct verb_option backup_begin_options[] = {
 	{ "pull", NULL, "serve the disks over NBD until domjobabort [copy them to files]" },
-	{ "socket", "DIR", "with --pull: make the sockets in DIR [VM.backup]" },
+	{ "socket", "DIR", "with --pull: make the sockets in DIR [a folder such as 8f1c02d4.backup]" },
 	{ "since", "NAME", "with --pull: offer only the differences from this earlier snapshot" },
 	{ "to", "DIR", "write the files to DIR [beside the images]" },
 	{ "disk", "ID", "back up this disk only; repeatable [all writable disks]" },
