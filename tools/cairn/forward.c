@@ -65,11 +65,11 @@ struct json_object *forward_parse(struct cli *c, const char *option, const char 
 	return NULL;
 }
 
-void forward_print(const char *whose, struct json_object *forward)
+void forward_print(FILE *f, const char *whose, struct json_object *forward)
 {
 	const char *guest = js_get_str(forward, "guest"), *address = js_get_str_or(forward, "address", "127.0.0.1");
 
-	printf(strchr(address, ':') ? "%s: %s [%s]:%d leads to port %d%s%s\n" : "%s: %s %s:%d leads to port %d%s%s\n", whose, js_get_str_or(forward, "protocol", "tcp"),
+	fprintf(f, strchr(address, ':') ? "%s: %s [%s]:%d leads to port %d%s%s\n" : "%s: %s %s:%d leads to port %d%s%s\n", whose, js_get_str_or(forward, "protocol", "tcp"),
 		address, (int)js_get_int(forward, "port", 0),
 		(int)js_get_int(forward, "to", 0), guest ? " of " : "", guest ? guest : "");
 }
@@ -116,7 +116,7 @@ int publish_all(struct cli *c, const char *vm)
 		if (forward_publish(c, vm, o, &e) < 0)
 			return cli_fail(&e, "Domain '%s' runs, but --publish %s failed", vm, texts[i]);
 		if (c->format == CLI_TABLE)
-			forward_print(vm, o);
+			forward_print(stdout, vm, o);
 	}
 	return 0;
 }

@@ -3,6 +3,7 @@
 #define CAIRN_TOOLS_FORWARD_H
 
 #include <stdbool.h>
+#include <stdio.h>
 
 struct cli;
 struct err;
@@ -12,7 +13,7 @@ struct json_object;
  * option: for the error. The caller owns the result; NULL: wrong, and the usage was printed. */
 struct json_object *forward_parse(struct cli *c, const char *option, const char *text, bool any);
 /* Print "WHOSE: tcp 127.0.0.1:2222 leads to port 22". */
-void forward_print(const char *whose, struct json_object *forward);
+void forward_print(FILE *f, const char *whose, struct json_object *forward);
 
 /* Add a forward to a running VM, and its port to the object. Returns 0 or -errno. */
 int forward_publish(struct cli *c, const char *vm, struct json_object *forward, struct err *e);

@@ -101,7 +101,7 @@ cairn attach-interface web1 user --forward 2222:22
     then: cairn domiflist web1 | grep user
 cairn attach-interface web1 network default --forward 2222:22
     given: defined web1; network default
-    then: cairn domiflist web1 | grep 'net0: tcp 127.0.0.1:2222'
+    then: cairn domiflist web1 2>&1 | grep 'net0: tcp 127.0.0.1:2222'
 cairn attach-interface web1 user --egress 'allow tcp 443 *.example.org'
     given: defined web1
     then: cairn dumpjson web1 | grep example.org

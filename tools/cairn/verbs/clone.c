@@ -251,7 +251,7 @@ void clone_published_print(struct json_object *list)
 	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
 		struct json_object *o = json_object_array_get_idx(list, i);
 
-		forward_print(js_get_str_or(o, "name", "?"), o);
+		forward_print(stdout, js_get_str_or(o, "name", "?"), o);
 	}
 }
 

@@ -284,14 +284,15 @@ int verb_detach_interface(struct cli *c)
 
 /* ---- domiflist ---- */
 
-/* Print the forwards below virsh's table: "net0: tcp 127.0.0.1:2222 leads to port 22". */
+/* Print the forwards below the table: "net0: tcp 127.0.0.1:2222 leads to port 22". They go to stderr, because scripts
+ * read virsh's table from stdout. */
 static void forwards_print(struct json_object *interface)
 {
 	struct json_object *list = js_get_array(interface, "forwards");
 	size_t n = list ? json_object_array_length(list) : 0;
 
 	for (size_t i = 0; i < n; i++)
-		forward_print(js_get_str_or(interface, "id", "-"), json_object_array_get_idx(list, i));
+		forward_print(stderr, js_get_str_or(interface, "id", "-"), json_object_array_get_idx(list, i));
 }
 
 static void interfaces_print(struct json_object *list)
@@ -309,6 +310,7 @@ static void interfaces_print(struct json_object *list)
 		table_add(&t, cells);
 	}
 	table_finish(&t, stdout);
+	fflush(stdout);
 	for (size_t i = 0; i < json_object_array_length(list); i++)
 		forwards_print(json_object_array_get_idx(list, i));
 }

@@ -76,7 +76,7 @@ int verb_forward_add(struct cli *c)
 	if (r < 0)
 		return cli_fail(&e, "Failed to add forward to domain '%s'", c->pos[0]);
 	if (c->format == CLI_TABLE)
-		forward_print(c->pos[0], o);
+		forward_print(stdout, c->pos[0], o);
 	else
 		output_print(stdout, c->format, o);
 	return CLI_OK;

@@ -202,7 +202,9 @@ def test_attach_and_detach_interface(fake):
     assert last["forwards"] == [{"protocol": "tcp", "address": "127.0.0.1", "port": 2222, "to": 22},
                                 {"protocol": "udp", "address": "127.0.0.1", "port": 53, "to": 5353},
                                 {"protocol": "tcp", "address": "0.0.0.0", "port": 8080, "to": 80}]
-    assert fake.cairn("domiflist", "vm1").stdout.splitlines()[-1] == "net2: tcp 0.0.0.0:8080 leads to port 80"
+    listed = fake.cairn("domiflist", "vm1")
+    assert listed.stderr.splitlines()[-1] == "net2: tcp 0.0.0.0:8080 leads to port 80"
+    assert [line.split()[4] for line in listed.stdout.splitlines()[2:] if line] == [i["mac"] for i in inactive(fake, "vm1")["interfaces"]]
     fake.cairn("attach-interface", "vm1", "user", "--egress", "deny 10.0.0.0/8", "--egress",
                "allow tcp 80,443 *.Example.org", "--egress", "allow 192.0.2.1", "--egress", "allow")
     assert inactive(fake, "vm1")["interfaces"][4]["egress"] == {"default": "allow", "rules": [

@@ -444,7 +444,7 @@ def test_attach_interface_with_a_forward(real):
     real.cairn("define", define_bare(real))
     real.cairn("attach-interface", "vm1", "network", "lan", "--forward", "udp:8007:7", "--config")
     assert [(f["protocol"], f["port"], f["to"]) for f in forwards(real, "vm1")] == [("udp", 8007, 7)]
-    assert "net0: udp 127.0.0.1:8007 leads to port 7" in real.cairn("domiflist", "vm1").stdout
+    assert "net0: udp 127.0.0.1:8007 leads to port 7" in real.cairn("domiflist", "vm1").stderr
 
 
 def define_bare(d):
