@@ -366,6 +366,23 @@ static int layers_choose(struct commit *x, const struct definition_disk *d, cons
 	return 0;
 }
 
+/* Check that the next start reads the base through the layers that are committed, or not at all: with another overlay
+ * on the base, it would read the committed data. */
+static int next_check(const struct commit *x, const struct definition_disk *d, struct err *e)
+{
+	const struct definition_disk *next = vm_layers_next(x->vm, d->id, d->layers[x->base].path);
+	unsigned at = 0, n = x->base - x->top;
+
+	while (next && strcmp(next->layers[at].path, d->layers[x->base].path))
+		at++;
+	for (unsigned i = 1; next && i <= n; i++)
+		if (i > at || strcmp(next->layers[at - i].path, d->layers[x->base - i].path))
+			return err_set(e, -EPERM, ERR_WRONG_STATE, "disk %s: the definition of the next start has the image %.190s, which reads "
+				"%.190s, so that must not change; change the definition first, with cairn edit", d->id, next->layers[0].path,
+				d->layers[x->base].path);
+	return 0;
+}
+
 static int commit_check(struct commit *x, const struct commit_opts *o, const struct definition_disk **ret, struct err *e)
 {
 	const struct vm *vm = x->vm;
@@ -393,6 +410,8 @@ static int commit_check(struct commit *x, const struct commit_opts *o, const str
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "disk '%s' of VM '%s' is read-only", d->id, vm->def->name);
 	*ret = d;
 	r = layers_choose(x, d, o, e);
+	if (!r && !x->resumed) /* then the definition may lack the layers already */
+		r = next_check(x, d, e);
 	return r < 0 ? r : image_check_base(vm, d->id, d->layers[x->base].path, e);
 }
 

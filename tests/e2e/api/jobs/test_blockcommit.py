@@ -921,6 +921,21 @@ def test_completion_that_the_definition_excludes_leaves_the_job_ready(ready):
     g.again()
 
 
+def test_base_that_another_image_of_the_next_start_reads_is_refused(vm):
+    """That image would read what the overlay has."""
+    g = vm()
+    g.snapshot("s1")
+    definition = json.loads(g.d.cairn("dumpjson", "vm1").stdout)
+    disk, = definition["disks"]
+    overlay_create(g, "other.qcow2")
+    g.d.qmp().run("vm-define", definition={**definition, "disks": [{**disk, "path": str(g.d.tmp / "other.qcow2")}]})
+    r = g.d.cairn("blockcommit", "vm1", "vda", "--pivot", ok=4)
+    assert f"the next start has the image {g.d.tmp}/other.qcow2, which reads {g.d.tmp}/disk0.qcow2, so that must not change" in r.stderr
+    g.d.qmp().run("vm-define", definition=definition)
+    g.d.cairn("blockcommit", "vm1", "vda", "--pivot")
+    assert both(g.d) == [["disk0.qcow2"]]
+
+
 @pytest.mark.parametrize("by", ["job-complete", "blockjob"])
 def test_next_start_with_an_image_of_its_own_keeps_it(ready, by):
     g, q = ready()
