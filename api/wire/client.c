@@ -30,6 +30,7 @@ struct client {
 	struct json_object *events; /* array: queued while an answer was awaited */
 	void (*told)(void *opaque, struct json_object *ev); /* NULL: none */
 	void *told_opaque;
+	bool ignores_events;
 	uint64_t next_id;
 	int fd; /* came with the current answer; -1: none */
 };
@@ -229,6 +230,17 @@ static bool daemon_works(const struct client *c)
 		ppoll(&(struct pollfd){ .fd = fd, .events = POLLIN }, 1, &limit, NULL) != 0;
 }
 
+/* event: taken. */
+static void event_take(struct client *c, struct json_object *event)
+{
+	if (c->told)
+		c->told(c->told_opaque, event);
+	if (c->ignores_events)
+		json_object_put(event);
+	else
+		json_object_array_add(c->events, event);
+}
+
 /* Wait for an answer. Some commands take long, so give up only when the daemon no longer works. */
 static int answer_await(struct client *c, uint64_t id, struct json_object **ret_v, struct err *e)
 {
@@ -247,10 +259,8 @@ static int answer_await(struct client *c, uint64_t id, struct json_object **ret_
 				"whether cairnd is stopped and what its log says; it may still carry out the command");
 		if (r < 0)
 			return r;
-		if (js_get(o, "event") && c->told)
-			c->told(c->told_opaque, o);
 		if (js_get(o, "event"))
-			json_object_array_add(c->events, STEAL_PTR(o));
+			event_take(c, STEAL_PTR(o));
 		else if (js_get_int(o, "id", -1) == (int64_t)id || !js_get(o, "id"))
 			return answer_take(o, ret_v, e);
 	}
@@ -279,6 +289,11 @@ void client_on_event(struct client *c, void (*told)(void *opaque, struct json_ob
 {
 	c->told = told;
 	c->told_opaque = opaque;
+}
+
+void client_ignore_events(struct client *c)
+{
+	c->ignores_events = true;
 }
 
 int client_fd(const struct client *c)

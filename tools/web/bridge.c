@@ -1,15 +1,53 @@
 #include "tools/web/bridge.h"
 #include "api/wire/client.h"
 #include "api/wire/json.h"
+#include "base/cleanup.h"
 #include "base/err.h"
+#include "base/util.h"
 #include "tools/web/links.h"
 
 #include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #define COMMANDS_MAX 64
 #define NODES_MAX 16384 /* as the daemon takes */
+/* When the answers of a request have this size, it runs no further command. */
+#define ANSWERS_BYTES (2 * MIB)
+
+/* ---- requests at once ---- */
+
+int requests_begin(struct requests *q, const char *user, struct err *e)
+{
+	int row = -1, n = 0;
+	LOCK_GUARD(&q->lock);
+
+	for (int i = 0; i < REQUESTS_MAX; i++) {
+		if (!q->rows[i].used)
+			row = i;
+		else
+			n += !strcmp(q->rows[i].user, user);
+	}
+	if (n >= USER_REQUESTS_MAX)
+		return err_set(e, -EBUSY, ERR_BUSY, "your pages have %d requests under way, which is the most; try again", USER_REQUESTS_MAX);
+	if (row < 0)
+		return err_set(e, -EBUSY, ERR_BUSY, "all users' pages have %d requests under way, which is the most; try again", REQUESTS_MAX);
+	q->rows[row].used = true;
+	memcpy(q->rows[row].user, user, strlen(user) + 1);
+	return row;
+}
+
+void requests_end(struct requests *q, int row)
+{
+	LOCK_GUARD(&q->lock);
+
+	if (row >= 0)
+		q->rows[row].used = false;
+}
+
+/* ---- commands ---- */
 
 /* Returns the name of the command; NULL: no command of the allowed form. */
 static const char *command_name(struct json_object *command, struct json_object **ret_args)
@@ -73,10 +111,31 @@ static int request_parse(const char *body, size_t len, struct json_object **ret,
 	return r < 0 ? r : js_parse(body, len, "the request", ret, e);
 }
 
-struct json_object *bridge_execute(const struct links *links, const char *body, size_t len)
+/* Print an answer, so that only its text takes memory. answer: taken. */
+static void answer_print(FILE *out, struct json_object *answer)
 {
-	struct json_object *request = NULL, *answer = NULL;
+	fputs(json_object_to_json_string_ext(answer, JSON_C_TO_STRING_PLAIN), out);
+	json_object_put(answer);
+}
+
+static void commands_execute(struct client *c, struct json_object *commands, FILE *out)
+{
+	for (size_t i = 0; i < json_object_array_length(commands); i++) {
+		fputc(i ? ',' : '[', out);
+		if (ftello(out) < (off_t)ANSWERS_BYTES)
+			answer_print(out, command_execute(c, json_object_array_get_idx(commands, i)));
+		else
+			answer_print(out, js_error(err_class_name(ERR_INVALID), "not run: the answers before it are too large; send fewer commands in a request"));
+	}
+	fputs(json_object_array_length(commands) ? "]" : "[]", out);
+}
+
+char *bridge_execute(const struct links *links, const char *body, size_t len, size_t *ret_len)
+{
+	struct json_object *request = NULL;
 	struct client *c = NULL;
+	char *text = NULL;
+	FILE *out = must_alloc(open_memstream(&text, ret_len));
 	struct err e;
 	int r = request_parse(body, len, &request, &e);
 	bool many = r == 0 && json_object_is_type(request, json_type_array);
@@ -85,16 +144,17 @@ struct json_object *bridge_execute(const struct links *links, const char *body, 
 		r = err_set(&e, -EINVAL, ERR_INVALID, "a request has at most %d commands", COMMANDS_MAX);
 	if (r == 0)
 		r = links_client(links, &c, &e);
+	if (r == 0)
+		client_ignore_events(c);
 	if (r < 0)
-		answer = js_error(err_class_name(e.cls), e.msg);
-	else if (!many)
-		answer = command_execute(c, request);
-	else {
-		answer = json_object_new_array();
-		for (size_t i = 0; i < json_object_array_length(request); i++)
-			json_object_array_add(answer, command_execute(c, json_object_array_get_idx(request, i)));
-	}
+		answer_print(out, js_error(err_class_name(e.cls), e.msg));
+	else if (many)
+		commands_execute(c, request, out);
+	else
+		answer_print(out, command_execute(c, request));
 	client_free(c);
 	json_object_put(request);
-	return answer;
+	if (fclose(out) != 0)
+		abort(); /* no memory */
+	return text;
 }

@@ -123,6 +123,7 @@ static int server_begin(const struct options *o, struct server *s, struct err *e
 		s->guard.session_limit_ns = o->session_limit_s * CLOCK_NS_PER_S;
 	connections_init(&s->connections, CONNECTIONS_CROWD);
 	consoles_init(&s->consoles);
+	pthread_mutex_init(&s->requests.lock, NULL);
 	return server_start(s, e);
 }
 

@@ -5,7 +5,6 @@
 #include "base/err.h"
 #include "base/lockdown.h"
 #include "base/util.h"
-#include "tools/web/bridge.h"
 #include "tools/web/pages.h"
 #include "tools/web/streams.h"
 
@@ -27,6 +26,8 @@
 #define LOGIN_BYTES 1024
 #define STACK_BYTES (256 * KIB)
 #define FILES_MAX (4 * CONNECTIONS_MAX)
+/* Stacks of CONNECTIONS_MAX threads, bodies of CONNECTIONS_CROWD requests, REQUESTS_MAX answers, and reserve. */
+#define MEMORY_BYTES (2 * GIB)
 
 #define SESSION_OVER "This session has ended; log in again.\n"
 
@@ -49,7 +50,8 @@ static const int allowed[] = {
 
 static int sandbox(struct err *e)
 {
-	static const struct lockdown_limit limits[] = { { RLIMIT_NOFILE, FILES_MAX } };
+	static const struct lockdown_limit limits[] = { { RLIMIT_NOFILE, FILES_MAX },
+		{ RLIMIT_AS, LOCKDOWN_SANITIZED ? RLIM_INFINITY : MEMORY_BYTES } };
 	struct call_filter f;
 	int r = lockdown_begin(LOCKDOWN_OUTSIDE, limits, ARRAY_SIZE(limits), e);
 
@@ -72,6 +74,7 @@ static int sandbox(struct err *e)
 struct request {
 	int session; /* its id; -1: none */
 	struct links links; /* of the session; owns the delegate's socket */
+	int row; /* in the table of requests; -1: none */
 	char *body; /* body[len] is NUL */
 	size_t len, max;
 };
@@ -222,7 +225,7 @@ static bool ask_parse(const char *body, struct login_ask *a)
 	return login_ask_is_valid(a);
 }
 
-static enum MHD_Result login_by_password(struct server *s, struct MHD_Connection *c, const struct request *q)
+static enum MHD_Result login_by_password(struct server *s, struct MHD_Connection *c, struct request *q)
 {
 	struct login_answer answer = { 0 };
 	struct login_ask ask = { 0 };
@@ -247,7 +250,7 @@ static enum MHD_Result login_by_password(struct server *s, struct MHD_Connection
 	return session_answer(s, c, id, answer.user, delegate);
 }
 
-static enum MHD_Result login(struct server *s, struct MHD_Connection *c, const struct request *q)
+static enum MHD_Result login(struct server *s, struct MHD_Connection *c, struct request *q)
 {
 	if (s->logins.channel >= 0)
 		return login_by_password(s, c, q);
@@ -258,7 +261,7 @@ static enum MHD_Result login(struct server *s, struct MHD_Connection *c, const s
 }
 
 /* Send the page the way to log in, and the user who has logged in. */
-static enum MHD_Result session_info_send(struct server *s, struct MHD_Connection *c, const struct request *q)
+static enum MHD_Result session_info_send(struct server *s, struct MHD_Connection *c, struct request *q)
 {
 	struct json_object *o = json_object_new_object();
 	char user[LOGIN_USER_BYTES];
@@ -269,7 +272,7 @@ static enum MHD_Result session_info_send(struct server *s, struct MHD_Connection
 	return response_send(c, MHD_HTTP_OK, "application/json", json_response(o));
 }
 
-static enum MHD_Result logout(struct server *s, struct MHD_Connection *c, const struct request *q)
+static enum MHD_Result logout(struct server *s, struct MHD_Connection *c, struct request *q)
 {
 	session_over(s, q->session, row_of(c));
 	return refuse(c, MHD_HTTP_OK, "Logged out.\n");
@@ -277,13 +280,22 @@ static enum MHD_Result logout(struct server *s, struct MHD_Connection *c, const 
 
 /* ---- paths ---- */
 
-static enum MHD_Result api(struct server *s, struct MHD_Connection *c, const struct request *q)
+static enum MHD_Result api(struct server *s, struct MHD_Connection *c, struct request *q)
 {
-	(void)s;
-	return response_send(c, MHD_HTTP_OK, "application/json", json_response(bridge_execute(&q->links, q->body, q->len)));
+	char user[LOGIN_USER_BYTES], *text;
+	struct err e;
+	size_t len;
+
+	if (guard_session_get(&s->guard, q->session, user, NULL) < 0)
+		return refuse(c, MHD_HTTP_UNAUTHORIZED, SESSION_OVER);
+	q->row = requests_begin(&s->requests, user, &e);
+	if (q->row < 0)
+		return refuse(c, MHD_HTTP_SERVICE_UNAVAILABLE, e.msg);
+	text = bridge_execute(&q->links, q->body, q->len, &len);
+	return response_send(c, MHD_HTTP_OK, "application/json", must_alloc(MHD_create_response_from_buffer(len, text, MHD_RESPMEM_MUST_FREE)));
 }
 
-static enum MHD_Result events(struct server *s, struct MHD_Connection *c, const struct request *q)
+static enum MHD_Result events(struct server *s, struct MHD_Connection *c, struct request *q)
 {
 	struct MHD_Response *r;
 	struct err e;
@@ -317,17 +329,17 @@ static enum MHD_Result stream_answer(struct server *s, struct MHD_Connection *c,
 	return response_send(c, MHD_HTTP_OK, "application/octet-stream", r);
 }
 
-static enum MHD_Result console_output(struct server *s, struct MHD_Connection *c, const struct request *q)
+static enum MHD_Result console_output(struct server *s, struct MHD_Connection *c, struct request *q)
 {
 	return stream_answer(s, c, q, LINK_CONSOLE);
 }
 
-static enum MHD_Result screen_output(struct server *s, struct MHD_Connection *c, const struct request *q)
+static enum MHD_Result screen_output(struct server *s, struct MHD_Connection *c, struct request *q)
 {
 	return stream_answer(s, c, q, LINK_SCREEN);
 }
 
-static enum MHD_Result console_input(struct server *s, struct MHD_Connection *c, const struct request *q)
+static enum MHD_Result console_input(struct server *s, struct MHD_Connection *c, struct request *q)
 {
 	struct err e;
 
@@ -340,7 +352,7 @@ static const struct route {
 	const char *method, *path;
 	size_t body_bytes; /* the most */
 	bool open;	   /* without a session */
-	enum MHD_Result (*answer)(struct server *s, struct MHD_Connection *c, const struct request *q);
+	enum MHD_Result (*answer)(struct server *s, struct MHD_Connection *c, struct request *q);
 } routes[] = {
 	{ "POST", "/login", LOGIN_BYTES, true, login },
 	{ "GET", "/session", 0, true, session_info_send },
@@ -421,6 +433,7 @@ static enum MHD_Result request_handle(void *opaque, struct MHD_Connection *c, co
 	(void)version;
 	if (!q) { /* headers only; a client that is refused here need not send its body */
 		q = *request = must_alloc(calloc(1, sizeof(*q)));
+		q->row = -1;
 		q->links = (struct links){ .daemon = s->socket, .delegate = -1 };
 		status = request_check(s, c, method, url, q, &route, &why);
 		q->body = must_alloc(calloc(1, MIN(q->max, (size_t)LOGIN_BYTES) + 1));
@@ -453,6 +466,7 @@ static void request_done(void *opaque, struct MHD_Connection *c, void **request,
 	connections_wait(&s->connections, row_of(c));
 	if (!q)
 		return;
+	requests_end(&s->requests, q->row);
 	explicit_bzero(q->body, q->len);
 	if (q->links.delegate >= 0)
 		close(q->links.delegate);

@@ -3,6 +3,7 @@
 #define CAIRN_TOOLS_WEB_SERVER_H
 
 #include "tools/metrics/connections.h"
+#include "tools/web/bridge.h"
 #include "tools/web/console.h"
 #include "tools/web/guard.h"
 #include "tools/web/login.h"
@@ -26,6 +27,7 @@ struct server {
 	struct guard guard;
 	struct connections connections;
 	struct consoles consoles;
+	struct requests requests;
 	struct MHD_Daemon *http;
 };
 

@@ -4,6 +4,7 @@ import contextlib
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import struct
@@ -219,6 +220,27 @@ def test_sessions_of_a_user_are_bounded(host, web):
         r.close()
         r.connection.close()
     until(lambda: bob.ask("POST", "/api", '{"execute": "query-version"}')[1].startswith('{"return"'))
+
+
+def test_user_without_a_role_takes_little_memory(host):
+    """Requests for much at once are bounded for each user, not only for each session."""
+    request = json.dumps([{"execute": "query-qmp-schema"}] * 64)
+    host.daemon.cairn("grant", "operator", "--user", str(BOB))
+    with contextlib.closing(host.serve(host.daemon)) as w:
+        server, = children(w.proc.pid, "cairn-web")
+        alice, bob = [w.user("alice") for _ in range(2)], w.user("bob")
+        assert alice[0].run("vm-list")["error"]["class"] == "PermissionDenied"
+        with ThreadPoolExecutor(32) as pool:
+            answers = [pool.submit(alice[i % 2].ask, "POST", "/api", request) for i in range(32)]
+            assert names(bob) == []
+            answers = [a.result() for a in answers]
+        assert {r.status for r, _ in answers} == {200, 503}
+        for r, text in answers:
+            assert text.startswith("your pages have 8 requests under way") if r.status == 503 else len(json.loads(text)) == 64
+        status = dict(line.split(":", 1) for line in Path(f"/proc/{server}/status").read_text().splitlines())
+        assert int(status["VmHWM"].split()[0]) < 160 << 10, status["VmHWM"]
+        limits = Path(f"/proc/{server}/limits").read_text()
+        assert re.search(r"Max address space +2147483648 +2147483648", limits), limits
 
 
 def test_session_ends_with_its_process(host, web):

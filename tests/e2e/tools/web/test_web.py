@@ -167,6 +167,15 @@ def test_commands_of_another_form_are_refused(web):
     assert web.ask("POST", "/", "")[0].status == 404
 
 
+def test_large_answers_end_the_commands_of_a_request(web):
+    web.login()
+    answers = web.api([{"execute": "query-qmp-schema"}] * 64)
+    run = [a for a in answers if "return" in a]
+    assert 2 << 20 < len(json.dumps(run, separators=(",", ":"))) < 3 << 20 and answers[:len(run)] == run
+    assert len(answers) == 64
+    assert answers[-1]["error"]["desc"] == "not run: the answers before it are too large; send fewer commands in a request"
+
+
 def test_vm_starts_and_events_tell_it(fake, web):
     web.login()
     r = web.send("GET", "/events")

@@ -19,6 +19,7 @@
 #include <cmocka.h>
 
 #define GREETING "{\"QMP\":{\"version\":{}}}\n"
+#define EVENT "{\"event\":\"VM_STATE_CHANGE\"}\n"
 #define BUSY "{\"error\":{\"class\":\"Busy\",\"desc\":\"too many clients\"}}\n"
 
 static unsigned timeouts; /* of the next calls of ppoll() */
@@ -72,7 +73,7 @@ static void *daemon_run(void *opaque)
 		put(second, d->second);
 		get_line(second);
 		close(second);
-		put(first, "{\"return\":{\"late\":true},\"id\":2}\n");
+		put(first, EVENT "{\"return\":{\"late\":true},\"id\":2}\n");
 	}
 	get_line(first);
 	close(first);
@@ -143,12 +144,34 @@ static void test_client_gives_up_when_daemon_greets_nobody(void **state)
 	daemon_end(&d, c);
 }
 
+static void events_kept(bool ignores)
+{
+	struct daemon d = { .second = GREETING };
+	struct client *c = daemon_start(&d);
+	CLEANUP_JS struct json_object *event = NULL;
+
+	if (ignores)
+		client_ignore_events(c);
+	timeouts = 1;
+	assert_int_equal(client_execute(c, "slow", NULL, NULL, NULL, NULL), 0);
+	assert_int_equal(client_next_event(c, 0, &event, NULL), ignores ? -ETIMEDOUT : 0);
+	daemon_end(&d, c);
+}
+
+static void test_event_before_an_answer_is_queued_unless_ignored(void **state)
+{
+	(void)state;
+	events_kept(false);
+	events_kept(true);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_client_waits_while_daemon_greets_others),
 		cmocka_unit_test(test_client_waits_while_daemon_refuses_others),
 		cmocka_unit_test(test_client_gives_up_when_daemon_greets_nobody),
+		cmocka_unit_test(test_event_before_an_answer_is_queued_unless_ignored),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
