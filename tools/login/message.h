@@ -12,7 +12,8 @@
 #define LOGIN_USER_BYTES 256
 #define LOGIN_PASSWORD_BYTES 512
 #define LOGIN_ADDRESS_BYTES 64
-#define LOGIN_CHECKS_MAX 32	/* logins that are being checked, or whose refusal is delayed */
+#define LOGIN_CHECKS_MAX 32	/* logins that are being checked */
+#define LOGIN_WAITS_MAX 128	/* logins that wait for a check, are being checked, or whose refusal is delayed */
 #define LOGIN_SESSIONS_MAX 128
 
 enum {

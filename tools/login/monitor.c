@@ -18,6 +18,8 @@
 
 /* A check that takes longer is ended. */
 #define CHECK_NS (20 * CLOCK_NS_PER_S)
+/* Of the logins that wait, this many may be from this host: its users have no limit of their address. */
+#define HOST_WAITS_MAX (LOGIN_WAITS_MAX * 3 / 4)
 /* Each refusal takes this long, whether there is such a user or not. */
 #define REFUSAL_NS (2 * CLOCK_NS_PER_S)
 
@@ -40,7 +42,7 @@ static void refuse(struct monitor *m, uint64_t session, enum login_verdict why, 
 
 static const char *origin(const struct monitor_check *c)
 {
-	return c->address[0] ? c->address : "this host";
+	return c->ask.address[0] ? c->ask.address : "this host";
 }
 
 /* A name that nobody has may be a password in the wrong field, so it is not logged. */
@@ -51,7 +53,7 @@ static void refusal_log(const struct monitor_check *c)
 	if (!log_ratelimit_pass(&limit))
 		return;
 	if (c->result.known)
-		log_warn("login", "a login of user '%s' from %s is refused: %s", c->user, origin(c), c->result.why);
+		log_warn("login", "a login of user '%s' from %s is refused: %s", c->ask.user, origin(c), c->result.why);
 	else
 		log_warn("login", "a login from %s is refused: %s", origin(c), c->result.why);
 }
@@ -60,7 +62,7 @@ static void refusal_log(const struct monitor_check *c)
 
 static struct monitor_check *check_find(struct monitor *m, uint64_t session)
 {
-	for (size_t i = 0; i < LOGIN_CHECKS_MAX; i++)
+	for (size_t i = 0; i < LOGIN_WAITS_MAX; i++)
 		if (m->checks[i].session == session)
 			return &m->checks[i];
 	return NULL;
@@ -69,10 +71,20 @@ static struct monitor_check *check_find(struct monitor *m, uint64_t session)
 /* Find a free row whose process has ended, too. */
 static struct monitor_check *check_room(struct monitor *m)
 {
-	for (size_t i = 0; i < LOGIN_CHECKS_MAX; i++)
+	for (size_t i = 0; i < LOGIN_WAITS_MAX; i++)
 		if (!m->checks[i].session && !m->checks[i].pid)
 			return &m->checks[i];
 	return NULL;
+}
+
+/* Return whether logins from this host have all the rows that they may have. */
+static bool host_is_full(const struct monitor *m)
+{
+	unsigned n = 0;
+
+	for (size_t i = 0; i < LOGIN_WAITS_MAX; i++)
+		n += m->checks[i].session && !m->checks[i].ask.address[0];
+	return n >= HOST_WAITS_MAX;
 }
 
 static struct monitor_delegate *delegate_find(struct monitor *m, uint64_t session)
@@ -106,7 +118,7 @@ static void check_accept(struct monitor *m, struct monitor_check *c)
 	}
 	d->session = c->session;
 	d->ending = false;
-	limits_return(&m->limits, c->user, c->address, clock_monotonic_ns());
+	limits_return(&m->limits, c->ask.user, c->ask.address, clock_monotonic_ns());
 	snprintf(a.user, sizeof(a.user), "%s", c->result.user);
 	log_info("login", "user '%s' (%u) has logged in from %s, session %llu", c->result.user, (unsigned)c->result.uid,
 		origin(c), (unsigned long long)c->session);
@@ -143,20 +155,56 @@ static void check_read(struct monitor *m, struct monitor_check *c)
 		check_finish(m, c);
 }
 
-/* End checks that take too long, and answer refusals whose delay is over. Returns the time of the next such act. */
+static void check_begin(struct monitor *m, struct monitor_check *c)
+{
+	int r = check_start(&c->ask, m->allow_root, &c->pid, &c->out);
+
+	explicit_bzero(c->ask.password, sizeof(c->ask.password));
+	c->waits = false;
+	c->begin_ns = clock_monotonic_ns();
+	if (r < 0) {
+		log_error("login", "a login cannot be checked: %s", strerror(-r));
+		c->result.verdict = LOGIN_FAILED;
+	}
+}
+
+/* Begin checks that wait, the oldest first. */
+static void checks_begin(struct monitor *m)
+{
+	for (;;) {
+		struct monitor_check *oldest = NULL;
+		unsigned running = 0;
+
+		for (size_t i = 0; i < LOGIN_WAITS_MAX; i++) {
+			struct monitor_check *c = &m->checks[i];
+
+			running += c->pid != 0;
+			if (c->session && c->waits && (!oldest || c->session < oldest->session))
+				oldest = c;
+		}
+		if (!oldest || running >= LOGIN_CHECKS_MAX)
+			return;
+		check_begin(m, oldest);
+	}
+}
+
+/* Begin checks that wait, end checks that take too long, and answer refusals whose delay is over. Returns the time of
+ * the next such end or answer. */
 static uint64_t checks_run(struct monitor *m)
 {
-	uint64_t now = clock_monotonic_ns(), next = UINT64_MAX;
+	uint64_t now, next = UINT64_MAX;
 
-	for (size_t i = 0; i < LOGIN_CHECKS_MAX; i++) {
+	checks_begin(m);
+	now = clock_monotonic_ns();
+	for (size_t i = 0; i < LOGIN_WAITS_MAX; i++) {
 		struct monitor_check *c = &m->checks[i];
-		uint64_t at = c->begin_ns + (c->out >= 0 ? CHECK_NS : REFUSAL_NS);
+		uint64_t at = c->out >= 0 ? c->begin_ns + CHECK_NS : c->asked_ns + REFUSAL_NS;
 
 		if (c->session && now >= at && c->out >= 0) {
 			check_finish(m, c);
-			at = c->begin_ns + REFUSAL_NS;
+			at = c->asked_ns + REFUSAL_NS;
 		}
-		if (!c->session)
+		if (!c->session || c->waits)
 			continue;
 		if (now >= at) {
 			refuse(m, c->session, c->result.verdict, 0);
@@ -176,24 +224,16 @@ static bool ask_take(struct monitor *m, uint64_t session, const struct login_ask
 	struct monitor_check *c = check_room(m);
 	uint64_t now = clock_monotonic_ns();
 	unsigned wait_s;
-	int r;
 
 	if (!session || check_find(m, session) || delegate_find(m, session) || !login_ask_is_valid(a))
 		return false;
 	wait_s = limits_wait(&m->limits, a->user, a->address, now);
-	if (wait_s || !c) {
+	if (wait_s || !c || (!a->address[0] && host_is_full(m))) {
 		refuse(m, session, wait_s ? LOGIN_LIMITED : LOGIN_BUSY, wait_s);
 		return true;
 	}
 	limits_take(&m->limits, a->user, a->address, now);
-	*c = (struct monitor_check){ .session = session, .out = -1, .begin_ns = now };
-	memcpy(c->user, a->user, sizeof(c->user));
-	memcpy(c->address, a->address, sizeof(c->address));
-	r = check_start(a, m->allow_root, &c->pid, &c->out);
-	if (r < 0) {
-		log_error("login", "a login cannot be checked: %s", strerror(-r));
-		c->result.verdict = LOGIN_FAILED;
-	}
+	*c = (struct monitor_check){ .session = session, .waits = true, .out = -1, .asked_ns = now, .ask = *a };
 	return true;
 }
 
@@ -250,7 +290,7 @@ static void process_gone(struct monitor *m, pid_t pid, int status)
 		if (WIFSIGNALED(status))
 			log_error("login", "cairn-web was ended by signal %d", WTERMSIG(status));
 	}
-	for (size_t i = 0; i < LOGIN_CHECKS_MAX; i++)
+	for (size_t i = 0; i < LOGIN_WAITS_MAX; i++)
 		if (m->checks[i].pid == pid)
 			m->checks[i].pid = 0;
 	for (size_t i = 0; i < LOGIN_SESSIONS_MAX; i++) {
@@ -285,7 +325,7 @@ static void all_end(struct monitor *m)
 {
 	if (m->web)
 		kill(m->web, SIGKILL);
-	for (size_t i = 0; i < LOGIN_CHECKS_MAX; i++)
+	for (size_t i = 0; i < LOGIN_WAITS_MAX; i++)
 		check_stop(&m->checks[i]);
 	for (size_t i = 0; i < LOGIN_SESSIONS_MAX; i++)
 		session_end(m, m->delegates[i].session);
@@ -293,10 +333,10 @@ static void all_end(struct monitor *m)
 
 int monitor_run(struct monitor *m)
 {
-	struct pollfd p[LOGIN_CHECKS_MAX + 2];
+	struct pollfd p[LOGIN_WAITS_MAX + 2];
 
 	m->ended = -1;
-	for (size_t i = 0; i < LOGIN_CHECKS_MAX; i++)
+	for (size_t i = 0; i < LOGIN_WAITS_MAX; i++)
 		m->checks[i].out = -1;
 	while (m->ended < 0) {
 		uint64_t next = checks_run(m), now = clock_monotonic_ns();
@@ -304,14 +344,14 @@ int monitor_run(struct monitor *m)
 
 		p[0] = (struct pollfd){ .fd = m->signals, .events = POLLIN };
 		p[1] = (struct pollfd){ .fd = m->channel, .events = POLLIN };
-		for (size_t i = 0; i < LOGIN_CHECKS_MAX; i++)
+		for (size_t i = 0; i < LOGIN_WAITS_MAX; i++)
 			p[i + 2] = (struct pollfd){ .fd = m->checks[i].out, .events = POLLIN };
 		if (poll(p, ARRAY_SIZE(p), wait_ms) < 0 && errno != EINTR)
 			break;
 		signals_take(m);
 		if (p[1].revents)
 			message_take(m);
-		for (size_t i = 0; i < LOGIN_CHECKS_MAX; i++)
+		for (size_t i = 0; i < LOGIN_WAITS_MAX; i++)
 			if (m->checks[i].out >= 0 && p[i + 2].revents)
 				check_read(m, &m->checks[i]);
 	}

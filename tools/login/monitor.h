@@ -13,12 +13,13 @@
 
 struct monitor_check {
 	uint64_t session; /* 0: the row is free */
-	pid_t pid;	  /* 0: it has ended */
+	bool waits;	  /* for the end of another check */
+	pid_t pid;	  /* 0: none, or it has ended */
 	int out;	  /* the process writes its result to it; -1: closed */
-	uint64_t begin_ns;
+	uint64_t asked_ns, begin_ns;
 	size_t got;
 	struct check_result result;
-	char user[LOGIN_USER_BYTES], address[LOGIN_ADDRESS_BYTES];
+	struct login_ask ask; /* the password is cleared when the process has it */
 };
 
 struct monitor_delegate {
@@ -37,7 +38,7 @@ struct monitor {
 	int notify; /* the service manager; -1: none */
 	int ended; /* exit status; -1: not yet */
 	struct limits limits;
-	struct monitor_check checks[LOGIN_CHECKS_MAX];
+	struct monitor_check checks[LOGIN_WAITS_MAX];
 	struct monitor_delegate delegates[LOGIN_SESSIONS_MAX];
 };
 

@@ -26,7 +26,7 @@ void logins_init(struct logins *l)
 	*l = (struct logins){ .channel = -1 };
 	pthread_mutex_init(&l->lock, NULL);
 	pthread_cond_init(&l->answered, NULL);
-	for (size_t i = 0; i < LOGIN_CHECKS_MAX; i++)
+	for (size_t i = 0; i < LOGIN_WAITS_MAX; i++)
 		l->waits[i].delegate = -1;
 }
 
@@ -91,7 +91,7 @@ void logins_ready(struct logins *l)
 
 static struct login_wait *wait_find(struct logins *l, int session)
 {
-	for (size_t i = 0; i < LOGIN_CHECKS_MAX; i++)
+	for (size_t i = 0; i < LOGIN_WAITS_MAX; i++)
 		if (l->waits[i].session == session)
 			return &l->waits[i];
 	return NULL;

@@ -18,7 +18,7 @@ struct logins {
 		bool done;
 		struct login_answer answer;
 		int delegate; /* -1: none; owned */
-	} waits[LOGIN_CHECKS_MAX];
+	} waits[LOGIN_WAITS_MAX];
 };
 
 void logins_init(struct logins *l);

@@ -180,6 +180,27 @@ def test_thousand_wrong_logins_are_limited(host, web):
     assert 1 <= host.log.read_text().count("login of user 'alice'") <= 40
 
 
+@pytest.mark.seconds(120)
+def test_flood_of_wrong_logins_locks_nobody_out(host, web):
+    over = threading.Event()
+
+    def flood(i):
+        n = 0
+        while not over.is_set():
+            with contextlib.suppress(OSError, http.client.HTTPException):
+                n += login(web, f"nobody{i}x{n}", "wrong")[0] == 403
+        return n
+    with ThreadPoolExecutor(64) as pool:
+        wrong = [pool.submit(flood, i) for i in range(64)]
+        try:
+            until(lambda: len(children(web.proc.pid, "cairn-login")) > 1)
+            time.sleep(3)
+            assert [login(web, "alice", "right")[0] for _ in range(5)] == [200] * 5
+        finally:
+            over.set()
+        assert all(w.result() for w in wrong)
+
+
 def test_each_login_is_a_new_session(host, web):
     name = f"cairn-web-{web.port}"
     own = {"Cookie": f"{name}={'a' * 64}", "X-Cairn-Key": "b" * 64}
@@ -409,7 +430,7 @@ def test_consoles_of_a_user_leave_room_for_others(kvm, guest):
 
 # ---- a cairn-web that was taken over ----
 
-BUSY, FAILED = 5, 6  # enum login_verdict
+WRONG_VERDICT, BUSY, FAILED = 1, 5, 6  # enum login_verdict
 
 
 class Monitor:
@@ -460,7 +481,7 @@ def test_server_that_was_taken_over_gets_no_user_without_a_password(host):
     with contextlib.closing(Monitor(host)) as m:
         m.send(3, 77)  # no such session
         m.ask(1, "alice", "wrong")
-        assert m.answer()[:2] == (1, 1)
+        assert m.answer()[:2] == (1, WRONG_VERDICT)
         m.ask(2, "alice", "right")
         session, verdict, user, fds = m.answer()
         assert (session, verdict, user, len(fds)) == (2, 0, "alice", 1)
@@ -477,14 +498,19 @@ def test_server_that_was_taken_over_gets_no_user_without_a_password(host):
         assert delegate.recv(1) == b""
         m.ask(3, "bob", "right", "192.0.2.1")
         assert m.answer()[:3] == (3, 0, "bob")
-        # More than 32 checks at once are refused at once.
+        # Behind 32 checks at once, others wait; more than 128 in all are refused at once, or 96 from this host.
         until(lambda: not children(m.proc.pid, "cairn-login"))
-        for i in range(40):
+        for i in range(32):
             m.ask(100 + i, "hang", "wrong", f"192.0.2.{i + 2}")
-        assert [m.answer()[:2] for _ in range(8)] == [(132 + i, BUSY) for i in range(8)]
+        for i in range(32, 132):
+            m.ask(100 + i, f"nobody{i}", "wrong")
+        assert [m.answer()[:2] for _ in range(4)] == [(228 + i, BUSY) for i in range(4)]
+        m.ask(300, "nobody", "wrong", "192.0.2.1")
+        assert m.answer()[:2] == (300, BUSY)
+        assert len(children(m.proc.pid, "cairn-login")) == 32
         for p in children(m.proc.pid, "cairn-login"):
             os.kill(p, signal.SIGKILL)
-        assert sorted(m.answer()[:2] for _ in range(32)) == [(100 + i, FAILED) for i in range(32)]
+        assert sorted(m.answer()[:2] for _ in range(128)) == [(100 + i, FAILED if i < 32 else WRONG_VERDICT) for i in range(128)]
     until(lambda: not [p for p in children(os.getpid(), "cairn-login")])
 
 
