@@ -127,7 +127,7 @@ static int pam_ask(pam_handle_t *h, const struct login_ask *a, const struct conv
 	const void *name = NULL;
 	int status = pam_set_item(h, PAM_TTY, SERVICE);
 
-	if (status == PAM_SUCCESS && a->address[0])
+	if (status == PAM_SUCCESS && login_address_is_remote(a->address))
 		status = pam_set_item(h, PAM_RHOST, a->address);
 	if (status == PAM_SUCCESS)
 		status = pam_set_item(h, PAM_FAIL_DELAY, (const void *)(uintptr_t)no_delay);

@@ -1,6 +1,7 @@
 #include "tools/login/limits.h"
 #include "base/hash.h"
 #include "base/util.h"
+#include "tools/login/message.h"
 
 #include <arpa/inet.h>
 #include <ctype.h>
@@ -30,7 +31,7 @@ static struct token_bucket *row_of(struct limits *l, unsigned kind, const char *
 	struct token_bucket *b;
 	struct in6_addr six;
 
-	if (kind == LIMIT_ADDRESS && !address[0])
+	if (kind == LIMIT_ADDRESS && !login_address_is_remote(address))
 		return NULL;
 	if (kind != LIMIT_USER && inet_pton(AF_INET6, address, &six) == 1)
 		h = hash_add(h, &six, 8);

@@ -17,7 +17,8 @@ struct limits {
 
 void limits_init(struct limits *l, uint64_t seed);
 /* Returns 0 if a login may be tried; otherwise for how many seconds it has to wait.
- * address: numeric; the networks of IPv6 (/64) count as one; empty: this host, which has no limit of its own. */
+ * address: as in struct login_ask; the networks of IPv6 (/64) count as one. An address of this host has no limit of its
+ * own, because users elsewhere may come through a forwarded port. */
 unsigned limits_wait(struct limits *l, const char *user, const char *address, uint64_t now_ns);
 /* Count a try. A successful one is given back (limits_return()). */
 void limits_take(struct limits *l, const char *user, const char *address, uint64_t now_ns);

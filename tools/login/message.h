@@ -14,7 +14,10 @@
 #define LOGIN_ADDRESS_BYTES 64
 #define LOGIN_CHECKS_MAX 32	/* logins that are being checked */
 #define LOGIN_WAITS_MAX 128	/* logins that wait for a check, are being checked, or whose refusal is delayed */
+#define LOGIN_ORIGIN_WAITS_MAX 32 /* of one address */
 #define LOGIN_SESSIONS_MAX 128
+/* Begins the address of a user of this host; the uid follows. */
+#define LOGIN_LOCAL "uid:"
 
 enum {
 	LOGIN_READY = 1, /* cairn-web serves the page */
@@ -38,7 +41,7 @@ enum login_verdict {
 /* All texts end with a NUL inside their array. */
 struct login_ask {
 	char user[LOGIN_USER_BYTES], password[LOGIN_PASSWORD_BYTES];
-	char address[LOGIN_ADDRESS_BYTES]; /* of the browser; empty: it is on this host */
+	char address[LOGIN_ADDRESS_BYTES]; /* of the browser: numeric, or LOGIN_LOCAL; empty: root or somebody on this host */
 };
 
 struct login_answer {
@@ -50,7 +53,9 @@ struct login_answer {
 extern const struct channel_type login_messages[LOGIN_ANSWER + 1];
 
 /* Whether a message is a valid request: its texts are terminated, the user has no control characters, and the address
- * is empty or numeric. */
+ * is one as above. */
 bool login_ask_is_valid(const struct login_ask *a);
+/* Whether a valid address is of another host. */
+bool login_address_is_remote(const char *address);
 
 #endif

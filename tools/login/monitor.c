@@ -18,8 +18,6 @@
 
 /* A check that takes longer is ended. */
 #define CHECK_NS (20 * CLOCK_NS_PER_S)
-/* Of the logins that wait, this many may be from this host: its users have no limit of their address. */
-#define HOST_WAITS_MAX (LOGIN_WAITS_MAX * 3 / 4)
 /* Each refusal takes this long, whether there is such a user or not. */
 #define REFUSAL_NS (2 * CLOCK_NS_PER_S)
 
@@ -77,14 +75,14 @@ static struct monitor_check *check_room(struct monitor *m)
 	return NULL;
 }
 
-/* Return whether logins from this host have all the rows that they may have. */
-static bool host_is_full(const struct monitor *m)
+/* Return whether an address has all the rows that it may have, so that its logins leave room for others'. */
+static bool origin_is_full(const struct monitor *m, const char *address)
 {
 	unsigned n = 0;
 
 	for (size_t i = 0; i < LOGIN_WAITS_MAX; i++)
-		n += m->checks[i].session && !m->checks[i].ask.address[0];
-	return n >= HOST_WAITS_MAX;
+		n += m->checks[i].session && !strcmp(m->checks[i].ask.address, address);
+	return n >= LOGIN_ORIGIN_WAITS_MAX;
 }
 
 static struct monitor_delegate *delegate_find(struct monitor *m, uint64_t session)
@@ -228,7 +226,7 @@ static bool ask_take(struct monitor *m, uint64_t session, const struct login_ask
 	if (!session || check_find(m, session) || delegate_find(m, session) || !login_ask_is_valid(a))
 		return false;
 	wait_s = limits_wait(&m->limits, a->user, a->address, now);
-	if (wait_s || !c || (!a->address[0] && host_is_full(m))) {
+	if (wait_s || !c || origin_is_full(m, a->address)) {
 		refuse(m, session, wait_s ? LOGIN_LIMITED : LOGIN_BUSY, wait_s);
 		return true;
 	}

@@ -41,7 +41,7 @@
 /* No exec, no open file, no process. It makes Unix sockets for the daemon; sockets of networks are open already. */
 static const int allowed[] = {
 	SYS_read, SYS_write, SYS_close, SYS_poll, SYS_ppoll, SYS_select, SYS_pselect6, SYS_accept, SYS_accept4, SYS_connect, SYS_shutdown,
-	SYS_sendto, SYS_sendmsg, SYS_recvfrom, SYS_recvmsg, SYS_setsockopt, SYS_getsockopt, SYS_getsockname, SYS_fcntl, SYS_brk,
+	SYS_sendto, SYS_sendmsg, SYS_recvfrom, SYS_recvmsg, SYS_setsockopt, SYS_getsockopt, SYS_getsockname, SYS_getpeername, SYS_fcntl, SYS_brk,
 	SYS_munmap, SYS_mremap, SYS_madvise, SYS_futex, SYS_clock_gettime, SYS_gettimeofday, SYS_exit, SYS_exit_group,
 	SYS_rt_sigreturn, SYS_rt_sigaction, SYS_rt_sigprocmask, SYS_restart_syscall, SYS_getpid, SYS_epoll_wait, SYS_epoll_pwait, SYS_epoll_ctl,
 	SYS_epoll_create1, SYS_writev, SYS_getrandom, SYS_eventfd2, SYS_pipe2, SYS_set_robust_list, SYS_rseq, SYS_sched_yield,
@@ -165,11 +165,12 @@ static enum MHD_Result session_answer(struct server *s, struct MHD_Connection *c
 	return response_send(c, MHD_HTTP_OK, "application/json", r);
 }
 
-/* Write the browser's address; nothing if it is on this host. */
-static void address_write(struct MHD_Connection *c, char address[LOGIN_ADDRESS_BYTES])
+/* Write the address of the browser; on this host, its user. */
+static void address_write(struct server *s, struct MHD_Connection *c, char address[LOGIN_ADDRESS_BYTES])
 {
 	const struct sockaddr *a = MHD_get_connection_info(c, MHD_CONNECTION_INFO_CLIENT_ADDRESS)->client_addr;
 	const struct in_addr *four = NULL;
+	uid_t uid;
 
 	address[0] = 0;
 	if (a && a->sa_family == AF_INET) {
@@ -184,6 +185,8 @@ static void address_write(struct MHD_Connection *c, char address[LOGIN_ADDRESS_B
 	}
 	if (four && ntohl(four->s_addr) >> 24 != IN_LOOPBACKNET)
 		inet_ntop(AF_INET, four, address, LOGIN_ADDRESS_BYTES);
+	if (!address[0] && peer_find(&s->peers, stream_browser_fd(c), &uid))
+		snprintf(address, LOGIN_ADDRESS_BYTES, LOGIN_LOCAL "%u", (unsigned)uid);
 }
 
 static enum MHD_Result login_refuse(struct MHD_Connection *c, const struct login_answer *a)
@@ -232,7 +235,7 @@ static enum MHD_Result login_by_password(struct server *s, struct MHD_Connection
 	int id = guard_session_id(&s->guard), delegate = -1;
 	bool valid = strlen(q->body) == q->len && ask_parse(q->body, &ask);
 
-	address_write(c, ask.address);
+	address_write(s, c, ask.address);
 	if (valid)
 		login_check(&s->logins, id, &ask, &answer, &delegate);
 	explicit_bzero(&ask, sizeof(ask));
@@ -503,8 +506,12 @@ int server_start(struct server *s, struct err *e)
 {
 	struct MHD_OptionItem secure[] = { { MHD_OPTION_HTTPS_MEM_CERT, 0, s->tls.chain }, { MHD_OPTION_HTTPS_MEM_KEY, 0, s->tls.key },
 		{ MHD_OPTION_HTTPS_PRIORITIES, 0, TLS_VERSIONS }, { MHD_OPTION_END, 0, NULL } };
-	int r = s->logins.channel >= 0 ? logins_drop_root(e) : 0;
+	int r = 0;
 
+	if (s->logins.channel >= 0) {
+		peers_init(&s->peers);
+		r = logins_drop_root(e);
+	}
 	if (!r)
 		r = sandbox(e);
 	if (r < 0)

@@ -7,6 +7,7 @@
 #include "tools/web/console.h"
 #include "tools/web/guard.h"
 #include "tools/web/login.h"
+#include "tools/web/peer.h"
 #include "tools/web/tls.h"
 
 #include <limits.h>
@@ -24,6 +25,7 @@ struct server {
 	char base[TLS_NAME_BYTES + 32]; /* of the page's address: "http://127.0.0.1:9178" */
 	struct tls tls;
 	struct logins logins;
+	struct peers peers;
 	struct guard guard;
 	struct connections connections;
 	struct consoles consoles;

@@ -82,6 +82,7 @@ static void test_address_has_thirty_tries(void **state)
 	for (unsigned i = 0; i < 20; i++) { /* this host's users have limits, the host has none */
 		snprintf(user, sizeof(user), "local%u", i);
 		assert_int_equal(fail_all(l, user, "", 0, &wait), 10);
+		assert_int_equal(fail_all(l, user, "uid:1000", 0, &wait), 10);
 	}
 }
 
@@ -129,6 +130,10 @@ static void test_ask_is_checked(void **state)
 	a.password[0] = 0;
 	assert_true(login_ask_is_valid(&a));
 	strcpy(a.address, "example.org");
+	assert_false(login_ask_is_valid(&a));
+	strcpy(a.address, "uid:1000");
+	assert_true(login_ask_is_valid(&a));
+	strcpy(a.address, "uid:1000 x");
 	assert_false(login_ask_is_valid(&a));
 	a = good_ask();
 	strcpy(a.user, "a\nb");
