@@ -2,17 +2,23 @@
 
 const KEY = "cairn-key";
 
+// The key of the session that this tab shows. Another tab may have begun another one since, even of another user: the
+// cookie is then that one's, so requests of this tab are refused.
+let key = localStorage.getItem(KEY) || "";
+
 export class LoginNeeded extends Error {}
 
 export async function request(method, path, body, signal) {
 	let answer;
 	try {
-		answer = await fetch(path, { method, body, signal, headers: { "X-Cairn-Key": localStorage.getItem(KEY) || "" } });
+		answer = await fetch(path, { method, body, signal, headers: { "X-Cairn-Key": key } });
 	} catch {
 		throw new Error("cairn web does not answer; start it again and open the address that it prints");
 	}
-	if (answer.status === 401)
+	if (answer.status === 401) {
+		reloadIfOld();
 		throw new LoginNeeded(await answer.text());
+	}
 	if (!answer.ok)
 		throw new Error(await answer.text());
 	return answer;
@@ -20,7 +26,19 @@ export async function request(method, path, body, signal) {
 
 // secret: the token of an address, or a user and a password on two lines.
 export async function login(secret) {
-	localStorage.setItem(KEY, (await (await request("POST", "/login", secret)).json()).key);
+	key = (await (await request("POST", "/login", secret)).json()).key;
+	localStorage.setItem(KEY, key);
+}
+
+// Begin anew if another tab has begun or ended a session.
+function reloadIfOld() {
+	if ((localStorage.getItem(KEY) || "") !== key)
+		location.reload();
+}
+
+// Do that at once when another tab does so.
+export function reloadAtLogins() {
+	addEventListener("storage", reloadIfOld);
 }
 
 // Returns { login: "address" or "password", user: who has logged in with a password }.
@@ -30,6 +48,7 @@ export async function session() {
 
 export async function logout() {
 	await request("POST", "/logout");
+	key = "";
 	localStorage.removeItem(KEY);
 }
 

@@ -1,5 +1,5 @@
 // The start of the page: login, and the view that the address names.
-import { followEvents, listen, login, logout, LoginNeeded, session } from "./daemon.js";
+import { followEvents, listen, login, logout, LoginNeeded, reloadAtLogins, session } from "./daemon.js";
 import { act, element, message } from "./element.js";
 import { showHost } from "./host.js";
 import { showList } from "./list.js";
@@ -88,6 +88,7 @@ async function begin() {
 		show();
 		main.focus({ preventScroll: true }); // Tab goes on in the new view
 	});
+	reloadAtLogins();
 	listen(() => {
 		if (lost)
 			message("");

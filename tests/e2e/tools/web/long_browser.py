@@ -14,7 +14,7 @@ import pytest
 from browserlib import (assert_fits_phone, click, focused, follow, foreign, labels, open_browser, phone, picture, press,
                         tab_to, text, wait)
 from conftest import BUILD, FAKE_VM, Console, Daemon, all_vms, until
-from loginlib import ALICE, host_with_daemon
+from loginlib import ALICE, BOB, host_with_daemon
 from netlib import Lan
 from test_network import NetDaemon
 from weblib import Web
@@ -161,6 +161,45 @@ def test_user_logs_in_with_a_password(browser):
         time.sleep(4)  # nothing of the earlier login disturbs the form
         log_in("right")
         until(lambda: "vm-a" in text(browser))
+
+
+# Log in as a user beside the page, as another tab does.
+LOG_IN = """const [user, done] = arguments;
+fetch("/login", { method: "POST", body: `${user}\\nright` }).then((a) => a.json()).then(({ key }) => { localStorage.setItem("cairn-key", key); done(); });"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to check passwords and to act for users")
+def test_tabs_show_the_user_as_whom_they_act(browser):
+    with host_with_daemon() as (host, d), contextlib.closing(host.serve(d)) as web:
+        for user, vm in ((ALICE, "vm-a"), (BOB, "vm-b")):
+            d.define(vm)
+            d.cairn("grant", "operator", "--user", str(user), "--vm", vm)
+
+        def shows(user, own, other):
+            until(lambda: user == text(browser, "#user") and own in text(browser, "main"))
+            assert other not in text(browser)
+        browser.get(web.base)
+        wait(browser, "input[name=user]")
+        browser.switch_to.new_window("tab")
+        browser.get(web.base)
+        wait(browser, "input[name=user]").send_keys("alice")
+        browser.find_element("css selector", "input[name=password]").send_keys("right")
+        click(browser, "Log in")
+        shows("alice", "vm-a", "vm-b")
+        first, second = browser.window_handles
+        browser.switch_to.window(first)
+        shows("alice", "vm-a", "vm-b")
+        browser.execute_async_script(LOG_IN, "bob")
+        click(browser, "Start vm-a")  # the browser tells only other tabs of the change, so this one learns it by its next request
+        shows("bob", "vm-b", "vm-a")
+        browser.switch_to.window(second)
+        shows("bob", "vm-b", "vm-a")
+        click(browser, "Log out")
+        wait(browser, "input[name=user]")
+        browser.switch_to.window(first)
+        wait(browser, "input[name=user]")
+        assert "vm-b" not in text(browser)
+
 
 
 def test_screen_shows_pixels_and_takes_keys(kvm, guest, tmp_path, browser):
