@@ -138,11 +138,11 @@ int console_write(struct consoles *c, int session, const char *id, const char *d
 	ssize_t n;
 
 	if (fd < 0)
-		return err_set(e, -ENOENT, ERR_NOT_FOUND, "this console is closed; open it again");
+		return err_set(e, -ENOENT, ERR_NOT_FOUND, "this console or screen is closed; open it again");
 	while (len) {
 		n = send(fd, data, len, MSG_DONTWAIT | MSG_NOSIGNAL);
 		if (n < 0 && errno != EAGAIN && errno != EINTR)
-			return err_set(e, -ENOENT, ERR_NOT_FOUND, "this console is closed; open it again");
+			return err_set(e, -ENOENT, ERR_NOT_FOUND, "this console or screen is closed; open it again");
 		if (n < 0 && poll(&p, 1, INPUT_MS) == 0)
 			return err_set(e, -EAGAIN, ERR_TIMEOUT, "the guest does not read its console; %zu bytes of the input are lost", len);
 		data += MAX(n, 0);

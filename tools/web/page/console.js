@@ -1,7 +1,7 @@
 // The serial console of a guest in a <pre>: a line of the terminal is a <div>, with a <span> for each style.
 import { request } from "./daemon.js";
-import { element } from "./element.js";
-import { openStreams, StreamInput } from "./stream_input.js";
+import { element, message } from "./element.js";
+import { openStreams } from "./stream_input.js";
 import { Terminal } from "./terminal.js";
 
 const DRAW_MS = 50;
@@ -99,15 +99,15 @@ function keyText(event, keypadMode) {
 
 // Show the console in `box`. Returns a function that ends it.
 export function showConsole(box, vm) {
-	const input = new StreamInput();
-	const terminal = new Terminal(80, 24, (text) => input.send(text));
+	let input = null; // of the console while it is open
+	const terminal = new Terminal(80, 24, (text) => input?.send(text));
 	const out = element("pre", { className: "console", tabIndex: 0, role: "log", "aria-label": `Console of ${vm}` });
 	const line = element("input", { "aria-label": "Line for the guest", placeholder: "Line for the guest", autocomplete: "off",
 		autocapitalize: "off", spellcheck: false });
 	const form = element("form", { className: "bar", onsubmit: (event) => {
 		event.preventDefault();
-		input.send(line.value + "\r");
-		line.value = "";
+		if (send(line.value + "\r"))
+			line.value = "";
 	} }, line, element("button", {}, "Send"));
 	const view = new View(out, terminal);
 	let drawing = false, wait = DRAW_MS;
@@ -119,18 +119,36 @@ export function showConsole(box, vm) {
 		wait = Math.max(DRAW_MS, 4 * (performance.now() - begin)); // a flood of output leaves time for the rest of the page
 	}
 
-	async function read(signal) {
-		const answer = await request("GET", `/console?vm=${encodeURIComponent(vm)}&id=${input.id}`, undefined, signal);
-		const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+	// Returns false when no console is open.
+	function send(text) {
+		if (input)
+			input.send(text);
+		else
+			message(`The console of ${vm} is not open.`, true);
+		return Boolean(input);
+	}
+
+	async function show(reader) {
 		for (;;) {
 			const { done, value } = await reader.read();
 			if (done)
-				break;
+				return;
 			terminal.write(value);
 			if (!drawing) {
 				drawing = true;
 				setTimeout(draw, wait);
 			}
+		}
+	}
+
+	async function read(stream, signal) {
+		const answer = await request("GET", `/console?vm=${encodeURIComponent(vm)}&id=${stream.id}`, undefined, signal);
+		input = stream;
+		try {
+			await show(answer.body.pipeThrough(new TextDecoderStream()).getReader());
+		} finally {
+			if (input === stream)
+				input = null;
 		}
 		terminal.write("\r\n[The console has ended.]\r\n");
 		draw();
@@ -142,9 +160,9 @@ export function showConsole(box, vm) {
 		if (text === null)
 			return;
 		event.preventDefault();
-		input.send(text);
+		send(text);
 	});
-	out.addEventListener("paste", (event) => input.send(event.clipboardData.getData("text").replaceAll("\n", "\r")));
+	out.addEventListener("paste", (event) => send(event.clipboardData.getData("text").replaceAll("\n", "\r")));
 	box.replaceChildren(out, form, element("p", { className: "soft" }, "Keys go to the guest while the console has the focus. Shift-Tab leaves it."));
-	return openStreams(vm, input, read);
+	return openStreams(vm, read);
 }

@@ -60,6 +60,12 @@ export function message(text, isError = false) {
 	messageLine.hidden = !text;
 }
 
+// Clear this message, if it is still shown.
+export function messageClear(text) {
+	if (messageLine.textContent === text)
+		message("");
+}
+
 // Return the state of a VM for people.
 export function stateName(vm) {
 	return { shutoff: "shut off", "in-shutdown": "in shutdown", preserved: "crashed" }[vm.state] || vm.state;

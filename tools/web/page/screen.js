@@ -1,7 +1,7 @@
 // The screen of a guest: a client of RFB 3.8 (RFC 6143), the protocol of VNC, with raw pixels.
 import { request } from "./daemon.js";
 import { element } from "./element.js";
-import { openStreams, StreamInput } from "./stream_input.js";
+import { openStreams } from "./stream_input.js";
 
 const UPDATE_MS = 33;
 const RAW = 0, DESKTOP_SIZE = -223, KEY_PLACES = -258;
@@ -101,14 +101,14 @@ async function handshake(bytes, input) {
 
 // Show the screen in `box`. Returns a function that ends it.
 export function showScreen(box, vm) {
-	const input = new StreamInput();
+	let input = null; // of the screen while its stream takes messages of the keyboard and the mouse
 	const canvas = element("canvas", { className: "screen", tabIndex: 0, role: "img", "aria-label": `Screen of ${vm}` });
 	const context = canvas.getContext("2d");
 	const held = new Map(); // keysym by place
 	let buttons = 0, takesPlaces = false;
 
 	function ask(incremental) {
-		input.send(packet(3, incremental, [16, 0], [16, 0], [16, canvas.width], [16, canvas.height]));
+		input?.send(packet(3, incremental, [16, 0], [16, 0], [16, canvas.width], [16, canvas.height]));
 	}
 
 	function resize(width, height) {
@@ -151,11 +151,7 @@ export function showScreen(box, vm) {
 		setTimeout(() => signal.aborted || ask(resized ? 0 : 1), UPDATE_MS);
 	}
 
-	async function read(signal) {
-		const answer = await request("GET", `/screen?vm=${encodeURIComponent(vm)}&id=${input.id}`, undefined, signal);
-		const bytes = new Bytes(answer.body.getReader());
-		resize(...await handshake(bytes, input));
-		ask(0);
+	async function show(bytes, signal) {
 		for (;;) {
 			const kind = (await bytes.take(1))[0];
 			if (kind === 0)
@@ -167,13 +163,30 @@ export function showScreen(box, vm) {
 		}
 	}
 
+	async function read(stream, signal) {
+		const answer = await request("GET", `/screen?vm=${encodeURIComponent(vm)}&id=${stream.id}`, undefined, signal);
+		const bytes = new Bytes(answer.body.getReader());
+		resize(...await handshake(bytes, stream));
+		held.clear();
+		takesPlaces = false;
+		buttons = 0;
+		input = stream;
+		ask(0);
+		try {
+			await show(bytes, signal);
+		} finally {
+			if (input === stream)
+				input = null;
+		}
+	}
+
 	// The guest's layout says which sign is at a place. Without a place, the server presses the keys of the US layout.
 	function key(down, sym, code) {
 		const place = takesPlaces && PLACES.get(code);
 		if (place)
-			input.send(packet(255, 0, [16, down ? 1 : 0], [32, sym ?? 0], [32, place]));
+			input?.send(packet(255, 0, [16, down ? 1 : 0], [32, sym ?? 0], [32, place]));
 		else if (sym !== null)
-			input.send(packet(4, down ? 1 : 0, [16, 0], [32, sym]));
+			input?.send(packet(4, down ? 1 : 0, [16, 0], [32, sym]));
 	}
 
 	function release(code) {
@@ -190,14 +203,14 @@ export function showScreen(box, vm) {
 	function point(event) {
 		const place = canvas.getBoundingClientRect();
 		const scaled = (at, size, most) => Math.max(0, Math.min(most - 1, Math.floor(at * most / size)));
-		input.send(packet(5, buttons, [16, scaled(event.clientX - place.left, place.width, canvas.width)],
+		input?.send(packet(5, buttons, [16, scaled(event.clientX - place.left, place.width, canvas.width)],
 			[16, scaled(event.clientY - place.top, place.height, canvas.height)]));
 	}
 
 	canvas.addEventListener("keydown", (event) => {
 		const sym = keysym(event.key);
 		// Shift-Tab leaves the screen, so that it is no trap for the keyboard.
-		if ((sym === null && !PLACES.has(event.code)) || event.isComposing || (event.shiftKey && event.key === "Tab"))
+		if (!input || (sym === null && !PLACES.has(event.code)) || event.isComposing || (event.shiftKey && event.key === "Tab"))
 			return;
 		event.preventDefault();
 		if (event.key === "AltGraph") // Windows presses Ctrl before AltGr
@@ -231,5 +244,5 @@ export function showScreen(box, vm) {
 	} }, "Ctrl-Alt-Delete");
 	box.replaceChildren(canvas, element("div", { className: "bar" }, combination),
 		element("p", { className: "soft" }, "Keys go to the guest while the screen has the focus. Shift-Tab leaves it."));
-	return openStreams(vm, input, read);
+	return openStreams(vm, read);
 }

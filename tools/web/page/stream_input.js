@@ -1,17 +1,11 @@
-// What the page sends to a stream of the guest: a console's keys, or messages of a screen. One request at a time.
+// Streams of a guest: its console or its screen. What it sends is the answer of a request without an end; what the page
+// sends to it goes in requests of their own, one at a time.
 import { listenForStarts, request } from "./daemon.js";
-import { message } from "./element.js";
+import { message, messageClear } from "./element.js";
 
-export class StreamInput {
-	constructor() {
-		this.sending = false;
-		this.renew();
-	}
-
-	// Begin with a new stream, and drop what the old one has not got.
-	renew() {
-		this.id = crypto.getRandomValues(new Uint32Array(4)).join("").slice(0, 32);
-		this.waiting = [];
+class StreamInput {
+	constructor(signal) {
+		Object.assign(this, { signal, waiting: [], sending: false, id: crypto.getRandomValues(new Uint32Array(4)).join("").slice(0, 32) });
 	}
 
 	// data: a text or bytes.
@@ -21,29 +15,37 @@ export class StreamInput {
 			this.run();
 	}
 
+	// After a failure, nothing more is sent: a part of the input is lost.
 	async run() {
 		this.sending = true;
 		try {
 			while (this.waiting.length)
-				await request("POST", `/console?id=${this.id}`, new Blob(this.waiting.splice(0)));
+				await request("POST", `/console?id=${this.id}`, new Blob(this.waiting.splice(0)), this.signal);
+			this.sending = false;
 		} catch (error) {
-			message(error.message, true);
+			if (!this.signal.aborted)
+				message(error.message, true);
 		}
-		this.sending = false;
 	}
 }
 
-// Open a stream of the guest now, and again when the VM starts. read(signal) reads one to its end. Returns a function that
-// ends that.
-export function openStreams(vm, input, read) {
-	let abort = new AbortController();
+// Open a stream of the guest now, and again when the VM starts. read(input, signal) reads one to its end; input.send() takes
+// the page's side of it once the answer has come. Returns a function that ends that.
+export function openStreams(vm, read) {
+	let abort = new AbortController(), failure = "";
 
 	function open() {
 		abort.abort();
 		abort = new AbortController();
 		const { signal } = abort;
-		input.renew();
-		read(signal).catch((error) => signal.aborted || message(error.message, true));
+		messageClear(failure);
+		read(new StreamInput(signal), signal).catch((error) => {
+			if (signal.aborted)
+				return;
+			abort.abort(); // its connection may be open still
+			failure = error.message;
+			message(failure, true);
+		});
 	}
 	const stop = listenForStarts(vm, open);
 	open();

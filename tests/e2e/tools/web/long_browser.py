@@ -259,6 +259,34 @@ def test_screen_shows_pixels_and_takes_keys(kvm, guest, tmp_path, browser):
         console.close()
 
 
+# Moves the mouse over the screen, and presses a key there, from its first moment on.
+MOVE = """setInterval(() => {
+    const canvas = document.querySelector("canvas.screen"), at = canvas?.getBoundingClientRect();
+    canvas?.dispatchEvent(new PointerEvent("pointermove", { clientX: at.left + 10 * Math.random(), clientY: at.top + 10 }));
+    canvas?.dispatchEvent(new KeyboardEvent("keydown", { key: "a", code: "KeyA" }));
+}, 1);"""
+
+
+def test_mouse_over_the_screen_does_not_stop_it(kvm, guest, tmp_path, browser):
+    with contextlib.closing(Daemon(tmp_path)) as d, contextlib.closing(Web(d)) as web:
+        d.define("vm1", boot={"kernel": guest("interp.elf")}, screen=True, vnc=True)
+        d.cairn("start", "vm1")
+        browser.get(web.address)
+        until(lambda: "1 running" in text(browser))
+        follow(browser, "vm1")
+        browser.execute_script(MOVE)
+        click(browser, "Screen")
+        width = "return document.querySelector('canvas.screen').width"
+        until(lambda: browser.execute_script(width) == 640)
+        for _ in range(2):
+            d.cairn("destroy", "vm1")
+            until(lambda: text(browser, "#message") == "The screen has ended.")
+            browser.execute_script("document.querySelector('canvas.screen').width = 1")
+            d.cairn("start", "vm1")
+            until(lambda: browser.execute_script(width) == 640)
+            assert not text(browser, "#message")
+
+
 def scripts_a_second(browser):
     """Return the milliseconds of script that the page runs a second."""
     def seconds():
