@@ -1,10 +1,11 @@
 // The serial console of a guest in a <pre>: a line of the terminal is a <div>, with a <span> for each style.
-import { request } from "./daemon.js";
+import { openStream } from "./daemon.js";
 import { element, message } from "./element.js";
 import { openStreams } from "./stream_input.js";
 import { Terminal } from "./terminal.js";
 
 const DRAW_MS = 50;
+const HISTORY_MS = 1000;
 const KEYS = {
 	Enter: "\r", Backspace: "\x7f", Tab: "\t", Escape: "\x1b", Insert: "\x1b[2~", Delete: "\x1b[3~", PageUp: "\x1b[5~", PageDown: "\x1b[6~",
 	F1: "\x1bOP", F2: "\x1bOQ", F3: "\x1bOR", F4: "\x1bOS", F5: "\x1b[15~", F6: "\x1b[17~", F7: "\x1b[18~", F8: "\x1b[19~", F9: "\x1b[20~",
@@ -100,7 +101,7 @@ function keyText(event, keypadMode) {
 // Show the console in `box`. Returns a function that ends it.
 export function showConsole(box, vm) {
 	let input = null; // of the console while it is open
-	const terminal = new Terminal(80, 24, (text) => input?.send(text));
+	let terminal, view, isHistory = false;
 	const out = element("pre", { className: "console", tabIndex: 0, role: "log", "aria-label": `Console of ${vm}` });
 	const line = element("input", { "aria-label": "Line for the guest", placeholder: "Line for the guest", autocomplete: "off",
 		autocapitalize: "off", spellcheck: false });
@@ -109,8 +110,12 @@ export function showConsole(box, vm) {
 		if (send(line.value + "\r"))
 			line.value = "";
 	} }, line, element("button", {}, "Send"));
-	const view = new View(out, terminal);
 	let drawing = false, wait = DRAW_MS;
+
+	function terminalNew() {
+		terminal = new Terminal(80, 24, (text) => isHistory || input?.send(text));
+		view = new View(out, terminal);
+	}
 
 	function draw() {
 		const begin = performance.now();
@@ -141,8 +146,14 @@ export function showConsole(box, vm) {
 		}
 	}
 
-	async function read(stream, signal) {
-		const answer = await request("GET", `/console?vm=${encodeURIComponent(vm)}&id=${stream.id}`, undefined, signal);
+	// A console begins with what the guest has printed last. If the guest has got answers to that already, it gets no others.
+	async function read(stream, signal, isSame) {
+		const answer = await openStream(`/console?vm=${encodeURIComponent(vm)}&id=${stream.id}`, signal);
+		if (isSame) {
+			terminalNew();
+			isHistory = true;
+			setTimeout(() => { isHistory = false; }, HISTORY_MS);
+		}
 		input = stream;
 		try {
 			await show(answer.body.pipeThrough(new TextDecoderStream()).getReader());
@@ -164,5 +175,6 @@ export function showConsole(box, vm) {
 	});
 	out.addEventListener("paste", (event) => send(event.clipboardData.getData("text").replaceAll("\n", "\r")));
 	box.replaceChildren(out, form, element("p", { className: "soft" }, "Keys go to the guest while the console has the focus. Shift-Tab leaves it."));
+	terminalNew();
 	return openStreams(vm, read);
 }

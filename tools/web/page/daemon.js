@@ -107,6 +107,40 @@ export async function executeJobs() {
 	}
 }
 
+// A browser has six connections to a server for all tabs together, and answers without an end keep theirs. So tabs in
+// the background have none, and the others together this many.
+const STREAMS_MAX = 4;
+const PLACE_TRIES = 10, PLACE_MS = 200;
+
+// Hold a lock of the browser's tabs until the signal. Returns whether it was free.
+function lockTake(name, signal) {
+	return new Promise((resolve, reject) => {
+		navigator.locks.request(name, { ifAvailable: true }, (lock) => {
+			resolve(lock !== null);
+			return lock && !signal.aborted && new Promise((release) => { signal.addEventListener("abort", release); });
+		}).catch(reject);
+	});
+}
+
+// Hold one of the places for a stream until the signal. Returns whether there was one. A tab that goes into the background
+// frees its places a moment after another one is shown.
+async function placeTake(signal) {
+	for (let i = 0; i < PLACE_TRIES; i++) {
+		for (let place = 0; place < STREAMS_MAX; place++)
+			if (await lockTake(`cairn-stream-${place}`, signal))
+				return true;
+		await new Promise((resolve) => setTimeout(resolve, PLACE_MS));
+	}
+	return false;
+}
+
+// Request an answer without an end. The signal ends it, and must come also when it has ended by itself.
+export async function openStream(path, signal) {
+	if (!await placeTake(signal))
+		throw new Error(`The windows of this browser follow ${STREAMS_MAX} lists, VMs, consoles and screens, which is the most; close one.`);
+	return request("GET", path, undefined, signal);
+}
+
 const listeners = new Set();
 
 // Call listener(event) for each event, and listener(null) when events may have been missed. Returns a function that
@@ -127,7 +161,7 @@ export function listenForStarts(vm, listener) {
 }
 
 async function readEvents(signal) {
-	const answer = await request("GET", "/events", undefined, signal);
+	const answer = await openStream("/events", signal);
 	const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
 	let rest = "";
 	for (;;) {
@@ -158,7 +192,7 @@ function visibility(hidden) {
 }
 
 // Follow the daemon's events until a login is needed, or isOver(). failed(error) is told when they end. A tab in the
-// background follows none, since browsers have six connections to a server for all tabs together.
+// background follows none.
 export async function followEvents(failed, isOver) {
 	for (;;) {
 		await visibility(false);
@@ -177,6 +211,8 @@ export async function followEvents(failed, isOver) {
 			failed(error);
 			if (error instanceof LoginNeeded)
 				return;
+		} finally {
+			abort.abort();
 		}
 		await new Promise((resolve) => setTimeout(resolve, 2000));
 	}

@@ -1,5 +1,5 @@
 // The screen of a guest: a client of RFB 3.8 (RFC 6143), the protocol of VNC, with raw pixels.
-import { request } from "./daemon.js";
+import { openStream } from "./daemon.js";
 import { element } from "./element.js";
 import { openStreams } from "./stream_input.js";
 
@@ -164,7 +164,7 @@ export function showScreen(box, vm) {
 	}
 
 	async function read(stream, signal) {
-		const answer = await request("GET", `/screen?vm=${encodeURIComponent(vm)}&id=${stream.id}`, undefined, signal);
+		const answer = await openStream(`/screen?vm=${encodeURIComponent(vm)}&id=${stream.id}`, signal);
 		const bytes = new Bytes(answer.body.getReader());
 		resize(...await handshake(bytes, stream));
 		held.clear();

@@ -5,14 +5,14 @@ import { message, messageClear } from "./element.js";
 
 class StreamInput {
 	constructor(signal) {
-		Object.assign(this, { signal, waiting: [], sending: false, id: crypto.getRandomValues(new Uint32Array(4)).join("").slice(0, 32) });
+		Object.assign(this, { signal, waiting: [], sending: false, sent: null, id: crypto.getRandomValues(new Uint32Array(4)).join("").slice(0, 32) });
 	}
 
 	// data: a text or bytes.
 	send(data) {
 		this.waiting.push(data);
 		if (!this.sending)
-			this.run();
+			this.sent = this.run();
 	}
 
 	// After a failure, nothing more is sent: a part of the input is lost.
@@ -29,27 +29,45 @@ class StreamInput {
 	}
 }
 
-// Open a stream of the guest now, and again when the VM starts. read(input, signal) reads one to its end; input.send() takes
-// the page's side of it once the answer has come. Returns a function that ends that.
+// Open a stream of the guest now, again when the VM starts, and again when the tab comes out of the background, where it has
+// none. read(input, signal, isSame) reads one to its end; input.send() takes the page's side of it once the answer has come.
+// isSame: the stream may be of the same run of the VM as the one before. Returns a function that ends that.
 export function openStreams(vm, read) {
-	let abort = new AbortController(), failure = "";
+	let abort = new AbortController(), input = null, failure = "";
 
-	function open() {
+	async function open(isSame) {
+		const mine = new AbortController(), { signal } = mine;
 		abort.abort();
-		abort = new AbortController();
-		const { signal } = abort;
+		abort = mine;
 		messageClear(failure);
-		read(new StreamInput(signal), signal).catch((error) => {
+		if (document.hidden)
+			return;
+		try {
+			input = new StreamInput(signal);
+			await read(input, signal, isSame);
+		} catch (error) {
 			if (signal.aborted)
 				return;
-			abort.abort(); // its connection may be open still
 			failure = error.message;
 			message(failure, true);
-		});
+		} finally {
+			mine.abort();
+		}
 	}
-	const stop = listenForStarts(vm, open);
-	open();
+	async function look() {
+		if (!document.hidden) {
+			open(true);
+			return;
+		}
+		await input?.sent;
+		if (document.hidden)
+			abort.abort();
+	}
+	document.addEventListener("visibilitychange", look);
+	const stop = listenForStarts(vm, () => open(false));
+	open(false);
 	return () => {
+		document.removeEventListener("visibilitychange", look);
 		stop();
 		abort.abort();
 	};

@@ -678,6 +678,36 @@ def test_console_continues_with_the_next_start(tmp_path, browser):
         until(lambda: text(browser, "pre.console").rstrip().endswith("w"))
 
 
+def test_streams_leave_the_browser_connections(tmp_path, browser):
+    """A browser has six connections to a server. Tabs in the background keep none, and many windows are told."""
+    with fake_daemon(tmp_path) as (d, web):
+        d.define("vm1")
+        d.cairn("start", "vm1")
+        browser.get(web.address)
+        until(lambda: "1 running" in text(browser))
+
+        def console():
+            return text(browser, "pre.console")
+
+        def opened(kind):
+            browser.switch_to.new_window(kind)
+            browser.get(f"{web.base}/#/vm/vm1")
+            click(browser, "Console")
+        for _ in range(8):
+            opened("tab")
+            until(lambda: "fake guest" in console())
+        # Back in a tab, its console continues with what the guest has printed last, once.
+        for handle in browser.window_handles[1:3]:
+            browser.switch_to.window(handle)
+            browser.find_element("css selector", "pre.console").send_keys("w")
+            until(lambda: console().rstrip().endswith("w") and console().count("fake guest") == 1)
+            assert not text(browser, "#message")
+        for _ in range(3):
+            opened("window")
+        until(lambda: text(browser, "#message").startswith("The windows of this browser follow 4 lists, VMs, consoles and screens"))
+        assert browser.execute_async_script("fetch('/session').then((a) => arguments[0](a.status))") == 200
+
+
 # Holds back the events of the page's next connections while holdEvents(true).
 HOLD_EVENTS = """const send = window.fetch;
 let held = Promise.resolve(), letGo = null;
