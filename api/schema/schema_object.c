@@ -68,7 +68,7 @@ const struct field info_returns[] = {
 	{ "reason", FIELD_VM_REASON, REQUIRED, "reason of the state" },
 	{ "detail", FIELD_STRING, OPTIONAL, "details of the reason" },
 	{ "value", FIELD_INT, OPTIONAL, "status from the debug exit device, or bits from pvpanic" },
-	{ "since", FIELD_INT, REQUIRED, "time of the last state change: realtime, ns" },
+	{ "since", FIELD_INT, REQUIRED, "time of the last state change: realtime, ns; 0: there was none" },
 	{ "machine", FIELD_INT, REQUIRED, "machine version of the running guest, if its process reports it, or else of the definition" },
 	{ "vcpus", FIELD_INT, REQUIRED, "number of vCPUs" },
 	{ "max-vcpus", FIELD_INT, REQUIRED, "the most that the VM can have" },

@@ -55,8 +55,10 @@ function actionButtons(vm) {
 }
 
 function facts(info, cpu) {
-	const all = [["State", `${stateName(info)} (${info.detail || info.reason})`], ["Since", when(info.since)], ["vCPUs", info.vcpus],
-		["Memory", bytes(info.memory)]];
+	const all = [["State", `${stateName(info)} (${info.detail || info.reason})`]];
+	if (info.since) // 0: the VM was never started
+		all.push(["Since", when(info.since)]);
+	all.push(["vCPUs", info.vcpus], ["Memory", bytes(info.memory)]);
 	if (info["waits-for-hook"])
 		all.push(["Waits for a hook", info["waits-for-hook"] + (info.delayed ? `: ${info.delayed}` : "")]);
 	if (cpu !== null)

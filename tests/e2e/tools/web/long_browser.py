@@ -864,10 +864,13 @@ def test_buttons_of_a_vm(tmp_path, browser):
 
         def in_state(state):
             until(lambda: heading(browser) == f"vm1 {state}")
+        until(lambda: "shut off (defined)" in text(browser, "dl"))
+        assert "Since" not in text(browser, "dl")
         for label, state in (("Start", "running"), ("Pause", "paused"), ("Resume", "running"), ("Save", "saved"), ("Start", "running"),
                              ("Shut down", "shut off"), ("Start", "running")):
             click(browser, label)
             in_state(state)
+        assert "Since" in text(browser, "dl")
         click(browser, "Reset")
         browser.switch_to.alert.dismiss()
         click(browser, "Pause")
