@@ -6,6 +6,8 @@ import { showList } from "./list.js";
 import { showLogin } from "./login.js";
 import { showVm } from "./vm.js";
 
+const SESSION_MS = 60000; // a session in whose visible tab nobody does anything stays in use
+
 const main = document.getElementById("main");
 const logoutButton = document.getElementById("logout");
 const userName = document.getElementById("user");
@@ -89,6 +91,7 @@ async function begin() {
 		main.focus({ preventScroll: true }); // Tab goes on in the new view
 	});
 	reloadAtLogins();
+	setInterval(() => document.hidden || !isIn || session().catch(() => {}), SESSION_MS);
 	listen(() => {
 		if (lost)
 			message("");

@@ -754,6 +754,18 @@ def test_view_of_a_vm_that_disappears_has_no_buttons(tmp_path, browser):
         until(lambda: "0 VMs" in text(browser))
 
 
+def test_visible_page_keeps_its_session(tmp_path, browser):
+    # A minute is a second.
+    browser.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", {"source": """const later = window.setInterval;
+        window.setInterval = (f, ms) => later(f, ms === 60000 ? 1000 : ms);"""})
+    with contextlib.closing(Daemon(tmp_path, FAKE_VM)) as d, contextlib.closing(Web(d, "--session-idle", "5s")) as web:
+        browser.get(web.address)
+        until(lambda: "0 VMs" in text(browser))
+        time.sleep(9)
+        d.define("vm1")
+        until(lambda: "1 VMs" in text(browser))
+
+
 def test_renamed_vm_is_shown_by_its_new_name(tmp_path, browser):
     """Also if the event of the rename comes after the old name was not found, and if another VM has taken that name."""
     with fake_daemon(tmp_path) as (d, web):
