@@ -5,6 +5,7 @@
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/unix_socket.h"
+#include "base/util.h"
 
 #include <errno.h>
 #include <poll.h>
@@ -30,7 +31,7 @@ struct client {
 	struct json_object *events; /* array: queued while an answer was awaited */
 	void (*told)(void *opaque, struct json_object *ev); /* NULL: none */
 	void *told_opaque;
-	bool ignores_events;
+	int asker; /* client_serve(); -1: none */
 	uint64_t next_id;
 	int fd; /* came with the current answer; -1: none */
 };
@@ -78,6 +79,11 @@ static int connection_lost(struct err *e)
 	return err_set(e, -EPIPE, ERR_GENERIC, "the daemon closed the connection; check whether cairnd still runs");
 }
 
+static int asker_gone(struct err *e)
+{
+	return err_set(e, -ECANCELED, ERR_GENERIC, "the program that asked has disconnected");
+}
+
 /* Wait for bytes and take at most one fd with them. */
 static int client_read(struct client *c, uint64_t deadline_ns, struct err *e)
 {
@@ -88,7 +94,7 @@ static int client_read(struct client *c, uint64_t deadline_ns, struct err *e)
 	struct iovec iov = { c->buf, sizeof(c->buf) };
 	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1, .msg_control = &control,
 		.msg_controllen = sizeof(control) };
-	struct pollfd p = { .fd = c->sock, .events = POLLIN };
+	struct pollfd p[] = { { .fd = c->sock, .events = POLLIN }, { .fd = c->asker, .events = POLLRDHUP } };
 	uint64_t now = clock_monotonic_ns();
 	struct timespec left = { 0, 0 }, *limit = deadline_ns == UINT64_MAX ? NULL : &left;
 	struct cmsghdr *h;
@@ -98,11 +104,13 @@ static int client_read(struct client *c, uint64_t deadline_ns, struct err *e)
 		left.tv_sec = (time_t)((deadline_ns - now) / 1000000000ULL);
 		left.tv_nsec = (long)((deadline_ns - now) % 1000000000ULL);
 	}
-	n = ppoll(&p, 1, limit, NULL);
+	n = ppoll(p, ARRAY_SIZE(p), limit, NULL);
 	if (n < 0)
 		return errno == EINTR ? 0 : err_set_errno(e, -errno, "poll");
 	if (!n)
 		return -ETIMEDOUT;
+	if (p[1].revents)
+		return asker_gone(e);
 	n = recvmsg(c->sock, &m, MSG_CMSG_CLOEXEC);
 	if (n < 0 && errno == EINTR)
 		return 0;
@@ -209,13 +217,14 @@ static int command_send(struct client *c, const char *command, struct json_objec
 	uint64_t *ret_id, struct err *e)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
+	struct pollfd asker = { .fd = c->asker, .events = POLLRDHUP };
 
 	js_put_str(o, "execute", command);
 	if (args)
 		js_put(o, "arguments", args);
 	*ret_id = ++c->next_id;
 	js_put_uint(o, "id", *ret_id);
-	return client_send(c, o, fd, e);
+	return c->asker >= 0 && poll(&asker, 1, 0) > 0 ? asker_gone(e) : client_send(c, o, fd, e);
 }
 
 /* Return whether the daemon greets or refuses a new client within GREETING_TIMEOUT_S. */
@@ -235,7 +244,7 @@ static void event_take(struct client *c, struct json_object *event)
 {
 	if (c->told)
 		c->told(c->told_opaque, event);
-	if (c->ignores_events)
+	if (c->asker >= 0)
 		json_object_put(event);
 	else
 		json_object_array_add(c->events, event);
@@ -291,9 +300,9 @@ void client_on_event(struct client *c, void (*told)(void *opaque, struct json_ob
 	c->told_opaque = opaque;
 }
 
-void client_ignore_events(struct client *c)
+void client_serve(struct client *c, int asker)
 {
-	c->ignores_events = true;
+	c->asker = asker;
 }
 
 int client_fd(const struct client *c)
@@ -359,6 +368,7 @@ static int negotiate(int sock, const char *path, struct client **ret_c, struct e
 	}
 	c->sock = sock;
 	c->fd = -1;
+	c->asker = -1;
 	wire_init(&c->wire, NULL);
 	c->events = json_object_new_array();
 	r = greeting_take(c, e);

@@ -130,7 +130,7 @@ static void commands_execute(struct client *c, struct json_object *commands, FIL
 	fputs(json_object_array_length(commands) ? "]" : "[]", out);
 }
 
-char *bridge_execute(const struct links *links, const char *body, size_t len, size_t *ret_len)
+char *bridge_execute(const struct links *links, int browser, const char *body, size_t len, size_t *ret_len)
 {
 	struct json_object *request = NULL;
 	struct client *c = NULL;
@@ -145,7 +145,7 @@ char *bridge_execute(const struct links *links, const char *body, size_t len, si
 	if (r == 0)
 		r = links_client(links, &c, &e);
 	if (r == 0)
-		client_ignore_events(c);
+		client_serve(c, browser);
 	if (r < 0)
 		answer_print(out, js_error(err_class_name(e.cls), e.msg));
 	else if (many)

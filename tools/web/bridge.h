@@ -28,8 +28,10 @@ int requests_begin(struct requests *q, const char *user, struct err *e);
 /* The answer is sent. row -1: nothing. */
 void requests_end(struct requests *q, int row);
 
-/* Run {"execute", "arguments"}, or an array of at most 64 of them one after the other. body[len] is NUL.
+/* Run {"execute", "arguments"}, or an array of at most 64 of them one after the other. When the browser disconnects,
+ * no further one is run, and the answer of the present one is not awaited.
+ * browser: its socket. body[len] is NUL.
  * Returns the answer as text: {"return"} or {"error"}, or an array of them; the caller frees it. */
-char *bridge_execute(const struct links *links, const char *body, size_t len, size_t *ret_len);
+char *bridge_execute(const struct links *links, int browser, const char *body, size_t len, size_t *ret_len);
 
 #endif

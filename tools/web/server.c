@@ -294,7 +294,7 @@ static enum MHD_Result api(struct server *s, struct MHD_Connection *c, struct re
 	q->row = requests_begin(&s->requests, user, &e);
 	if (q->row < 0)
 		return refuse(c, MHD_HTTP_SERVICE_UNAVAILABLE, e.msg);
-	text = bridge_execute(&q->links, q->body, q->len, &len);
+	text = bridge_execute(&q->links, stream_browser_fd(c), q->body, q->len, &len);
 	return response_send(c, MHD_HTTP_OK, "application/json", must_alloc(MHD_create_response_from_buffer(len, text, MHD_RESPMEM_MUST_FREE)));
 }
 

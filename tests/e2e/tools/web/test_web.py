@@ -379,6 +379,36 @@ class FloodingDaemon:
             s.close()
 
 
+class SilentDaemon(FloodingDaemon):
+    """A daemon that never answers most commands."""
+
+    def __init__(self, tmp):
+        super().__init__(tmp, "nothing")
+        self.asked = []
+
+    def answer(self, s, command):
+        self.asked.append(command)
+        if command in ("qmp_capabilities", "query-version"):
+            super().answer(s, command)
+
+
+def test_requests_of_a_gone_browser_end(tmp_path):
+    with contextlib.closing(SilentDaemon(tmp_path)) as daemon, contextlib.closing(Web(daemon)) as w:
+        w.login()
+        body = json.dumps([{"execute": "vm-start", "arguments": {"vm": "vm1"}}] * 2)
+        head = "".join(f"{k}: {v}\r\n" for k, v in {**w.headers, "Host": w.base[7:], "Origin": w.base, "Content-Length": len(body)}.items())
+        gone = [socket.create_connection(("127.0.0.1", w.port), timeout=SECONDS) for _ in range(8)]
+        for s in gone:
+            s.sendall(f"POST /api HTTP/1.1\r\n{head}\r\n{body}".encode())
+        until(lambda: daemon.asked.count("vm-start") == 8)
+        r, text = w.ask("POST", "/api", '{"execute": "query-version"}')
+        assert r.status == 503 and text.startswith("your pages have 8 requests under way")
+        for s in gone:
+            s.close()
+        until(lambda: w.ask("POST", "/api", '{"execute": "query-version"}')[0].status == 200)
+        assert daemon.asked.count("vm-start") == 8  # the second ones are not run
+
+
 @pytest.mark.seconds(120)
 @pytest.mark.parametrize("what", ["events", "console?vm=vm1&id=a", "screen?vm=vm1&id=a"])
 def test_stream_ends_when_its_browser_takes_nothing(tmp_path, what):

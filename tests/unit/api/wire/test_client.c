@@ -144,25 +144,47 @@ static void test_client_gives_up_when_daemon_greets_nobody(void **state)
 	daemon_end(&d, c);
 }
 
-static void events_kept(bool ignores)
+static void events_kept(bool serves)
 {
 	struct daemon d = { .second = GREETING };
 	struct client *c = daemon_start(&d);
 	CLEANUP_JS struct json_object *event = NULL;
+	int asker[2];
 
-	if (ignores)
-		client_ignore_events(c);
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, asker), 0);
+	if (serves)
+		client_serve(c, asker[0]);
 	timeouts = 1;
 	assert_int_equal(client_execute(c, "slow", NULL, NULL, NULL, NULL), 0);
-	assert_int_equal(client_next_event(c, 0, &event, NULL), ignores ? -ETIMEDOUT : 0);
+	assert_int_equal(client_next_event(c, 0, &event, NULL), serves ? -ETIMEDOUT : 0);
 	daemon_end(&d, c);
+	close(asker[0]);
+	close(asker[1]);
 }
 
-static void test_event_before_an_answer_is_queued_unless_ignored(void **state)
+static void test_event_before_an_answer_is_queued_unless_the_client_serves(void **state)
 {
 	(void)state;
 	events_kept(false);
 	events_kept(true);
+}
+
+static void test_client_gives_up_when_its_asker_disconnects(void **state)
+{
+	struct daemon d = { .second = NULL };
+	struct client *c = daemon_start(&d);
+	struct err e;
+	int asker[2];
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, asker), 0);
+	client_serve(c, asker[0]);
+	shutdown(asker[1], SHUT_WR);
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(client_execute(c, "slow", json_object_new_object(), NULL, NULL, &e), -ECANCELED);
+	daemon_end(&d, c);
+	close(asker[0]);
+	close(asker[1]);
 }
 
 int main(void)
@@ -171,7 +193,8 @@ int main(void)
 		cmocka_unit_test(test_client_waits_while_daemon_greets_others),
 		cmocka_unit_test(test_client_waits_while_daemon_refuses_others),
 		cmocka_unit_test(test_client_gives_up_when_daemon_greets_nobody),
-		cmocka_unit_test(test_event_before_an_answer_is_queued_unless_ignored),
+		cmocka_unit_test(test_event_before_an_answer_is_queued_unless_the_client_serves),
+		cmocka_unit_test(test_client_gives_up_when_its_asker_disconnects),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
