@@ -32,6 +32,7 @@ struct client {
 	void (*told)(void *opaque, struct json_object *ev); /* NULL: none */
 	void *told_opaque;
 	int asker; /* client_serve(); -1: none */
+	uint64_t deadline_ns; /* of all that the client does; UINT64_MAX: none */
 	uint64_t next_id;
 	int fd; /* came with the current answer; -1: none */
 };
@@ -84,6 +85,11 @@ static int asker_gone(struct err *e)
 	return err_set(e, -ECANCELED, ERR_GENERIC, "the program that asked has disconnected");
 }
 
+static int deadline_over(struct err *e)
+{
+	return err_set(e, -ETIMEDOUT, ERR_TIMEOUT, "the daemon has not answered in time; check whether cairnd is stopped and what its log says");
+}
+
 /* Wait for bytes and take at most one fd with them. */
 static int client_read(struct client *c, uint64_t deadline_ns, struct err *e)
 {
@@ -96,15 +102,16 @@ static int client_read(struct client *c, uint64_t deadline_ns, struct err *e)
 		.msg_controllen = sizeof(control) };
 	struct pollfd p[] = { { .fd = c->sock, .events = POLLIN }, { .fd = c->asker, .events = POLLRDHUP } };
 	uint64_t now = clock_monotonic_ns();
-	struct timespec left = { 0, 0 }, *limit = deadline_ns == UINT64_MAX ? NULL : &left;
+	struct timespec left = { 0, 0 };
 	struct cmsghdr *h;
 	ssize_t n;
 
+	deadline_ns = MIN(deadline_ns, c->deadline_ns);
 	if (deadline_ns > now) {
 		left.tv_sec = (time_t)((deadline_ns - now) / 1000000000ULL);
 		left.tv_nsec = (long)((deadline_ns - now) % 1000000000ULL);
 	}
-	n = ppoll(p, ARRAY_SIZE(p), limit, NULL);
+	n = ppoll(p, ARRAY_SIZE(p), deadline_ns == UINT64_MAX ? NULL : &left, NULL);
 	if (n < 0)
 		return errno == EINTR ? 0 : err_set_errno(e, -errno, "poll");
 	if (!n)
@@ -259,6 +266,8 @@ static int answer_await(struct client *c, uint64_t id, struct json_object **ret_
 		CLEANUP_JS struct json_object *o = NULL;
 		int r = client_next(c, deadline, &o, e);
 
+		if (r == -ETIMEDOUT && clock_monotonic_ns() >= c->deadline_ns)
+			return deadline_over(e);
 		if (r == -ETIMEDOUT && daemon_works(c)) {
 			deadline = clock_monotonic_ns() + GREETING_TIMEOUT_NS;
 			continue;
@@ -343,6 +352,8 @@ static int greeting_take(struct client *c, struct err *e)
 	CLEANUP_JS struct json_object *o = NULL;
 	int r = client_next(c, clock_monotonic_ns() + GREETING_TIMEOUT_NS, &o, e);
 
+	if (r == -ETIMEDOUT && clock_monotonic_ns() >= c->deadline_ns)
+		return deadline_over(e);
 	if (r == -ETIMEDOUT)
 		return err_set(e, r, ERR_TIMEOUT, "the daemon did not greet this client within %d s; check whether cairnd is "
 			"stopped and what its log says", GREETING_TIMEOUT_S);
@@ -356,7 +367,7 @@ static int greeting_take(struct client *c, struct err *e)
 }
 
 /* path: of the socket; copied; NULL: not known. */
-static int negotiate(int sock, const char *path, struct client **ret_c, struct err *e)
+static int negotiate(int sock, const char *path, uint64_t deadline_ns, struct client **ret_c, struct err *e)
 {
 	struct client *c = calloc(1, sizeof(*c));
 	int r;
@@ -369,6 +380,7 @@ static int negotiate(int sock, const char *path, struct client **ret_c, struct e
 	c->sock = sock;
 	c->fd = -1;
 	c->asker = -1;
+	c->deadline_ns = deadline_ns;
 	wire_init(&c->wire, NULL);
 	c->events = json_object_new_array();
 	r = greeting_take(c, e);
@@ -384,14 +396,19 @@ static int negotiate(int sock, const char *path, struct client **ret_c, struct e
 
 int client_attach(int sock, struct client **ret_c, struct err *e)
 {
-	return negotiate(sock, NULL, ret_c, e);
+	return negotiate(sock, NULL, UINT64_MAX, ret_c, e);
+}
+
+int client_connect_until(const char *socket, uint64_t deadline_ns, struct client **ret_c, struct err *e)
+{
+	int fd, r = client_socket(socket, &fd, e);
+
+	return r < 0 ? r : negotiate(fd, socket, deadline_ns, ret_c, e);
 }
 
 int client_connect(const char *socket, struct client **ret_c, struct err *e)
 {
-	int fd, r = client_socket(socket, &fd, e);
-
-	return r < 0 ? r : negotiate(fd, socket, ret_c, e);
+	return client_connect_until(socket, UINT64_MAX, ret_c, e);
 }
 
 void client_free(struct client *c)

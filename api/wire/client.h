@@ -13,6 +13,9 @@ struct json_object;
 /* Connect and negotiate. socket: a path of at most 107 bytes.
  * Returns 0; -errno. If no daemon listens, or the client may not connect, the error says what to do. */
 int client_connect(const char *socket, struct client **ret_c, struct err *e);
+/* The same for a caller that must not wait for a daemon that hangs: what takes longer than until deadline_ns
+ * (CLOCK_MONOTONIC) fails with -ETIMEDOUT, also each later command. */
+int client_connect_until(const char *socket, uint64_t deadline_ns, struct client **ret_c, struct err *e);
 /* The two steps of client_connect(). Connect only. Returns 0 and an fd that the caller owns; -errno. */
 int client_socket(const char *socket, int *ret_fd, struct err *e);
 /* Negotiate on a connected socket. The client cannot find out whether a daemon that is silent works, and waits for it.

@@ -185,7 +185,7 @@ static void member_print(FILE *f, const struct family *m, const struct row *r, s
 {
 	struct json_object *v = js_get(o, m->from);
 
-	if (!v)
+	if (!v || (m->ns && m->kind == GAUGE && !json_object_get_uint64(v))) /* a time of 0 is none */
 		return;
 	sample_begin(f, m->name, m->kind == COUNTER ? "_total" : "", r, label, value);
 	value_print(f, m, v);

@@ -2,7 +2,10 @@
 #include "api/wire/client.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
+#include "base/err.h"
 #include "base/lockdown.h"
+#include "base/log.h"
 #include "base/util.h"
 #include "tools/metrics/openmetrics.h"
 
@@ -20,6 +23,9 @@
 #define MEMORY_BYTES (512 * MIB)
 #define FILES_MAX (CLIENTS_MAX + 32)
 #define LOOK_MS 1000
+/* The longest time of the daemon's answers for one request. Prometheus waits for 10 s. */
+#define DAEMON_NS (5 * CLOCK_NS_PER_S)
+#define TEXT_TYPE "text/plain; charset=utf-8"
 
 /* No exec, no open file, no process. It makes Unix sockets for the daemon; sockets of networks are open already. */
 static const int allowed[] = {
@@ -31,7 +37,7 @@ static const int allowed[] = {
 
 static int sandbox(struct err *e)
 {
-	static const struct lockdown_limit limits[] = { { RLIMIT_NOFILE, FILES_MAX }, { RLIMIT_FSIZE, 0 },
+	static const struct lockdown_limit limits[] = { { RLIMIT_NOFILE, FILES_MAX },
 		{ RLIMIT_AS, LOCKDOWN_SANITIZED ? RLIM_INFINITY : MEMORY_BYTES } };
 	struct call_filter f;
 	int r = lockdown_begin(LOCKDOWN_OUTSIDE, limits, ARRAY_SIZE(limits), e);
@@ -47,37 +53,45 @@ static int sandbox(struct err *e)
 
 /* ---- the daemon ---- */
 
-/* Fetch all pages of vm-stats. Returns NULL if the daemon does not answer; the caller owns the list. */
-static struct json_object *stats_fetch(const char *socket)
+/* Get all pages of vm-stats. Returns 0, and the list, which the caller owns; -errno with a sentence. */
+static int stats_get(struct client *c, struct json_object **ret, struct err *e)
 {
 	CLEANUP_JS struct json_object *all = json_object_new_array();
 	struct json_object *next = NULL;
-	struct client *c;
-	struct err e;
-	int r = client_connect(socket, &c, &e);
+	int r;
 
-	if (r < 0)
-		fprintf(stderr, "cairn-metrics: %s\n", e.msg);
-	if (r < 0)
-		return NULL;
 	do {
 		CLEANUP_JS struct json_object *page = NULL;
 		struct json_object *args = json_object_new_object(), *vms;
 
 		if (next)
 			js_put(args, "after", next);
-		next = NULL;
-		r = client_execute(c, "vm-stats", args, &page, NULL, &e);
-		vms = r < 0 ? NULL : js_get_array(page, "vms");
+		r = client_execute(c, "vm-stats", args, &page, NULL, e);
+		if (r < 0)
+			return r;
+		vms = js_get_array(page, "vms");
 		for (size_t i = 0; vms && i < json_object_array_length(vms); i++)
 			json_object_array_add(all, json_object_get(json_object_array_get_idx(vms, i)));
-		if (r < 0)
-			fprintf(stderr, "cairn-metrics: %s\n", e.msg);
-		else
-			next = json_object_get(js_get(page, "next"));
+		next = json_object_get(js_get(page, "next"));
 	} while (next);
-	client_free(c);
-	return r < 0 ? NULL : STEAL_PTR(all);
+	*ret = STEAL_PTR(all);
+	return 0;
+}
+
+/* Ask the daemon. Returns as stats_get(). */
+static int stats_fetch(const char *socket, struct json_object **ret, struct err *e)
+{
+	static struct ratelimit limit;
+	struct client *c;
+	int r = client_connect_until(socket, clock_monotonic_ns() + DAEMON_NS, &c, e);
+
+	if (r == 0) {
+		r = stats_get(c, ret, e);
+		client_free(c);
+	}
+	if (r < 0 && log_ratelimit_pass(&limit))
+		fprintf(stderr, "cairn-metrics: %s\n", e->msg);
+	return r;
 }
 
 /* ---- requests ---- */
@@ -108,7 +122,7 @@ static enum MHD_Result answer(struct MHD_Connection *c, unsigned status, const c
 
 static enum MHD_Result refuse(struct MHD_Connection *c, unsigned status, const char *why)
 {
-	return answer(c, status, "text/plain; charset=utf-8", (char *)(uintptr_t)why, strlen(why), MHD_RESPMEM_PERSISTENT);
+	return answer(c, status, TEXT_TYPE, (char *)(uintptr_t)why, strlen(why), MHD_RESPMEM_PERSISTENT);
 }
 
 /* Compare in a time that does not tell how much of the token is right. */
@@ -127,17 +141,22 @@ static bool token_fits(const struct server *s, const char *header)
 /* ret_vms: the objects of all VMs; the caller frees them when the answer is sent, since that takes some time. */
 static enum MHD_Result metrics_answer(struct MHD_Connection *c, const struct server *s, struct json_object **ret_vms)
 {
-	struct json_object *vms = *ret_vms = stats_fetch(s->socket);
+	struct err e = { 0 };
+	bool refused = stats_fetch(s->socket, ret_vms, &e) < 0 && e.cls == ERR_PERMISSION;
 	char *text = NULL;
 	size_t size = 0;
 	FILE *f = must_alloc(open_memstream(&text, &size));
 
-	openmetrics_print(f, vms);
+	if (refused)
+		fprintf(f, "%s\n", e.msg);
+	else
+		openmetrics_print(f, *ret_vms);
 	if (fclose(f) != 0) {
 		free(text);
 		return MHD_NO;
 	}
-	return answer(c, MHD_HTTP_OK, OPENMETRICS_TYPE, text, size, MHD_RESPMEM_MUST_FREE);
+	return answer(c, refused ? MHD_HTTP_SERVICE_UNAVAILABLE : MHD_HTTP_OK, refused ? TEXT_TYPE : OPENMETRICS_TYPE, text, size,
+		MHD_RESPMEM_MUST_FREE);
 }
 
 /* Returns the connection's row in the table, or -1. */

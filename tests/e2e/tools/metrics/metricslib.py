@@ -57,7 +57,7 @@ def open_daemon(**keys):
 class Server:
     """cairn-metrics as the user nobody. It tells when it is ready by sd_notify's message, which this waits for."""
 
-    def __init__(self, daemon, *args, uid=NOBODY):
+    def __init__(self, daemon, *args, uid=NOBODY, stderr=subprocess.PIPE):
         import socket
         path = daemon.tmp / "m" / "notify"
         self.manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
@@ -65,7 +65,7 @@ class Server:
         os.chmod(path, 0o666)
         self.manager.settimeout(30 * guestlib.SLOW)
         self.proc = subprocess.Popen([daemon.tmp / "cairn-metrics", *args], user=uid, group=uid, extra_groups=[], text=True,
-                                     env={**daemon.env, "NOTIFY_SOCKET": str(path)}, stderr=subprocess.PIPE)
+                                     env={**daemon.env, "NOTIFY_SOCKET": str(path)}, stderr=stderr)
 
     def ready(self):
         assert self.manager.recv(99) == b"READY=1"

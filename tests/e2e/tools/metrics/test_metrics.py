@@ -3,9 +3,11 @@
 import contextlib
 import http.client
 import os
+import signal
 import socket
 import subprocess
 import threading
+import time
 
 import pytest
 
@@ -131,6 +133,34 @@ def test_unix_socket_serves_viewer(shared, serve):
     shared.start()
     assert value(parse(unix(shared)[1]), "cairn_up") == 1
     assert os.stat(shared.tmp / "m/metrics.sock").st_mode & 0o777 == 0o660
+
+
+def test_daemon_that_hangs_is_down(shared, serve):
+    shared.cairn("grant", "viewer", "--user", "nobody")
+    serve("--unix", str(shared.tmp / "m/metrics.sock")).ready()
+    shared.proc.send_signal(signal.SIGSTOP)
+    try:
+        begun = time.monotonic()
+        assert value(parse(unix(shared)[1]), "cairn_up") == 0
+        assert time.monotonic() - begun < 10 * guestlib.SLOW
+    finally:
+        shared.proc.send_signal(signal.SIGCONT)
+    until(lambda: value(parse(unix(shared)[1]), "cairn_up") == 1)
+
+
+def test_refusal_is_no_daemon_that_is_down(shared, serve):
+    shared.define("vm1")
+    with open(shared.tmp / "log", "wb") as log:
+        serve("--unix", str(shared.tmp / "m/metrics.sock"), stderr=log).ready()
+        for says in ("no permission to connect", "requires the role viewer"):
+            for _ in range(15):
+                r, text = unix(shared)
+                assert r.status == 503 and says in text and "cairn_up" not in text, text
+            shared.cairn("grant", "viewer", "--user", "60001")  # now others may connect
+        shared.cairn("grant", "viewer", "--user", "nobody")
+        r, text = unix(shared)
+        assert r.status == 200 and "state_since_timestamp_seconds{" not in text  # the VM was never started
+    assert 1 <= (shared.tmp / "log").read_text().count("cairn-metrics: ") <= 20
 
 
 def test_slow_client_holds_nobody_up(shared, serve):
