@@ -160,9 +160,11 @@ export function showConsole(box, vm) {
 		} finally {
 			if (input === stream)
 				input = null;
+			if (!signal.aborted) {
+				terminal.write("\r\n[The console has ended.]\r\n");
+				draw();
+			}
 		}
-		terminal.write("\r\n[The console has ended.]\r\n");
-		draw();
 	}
 
 	out.addEventListener("keydown", (event) => {

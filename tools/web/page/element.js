@@ -62,7 +62,7 @@ export function message(text, isError = false) {
 
 // Clear this message, if it is still shown.
 export function messageClear(text) {
-	if (messageLine.textContent === text)
+	if (text && messageLine.textContent === text)
 		message("");
 }
 

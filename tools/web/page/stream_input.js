@@ -1,6 +1,6 @@
 // Streams of a guest: its console or its screen. What it sends is the answer of a request without an end; what the page
 // sends to it goes in requests of their own, one at a time.
-import { listenForStarts, request } from "./daemon.js";
+import { listen, listenForStarts, request } from "./daemon.js";
 import { message, messageClear } from "./element.js";
 
 class StreamInput {
@@ -29,8 +29,8 @@ class StreamInput {
 	}
 }
 
-// Open a stream of the guest now, again when the VM starts, and again when the tab comes out of the background, where it has
-// none. read(input, signal, isSame) reads one to its end; input.send() takes the page's side of it once the answer has come.
+// Open a stream of the guest now, again when the VM starts, again when the tab comes out of the background, where it has none,
+// and after a failure again when the daemon's events are back. read(input, signal, isSame) reads one to its end; input.send() takes the page's side of it once the answer has come.
 // isSame: the stream may be of the same run of the VM as the one before. Returns a function that ends that.
 export function openStreams(vm, read) {
 	let abort = new AbortController(), input = null, failure = "";
@@ -40,6 +40,7 @@ export function openStreams(vm, read) {
 		abort.abort();
 		abort = mine;
 		messageClear(failure);
+		failure = "";
 		if (document.hidden)
 			return;
 		try {
@@ -64,11 +65,11 @@ export function openStreams(vm, read) {
 			abort.abort();
 	}
 	document.addEventListener("visibilitychange", look);
-	const stop = listenForStarts(vm, () => open(false));
+	const stops = [listenForStarts(vm, () => open(false)), listen((event) => event || !failure || open(true))];
 	open(false);
 	return () => {
 		document.removeEventListener("visibilitychange", look);
-		stop();
+		stops.forEach((stop) => stop());
 		abort.abort();
 	};
 }
