@@ -309,9 +309,10 @@ void client_on_event(struct client *c, void (*told)(void *opaque, struct json_ob
 	c->told_opaque = opaque;
 }
 
-void client_serve(struct client *c, int asker)
+void client_serve(struct client *c, int asker, uint64_t deadline_ns)
 {
 	c->asker = asker;
+	c->deadline_ns = deadline_ns;
 }
 
 int client_fd(const struct client *c)

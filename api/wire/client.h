@@ -41,10 +41,10 @@ int client_execute_with_fd(struct client *c, const char *command, struct json_ob
  * told: NULL: none. ev: borrowed. */
 void client_on_event(struct client *c, void (*told)(void *opaque, struct json_object *ev), void *opaque);
 
-/* Serve another program's request: queue no event from now on, because nobody asks for them, and fail with -ECANCELED
- * once the other end of `asker` has disconnected.
- * asker: a connected socket; borrowed. */
-void client_serve(struct client *c, int asker);
+/* Serve another program's request: queue no event from now on, because nobody asks for them, fail with -ECANCELED once
+ * the other end of `asker` has disconnected, and with -ETIMEDOUT after the deadline (CLOCK_MONOTONIC).
+ * asker: a connected socket; borrowed. deadline_ns: UINT64_MAX: none. */
+void client_serve(struct client *c, int asker, uint64_t deadline_ns);
 
 /* Get the next event: a queued one, or wait for one. deadline_ns: CLOCK_MONOTONIC; UINT64_MAX: none.
  * Returns 0 and an object owned by the caller; -ETIMEDOUT, which sets no error; -errno. */

@@ -2,6 +2,7 @@
 #include "api/wire/client.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/util.h"
 #include "tools/web/links.h"
@@ -65,23 +66,28 @@ static const char *command_name(struct json_object *command, struct json_object 
 	return name && strcmp(name, "qmp_capabilities") ? name : NULL;
 }
 
-static struct json_object *command_execute(struct client *c, struct json_object *command)
+/* is_timed: the client has a deadline. */
+static struct json_object *command_execute(struct client *c, struct json_object *command, bool is_timed)
 {
 	struct json_object *args, *value = NULL, *answer;
 	const char *name = json_object_is_type(command, json_type_object) ? command_name(command, &args) : NULL;
 	struct err e;
-	int fd = -1;
+	int fd = -1, r;
 
 	if (!name)
-		err_set(&e, -EINVAL, ERR_INVALID, "a command is {\"execute\": NAME, \"arguments\": {...}}");
-	else if (client_execute(c, name, json_object_get(args), &value, &fd, &e) == 0) {
-		if (fd >= 0)
-			close(fd); /* the page cannot have it */
-		answer = json_object_new_object();
+		r = err_set(&e, -EINVAL, ERR_INVALID, "a command is {\"execute\": NAME, \"arguments\": {...}}");
+	else
+		r = client_execute(c, name, json_object_get(args), &value, &fd, &e);
+	if (r < 0 && !(r == -ETIMEDOUT && is_timed))
+		return js_error(err_class_name(e.cls), e.msg);
+	if (fd >= 0)
+		close(fd); /* the page cannot have it */
+	answer = json_object_new_object();
+	if (r < 0)
+		js_put_bool(answer, "pending", true);
+	else
 		js_put(answer, "return", value);
-		return answer;
-	}
-	return js_error(err_class_name(e.cls), e.msg);
+	return answer;
 }
 
 /* Count braces, brackets, commas and colons outside strings, each of which takes the parser much memory. */
@@ -123,14 +129,14 @@ static void commands_execute(struct client *c, struct json_object *commands, FIL
 	for (size_t i = 0; i < json_object_array_length(commands); i++) {
 		fputc(i ? ',' : '[', out);
 		if (ftello(out) < (off_t)ANSWERS_BYTES)
-			answer_print(out, command_execute(c, json_object_array_get_idx(commands, i)));
+			answer_print(out, command_execute(c, json_object_array_get_idx(commands, i), false));
 		else
 			answer_print(out, js_error(err_class_name(ERR_INVALID), "not run: the answers before it are too large; send fewer commands in a request"));
 	}
 	fputs(json_object_array_length(commands) ? "]" : "[]", out);
 }
 
-char *bridge_execute(const struct links *links, int browser, const char *body, size_t len, size_t *ret_len)
+char *bridge_execute(const struct links *links, int browser, unsigned seconds, const char *body, size_t len, size_t *ret_len)
 {
 	struct json_object *request = NULL;
 	struct client *c = NULL;
@@ -145,13 +151,13 @@ char *bridge_execute(const struct links *links, int browser, const char *body, s
 	if (r == 0)
 		r = links_client(links, &c, &e);
 	if (r == 0)
-		client_serve(c, browser);
+		client_serve(c, browser, seconds && !many ? clock_monotonic_ns() + seconds * CLOCK_NS_PER_S : UINT64_MAX);
 	if (r < 0)
 		answer_print(out, js_error(err_class_name(e.cls), e.msg));
 	else if (many)
 		commands_execute(c, request, out);
 	else
-		answer_print(out, command_execute(c, request));
+		answer_print(out, command_execute(c, request, seconds > 0));
 	client_free(c);
 	json_object_put(request);
 	if (fclose(out) != 0)

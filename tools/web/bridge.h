@@ -30,8 +30,9 @@ void requests_end(struct requests *q, int row);
 
 /* Run {"execute", "arguments"}, or an array of at most 64 of them one after the other. When the browser disconnects,
  * no further one is run, and the answer of the present one is not awaited.
- * browser: its socket. body[len] is NUL.
+ * browser: its socket. seconds: the longest time for a command that is not in an array; it continues then, and its
+ * answer is {"pending": true}; 0: any time. body[len] is NUL.
  * Returns the answer as text: {"return"} or {"error"}, or an array of them; the caller frees it. */
-char *bridge_execute(const struct links *links, int browser, const char *body, size_t len, size_t *ret_len);
+char *bridge_execute(const struct links *links, int browser, unsigned seconds, const char *body, size_t len, size_t *ret_len);
 
 #endif

@@ -24,6 +24,7 @@ PAGE_DATA(page_console, "console.js")
 PAGE_DATA(page_terminal, "terminal.js")
 PAGE_DATA(page_screen, "screen.js")
 PAGE_DATA(page_stream_input, "stream_input.js")
+PAGE_DATA(page_repeat, "repeat.js")
 PAGE_DATA(page_trends, "trends.js")
 PAGE_DATA(page_host, "host.js")
 PAGE_DATA(page_volumes, "volumes.js")
@@ -49,6 +50,7 @@ static const struct page pages[] = {
 	{ "/terminal.js", JS, page_terminal },
 	{ "/screen.js", JS, page_screen },
 	{ "/stream_input.js", JS, page_stream_input },
+	{ "/repeat.js", JS, page_repeat },
 	{ "/trends.js", JS, page_trends },
 	{ "/host.js", JS, page_host },
 	{ "/volumes.js", JS, page_volumes },

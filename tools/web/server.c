@@ -283,18 +283,26 @@ static enum MHD_Result logout(struct server *s, struct MHD_Connection *c, struct
 
 /* ---- paths ---- */
 
+static const char *argument(struct MHD_Connection *c, const char *name)
+{
+	const char *value = MHD_lookup_connection_value(c, MHD_GET_ARGUMENT_KIND, name);
+
+	return value ? value : "";
+}
+
 static enum MHD_Result api(struct server *s, struct MHD_Connection *c, struct request *q)
 {
 	char user[LOGIN_USER_BYTES], *text;
 	struct err e;
 	size_t len;
+	unsigned long seconds = strtoul(argument(c, "seconds"), NULL, 10);
 
 	if (guard_session_get(&s->guard, q->session, user, NULL) < 0)
 		return refuse(c, MHD_HTTP_UNAUTHORIZED, SESSION_OVER);
 	q->row = requests_begin(&s->requests, user, &e);
 	if (q->row < 0)
 		return refuse(c, MHD_HTTP_SERVICE_UNAVAILABLE, e.msg);
-	text = bridge_execute(&q->links, stream_browser_fd(c), q->body, q->len, &len);
+	text = bridge_execute(&q->links, stream_browser_fd(c), (unsigned)MIN(seconds, 3600UL), q->body, q->len, &len);
 	return response_send(c, MHD_HTTP_OK, "application/json", must_alloc(MHD_create_response_from_buffer(len, text, MHD_RESPMEM_MUST_FREE)));
 }
 
@@ -307,13 +315,6 @@ static enum MHD_Result events(struct server *s, struct MHD_Connection *c, struct
 	if (stream_events(&q->links, c, &r, &e) < 0)
 		return refuse(c, MHD_HTTP_SERVICE_UNAVAILABLE, e.msg);
 	return response_send(c, MHD_HTTP_OK, "application/x-ndjson", r);
-}
-
-static const char *argument(struct MHD_Connection *c, const char *name)
-{
-	const char *value = MHD_lookup_connection_value(c, MHD_GET_ARGUMENT_KIND, name);
-
-	return value ? value : "";
 }
 
 static enum MHD_Result stream_answer(struct server *s, struct MHD_Connection *c, const struct request *q, enum link_kind kind)

@@ -58,9 +58,23 @@ function result(answer) {
 	return answer.return;
 }
 
+async function post(path, name, args) {
+	return (await request("POST", path, JSON.stringify({ execute: name, arguments: args }))).json();
+}
+
 // Run a command of the daemon, as docs/api.md describes it.
 export async function execute(name, args = {}) {
-	return result(await (await request("POST", "/api", JSON.stringify({ execute: name, arguments: args }))).json());
+	return result(await post("/api", name, args));
+}
+
+const WAIT_S = 3;
+
+// Run a command whose end the state of a VM shows, such as a start, which a hook may delay for an hour. Wait for its end only
+// a while, so that it does not keep a connection of the browser; then it continues. Returns whether it has ended.
+export async function executeAwhile(name, args) {
+	const answer = await post(`/api?seconds=${WAIT_S}`, name, args);
+	result(answer);
+	return !answer.pending;
 }
 
 const EACH_MAX = 64; // commands in one request

@@ -1,6 +1,7 @@
 // The list of all VMs. Only the rows that are in sight are elements, so that 1,000 VMs cost no more than twenty.
-import { execute, executeEach, executePages, listen, OFF } from "./daemon.js";
+import { executeAwhile, executeEach, executePages, listen, OFF } from "./daemon.js";
 import { act, bytes, element, message, setText, stateName } from "./element.js";
+import { repeat } from "./repeat.js";
 
 const ROW = 44; // height of a row in style.css
 const FIGURES_MS = 2000;
@@ -24,7 +25,7 @@ function rowNew() {
 		if (cell !== row.button && cell !== row.name)
 			cell.setAttribute("role", "cell");
 	row.button.addEventListener("click", () => act(row.button, () =>
-		execute(OFF.includes(row.vm.word) ? "vm-start" : "vm-shutdown", { vm: row.vm.name })));
+		executeAwhile(OFF.includes(row.vm.word) ? "vm-start" : "vm-shutdown", { vm: row.vm.name })));
 	return row;
 }
 
@@ -170,7 +171,7 @@ export function showList(main) {
 
 	async function figures() {
 		const seen = rows.filter((row) => row.vm && row.vm.word === "running").map((row) => row.vm).slice(0, 64);
-		if (!seen.length || document.hidden)
+		if (!seen.length)
 			return;
 		const now = performance.now();
 		const infos = await executeEach("vm-info", seen.map((vm) => ({ vm: vm.name })));
@@ -186,7 +187,7 @@ export function showList(main) {
 	}
 
 	const stop = listen(onEvent);
-	const timer = setInterval(() => figures().catch(() => {}), FIGURES_MS);
+	const figuresEnd = repeat(FIGURES_MS, figures);
 	filter.addEventListener("input", sort);
 	addEventListener("scroll", drawSoon, { passive: true });
 	addEventListener("resize", drawSoon);
@@ -197,7 +198,7 @@ export function showList(main) {
 		dead = true;
 		stop();
 		clearTimeout(loadTimer);
-		clearInterval(timer);
+		figuresEnd();
 		removeEventListener("scroll", drawSoon);
 		removeEventListener("resize", drawSoon);
 		removeEventListener("pagehide", placeSave);

@@ -1,6 +1,7 @@
 // What a VM did over time, as graphs.
 import { execute } from "./daemon.js";
 import { act, element, quantity } from "./element.js";
+import { repeat } from "./repeat.js";
 
 const WIDTH = 300, HEIGHT = 60;
 const LIVE_MS = 5000; // time between two drawings of the shortest span; longer spans change less often
@@ -38,7 +39,7 @@ function figure(series) {
 // Show the trends in `box`, and draw them again as they grow. Returns a function that ends that.
 export function showTrends(box, vm) {
 	const figures = element("div", { className: "figures" });
-	let timer = null, newest = 0; // number of the newest request
+	let end = () => {}, newest = 0; // number of the newest request
 
 	async function show(seconds) {
 		const all = [], mine = ++newest;
@@ -60,8 +61,8 @@ export function showTrends(box, vm) {
 	}
 
 	function choose(seconds) {
-		clearInterval(timer);
-		timer = setInterval(() => document.hidden || show(seconds).catch(() => {}), LIVE_MS * seconds / SPANS[0][1]);
+		end();
+		end = repeat(LIVE_MS * seconds / SPANS[0][1], () => show(seconds));
 		return show(seconds);
 	}
 
@@ -70,6 +71,6 @@ export function showTrends(box, vm) {
 	buttons[0].click();
 	return () => {
 		newest++;
-		clearInterval(timer);
+		end();
 	};
 }

@@ -1,10 +1,11 @@
 // One VM: its state, buttons, disks, snapshots, console, screen, schedules, events and definition.
-import { execute, listen, OFF } from "./daemon.js";
-import { act, bytes, element, focusButton, message, setText, stateName, when } from "./element.js";
+import { execute, executeAwhile, listen, OFF } from "./daemon.js";
+import { act, bytes, element, focusButton, message, messageClear, setText, stateName, when } from "./element.js";
 import { showConsole } from "./console.js";
 import { showDefinition } from "./definition.js";
 import { showDisks } from "./disks.js";
 import { showEvents } from "./events.js";
+import { repeat } from "./repeat.js";
 import { showScreen } from "./screen.js";
 import { showSchedules } from "./schedules.js";
 import { showSnapshots } from "./snapshots.js";
@@ -47,7 +48,10 @@ function actionButtons(vm) {
 			if (question && !confirm(`${vm}: ${question}`))
 				return;
 			act(button, async () => {
-				await (command === "vm-managed-save" ? runJob(command, { vm }) : execute(command, { vm }));
+				if (command === "vm-managed-save")
+					await runJob(command, { vm });
+				else if (!await executeAwhile(command, { vm }))
+					message(`${command}: under way`);
 			});
 		} }, label);
 		return { button, states };
@@ -92,15 +96,15 @@ function liveSection(title, show, vm) {
 	return { whole, end };
 }
 
-// Say that there is no VM of this name, until there is one. Returns a function that ends that.
-function showGone(main, vm) {
+// Say why the VM cannot be shown, until it can be. Returns a function that ends that.
+function showGone(main, vm, why) {
 	let over = false;
 	const look = () => execute("vm-info", { vm }).then(() => over || dispatchEvent(new Event("hashchange")), () => {});
 	const stop = listen((event) => {
 		if (!event || event.event === "ROLES_CHANGED" || (event.event === "VM_DEFINED" && event.data.vm === vm))
 			look();
 	});
-	main.replaceChildren(element("h2", {}, vm), element("p", {}, "There is no VM of this name."));
+	main.replaceChildren(element("h2", {}, vm), element("p", {}, why));
 	main.focus({ preventScroll: true });
 	look(); // it may have been defined anew before this function listened
 	return () => {
@@ -111,7 +115,7 @@ function showGone(main, vm) {
 
 // Show the VM in `main`. Returns a function that ends it.
 export function showVm(main, vm) {
-	let last = null, lastAt = 0, dead = false, uuid = null;
+	let last = null, lastAt = 0, dead = false, uuid = null, failure = "";
 	const state = element("span", { className: "state" });
 	const table = element("dl");
 	const actions = actionButtons(vm);
@@ -153,7 +157,7 @@ export function showVm(main, vm) {
 	let end = () => {
 		dead = true;
 		stop();
-		clearInterval(timer);
+		repeatEnd();
 		live.forEach((one) => one.end());
 	};
 
@@ -163,30 +167,35 @@ export function showVm(main, vm) {
 			message(error.message, true);
 	}
 
-	// Show the present state. Without the VM no part of the view works, so none stays.
-	async function update(whenFailed) {
+	// Show the present state. Without the VM, or a role for it, no part of the view works, so none stays.
+	async function update() {
 		try {
 			await refresh();
+			messageClear(failure);
+			failure = "";
 		} catch (error) {
-			if (dead || error.class !== "NotFound") {
-				whenFailed(error);
+			if (dead)
 				return;
+			if (["NotFound", "PermissionDenied"].includes(error.class)) {
+				end();
+				end = showGone(main, vm, error.class === "NotFound" ? "There is no VM of this name." : error.message);
+			} else if (failure !== error.message) { // say it once
+				failure = error.message;
+				failed(error);
 			}
-			end();
-			end = showGone(main, vm);
 		}
 	}
 
 	const stop = listen((event) => {
-		if (!event || event.data?.vm === vm)
-			update(failed);
+		if (!event || event.data?.vm === vm || event.event === "ROLES_CHANGED")
+			update();
 		if (!event || (event.data?.vm === vm && !/_PROGRESS$/.test(event.event)))
 			disks.load().catch(failed);
 		if (!event || (event.data?.vm === vm && /^SNAPSHOT_/.test(event.event)))
 			refreshSnapshots();
 	});
-	const timer = setInterval(() => document.hidden || update(() => {}), FIGURES_MS);
-	update(failed);
+	const repeatEnd = repeat(FIGURES_MS, update);
+	update();
 	disks.load().catch(failed);
 	refreshSnapshots();
 	return () => end();

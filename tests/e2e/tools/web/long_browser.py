@@ -4,6 +4,8 @@ import contextlib
 import http.server
 import os
 import shutil
+import signal
+import socket
 import subprocess
 import threading
 import time
@@ -13,7 +15,7 @@ import pytest
 
 from browserlib import (assert_fits_phone, click, focused, follow, foreign, labels, open_browser, phone, picture, press,
                         tab_to, text, wait)
-from conftest import BUILD, FAKE_VM, Console, Daemon, all_vms, until
+from conftest import BUILD, FAKE_VM, Console, Daemon, all_vms, free_port, until
 from loginlib import ALICE, BOB, host_with_daemon
 from netlib import Lan
 from test_network import NetDaemon
@@ -706,6 +708,80 @@ def test_streams_leave_the_browser_connections(tmp_path, browser):
             opened("window")
         until(lambda: text(browser, "#message").startswith("The windows of this browser follow 4 lists, VMs, consoles and screens"))
         assert browser.execute_async_script("fetch('/session').then((a) => arguments[0](a.status))") == 200
+
+
+def test_commands_that_last_leave_the_browser_connections(tmp_path, browser):
+    """Starts that a hook delays, and a daemon that hangs."""
+    names = [f"vm{i}" for i in range(7)]
+    with fake_daemon(tmp_path) as (d, web):
+        hook = d.state / "hooks/before-start/a"
+        hook.parent.mkdir(parents=True)
+        hook.write_text("#!/bin/sh\necho 20 a backup runs; exit 75\n")
+        hook.chmod(0o755)
+        for name in names:
+            d.define(name)
+        browser.get(web.address)
+        until(lambda: "7 VMs" in text(browser))
+        for name in names:
+            click(browser, f"Start {name}")
+        until(lambda: text(browser).count("waits for a hook") == 7)
+        follow(browser, "vm0")
+        until(lambda: "a backup runs" in text(browser, "dl"))
+        hook.unlink()
+        until(lambda: all(d.info(name)["state"] == "running" for name in names))
+        until(lambda: "running" in heading(browser))
+        d.proc.send_signal(signal.SIGSTOP)
+        until(lambda: text(browser, "#message") == "The daemon has not answered for a while.")
+        time.sleep(10)
+        assert browser.execute_async_script("fetch('/session').then((a) => arguments[0](a.status))") == 200
+        d.proc.send_signal(signal.SIGCONT)
+        until(lambda: not text(browser, "#message"))
+
+
+@contextlib.contextmanager
+def forwarded(port, path):
+    """Forward a port to a Unix socket, as ssh -L does, until the block ends."""
+    with subprocess.Popen(["socat", f"TCP-LISTEN:{port},bind=127.0.0.1,fork,reuseaddr", f"UNIX-CONNECT:{path}"], start_new_session=True) as p:
+        try:
+            yield
+        finally:
+            os.killpg(p.pid, signal.SIGKILL)
+
+
+def test_console_comes_back_after_the_network(tmp_path, browser):
+    path, port = tmp_path / "web.sock", free_port()
+    with contextlib.closing(Daemon(tmp_path, FAKE_VM)) as d, contextlib.closing(Web(d, "--unix", str(path))) as web:
+        d.define("vm1")
+        d.cairn("start", "vm1")
+        with forwarded(port, path):
+            until(lambda: not socket.socket().connect_ex(("127.0.0.1", port)))
+            browser.get(f"http://localhost:{port}/#token={web.token}")
+            until(lambda: "1 running" in text(browser))
+            follow(browser, "vm1")
+            click(browser, "Console")
+            until(lambda: "fake guest" in text(browser, "pre.console"))
+        until(lambda: "The console has ended." in text(browser, "pre.console"))
+        with forwarded(port, path):
+            until(lambda: "The console has ended." not in text(browser, "pre.console") and not text(browser, "#message"))
+            browser.find_element("css selector", "pre.console").send_keys("w")
+            until(lambda: text(browser, "pre.console").rstrip().endswith("w"))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to check passwords and to act for users")
+def test_view_of_a_vm_goes_with_the_role(browser):
+    with host_with_daemon() as (host, d), contextlib.closing(host.serve(d)) as web:
+        for vm in ("vm-a", "vm-b"):
+            d.define(vm)
+            d.cairn("grant", "operator", "--user", str(ALICE), "--vm", vm)
+        browser.get(f"{web.base}/#/vm/vm-a")
+        wait(browser, "input[name=user]").send_keys("alice")
+        browser.find_element("css selector", "input[name=password]").send_keys("right")
+        click(browser, "Log in")
+        until(lambda: "Start" in text(browser, "main"))
+        d.cairn("revoke", "vm-a", "--user", str(ALICE))
+        until(lambda: "Start" not in text(browser, "main") and "role" in text(browser, "main") or "no VM of this name" in text(browser, "main"))
+        d.cairn("grant", "operator", "--user", str(ALICE), "--vm", "vm-a")
+        until(lambda: "Start" in text(browser, "main"))
 
 
 # Holds back the events of the page's next connections while holdEvents(true).

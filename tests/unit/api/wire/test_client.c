@@ -153,7 +153,7 @@ static void events_kept(bool serves)
 
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, asker), 0);
 	if (serves)
-		client_serve(c, asker[0]);
+		client_serve(c, asker[0], UINT64_MAX);
 	timeouts = 1;
 	assert_int_equal(client_execute(c, "slow", NULL, NULL, NULL, NULL), 0);
 	assert_int_equal(client_next_event(c, 0, &event, NULL), serves ? -ETIMEDOUT : 0);
@@ -178,10 +178,27 @@ static void test_client_gives_up_when_its_asker_disconnects(void **state)
 
 	(void)state;
 	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, asker), 0);
-	client_serve(c, asker[0]);
+	client_serve(c, asker[0], UINT64_MAX);
 	shutdown(asker[1], SHUT_WR);
 	for (int i = 0; i < 2; i++)
 		assert_int_equal(client_execute(c, "slow", json_object_new_object(), NULL, NULL, &e), -ECANCELED);
+	daemon_end(&d, c);
+	close(asker[0]);
+	close(asker[1]);
+}
+
+static void test_client_gives_up_at_its_deadline(void **state)
+{
+	struct daemon d = { .second = NULL };
+	struct client *c = daemon_start(&d);
+	struct err e;
+	int asker[2];
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_STREAM, 0, asker), 0);
+	client_serve(c, asker[0], 1);
+	assert_int_equal(client_execute(c, "slow", NULL, NULL, NULL, &e), -ETIMEDOUT);
+	assert_non_null(strstr(e.msg, "has not answered in time"));
 	daemon_end(&d, c);
 	close(asker[0]);
 	close(asker[1]);
@@ -195,6 +212,7 @@ int main(void)
 		cmocka_unit_test(test_client_gives_up_when_daemon_greets_nobody),
 		cmocka_unit_test(test_event_before_an_answer_is_queued_unless_the_client_serves),
 		cmocka_unit_test(test_client_gives_up_when_its_asker_disconnects),
+		cmocka_unit_test(test_client_gives_up_at_its_deadline),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
