@@ -1,6 +1,7 @@
 #include "tools/web/bridge.h"
 #include "api/wire/client.h"
 #include "api/wire/json.h"
+#include "api/wire/wire.h"
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
@@ -90,31 +91,26 @@ static struct json_object *command_execute(struct client *c, struct json_object 
 	return answer;
 }
 
-/* Count braces, brackets, commas and colons outside strings, each of which takes the parser much memory. */
-static size_t node_count(const char *text, size_t len)
-{
-	bool quoted = false;
-	size_t n = 0;
-
-	for (size_t i = 0; i < len; i++) {
-		if (text[i] == '"')
-			quoted = !quoted;
-		else if (quoted && text[i] == '\\')
-			i++;
-		else if (!quoted)
-			n += text[i] == '{' || text[i] == '[' || text[i] == ',' || text[i] == ':';
-	}
-	return n;
-}
-
+/* Parse a request with the daemon's own rules: printing it again would hide a duplicate key or a number that is too
+ * large. */
 static int request_parse(const char *body, size_t len, struct json_object **ret, struct err *e)
 {
-	int r;
+	static const struct wire_limits limits = { WIRE_TEXT_MAX, NODES_MAX };
+	enum wire_result r;
+	struct wire w;
+	size_t used;
 
-	if (node_count(body, len) > NODES_MAX)
-		return err_set(e, -E2BIG, ERR_INVALID, "the request has more than %d braces, brackets, commas and colons", NODES_MAX);
-	r = js_numbers_check(body, len, "the request", e);
-	return r < 0 ? r : js_parse(body, len, "the request", ret, e);
+	wire_init(&w, &limits);
+	r = wire_feed(&w, body, len, &used, ret, e);
+	wire_done(&w);
+	if (r == WIRE_MORE)
+		return err_set(e, -EINVAL, ERR_INVALID, "the request is no complete JSON");
+	if (r == WIRE_TEXT && js_space_skip(body + used, body + len) < body + len)
+		return err_set(e, -EINVAL, ERR_INVALID, "something follows the JSON of the request");
+	if (r == WIRE_TEXT)
+		return 0;
+	e->cls = ERR_INVALID;
+	return -EINVAL;
 }
 
 /* Print an answer, so that only its text takes memory. answer: taken. */

@@ -150,7 +150,10 @@ def test_commands_of_another_form_are_refused(web):
         answer = answer[0] if isinstance(answer, list) else answer
         assert answer["error"]["class"] == "InvalidArgument", request
     r, text = web.ask("POST", "/api", json.dumps([{"execute": "query-version", "arguments": {"a": [{}] * 20000}}]))
-    assert "the request has more than 16384 braces, brackets, commas and colons" in text
+    assert "more than 16384 braces, brackets, commas and colons" in text
+    for body, says in (('{"execute": "query-events", "arguments": {"since": -99999999999999999999}}', "below -2^63"), ("", "no complete JSON"),
+                       ('{"execute": "vm-info", "arguments": {"vm": "a", "vm": "b"}}', "duplicate key"), ('{"execute": "query-version"} {}', "follows")):
+        assert says in json.loads(web.ask("POST", "/api", body)[1])["error"]["desc"], body
     r, text = web.ask("POST", "/api", json.dumps({"execute": "vm-info", "arguments": {"vm": "\\\",{[:" * 9000}}))
     assert "there is no VM" in text  # those in strings do not count
     r, text = web.ask("POST", "/api", '{"execute": ')
