@@ -45,7 +45,17 @@ function progress(now) {
 const isActive = (net) => net.state === "active";
 const hookArgs = (hook) => ({ name: hook.name, ...(hook.vm ? { vm: hook.vm } : {}) });
 const waits = (label) => (request) => request.state === "waiting" ? label : null;
-const answer = (label) => [waits(label), (request) => execute(`request-${label.toLowerCase()}`, { id: request.id })];
+// What a request asks for: its command with the arguments. The asker has written them, so all but plain words are quoted.
+function commandText({ command, arguments: args }) {
+	const value = (v) => /^[\w.:@/-]+$/.test(v) ? String(v) : JSON.stringify(v);
+	return [command, ...Object.entries(args).filter(([k]) => k !== "vm").map(([k, v]) => `${k} ${value(v)}`)].join(", ");
+}
+
+const answer = (label, isAsked) => [waits(label), async (request) => {
+	if (isAsked && !confirm(`${label} request ${request.id} of uid ${request.user}, ${request.vm ? `VM ${request.vm}` : "no VM"}: ${commandText(request)}?`))
+		return;
+	await execute(`request-${label.toLowerCase()}`, { id: request.id });
+}];
 
 // Title; a function that loads the entries; the key of an entry; titles of the columns; their cells. again: shows the host
 // again, since no event tells of web hooks.
@@ -53,10 +63,10 @@ const tables = (again) => [
 	["Jobs", executeJobs, (job) => job.id, ["VM", "Kind", "Since", "Progress", ""], [
 		text((job) => job.vm || ""), text((job) => job.type), text((job) => when(job.started)), progress,
 		buttons((job) => job.id, [(job) => isDone(job) ? "Dismiss" : "Cancel", (job) => execute(isDone(job) ? "job-dismiss" : "job-cancel", { id: job.id })])]],
-	["Requests", () => executePages("query-requests", "requests", "after"), (request) => request.id, ["", "Of", "What it does", "Note", "Expires", ""], [
-		text((r) => String(r.id)), text((r) => `uid ${r.user}`), text((r) => r.does), text((r) => r.note || ""), text((r) => when(r.expires)),
+	["Requests", () => executePages("query-requests", "requests", "after"), (request) => request.id, ["", "Of", "VM", "Command", "What it does", "Note", "Expires", ""], [
+		text((r) => String(r.id)), text((r) => `uid ${r.user}`), text((r) => r.vm || ""), text(commandText), text((r) => r.does), text((r) => r.note || ""), text((r) => when(r.expires)),
 		(now) => {
-			const { cell, show } = buttons((r) => `request ${r.id}`, answer("Approve"), answer("Deny"))(now), state = element("span");
+			const { cell, show } = buttons((r) => `request ${r.id}`, answer("Approve", true), answer("Deny", false))(now), state = element("span");
 			cell.append(state);
 			return { cell, show: () => {
 				show();

@@ -784,6 +784,48 @@ def test_view_of_a_vm_goes_with_the_role(browser):
         until(lambda: "Start" in text(browser, "main"))
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to check passwords and to act for users")
+def test_approver_sees_what_is_asked_for(browser):
+    with host_with_daemon() as (host, d), contextlib.closing(host.serve(d)) as users, contextlib.closing(Web(d)) as web:
+        d.define("vm-a")
+        d.cairn("grant", "owner", "--user", str(ALICE), "--vm", "vm-a")
+        d.cairn("approval-rule", "vm-a", "--acts", "destroy,snapshot-delete")
+        d.cairn("start", "vm-a")
+        alice = users.user("alice")
+        for command, args in (("vm-destroy", {}), ("snapshot-delete", {"name": "s1"})):
+            assert "error" in alice.api({"execute": command, "arguments": {"vm": "vm-a", **args}})
+        browser.get(web.address)
+        until(lambda: "1 running" in text(browser))
+        follow(browser, "Host")
+        until(lambda: "snapshot-delete, name s1" in text(browser) and "vm-destroy" in text(browser) and text(browser).count("vm-a") == 2)
+        click(browser, "Approve request 1")
+        assert browser.switch_to.alert.text == f"Approve request 1 of uid {ALICE}, VM vm-a: vm-destroy?"
+        browser.switch_to.alert.dismiss()
+        assert d.info("vm-a")["state"] == "running"
+
+
+def test_paused_vm_is_resumed_and_wrong_definitions_are_told(tmp_path, browser):
+    with fake_daemon(tmp_path) as (d, web):
+        d.define("vm1")
+        d.cairn("start", "vm1")
+        browser.get(web.address)
+        until(lambda: "1 running" in text(browser))
+        d.cairn("suspend", "vm1")
+        click(browser, "Resume vm1")
+        until(lambda: d.info("vm1")["state"] == "running")
+        follow(browser, "vm1")
+        click(browser, "Definition")
+        vcpus = wait(browser, "input[aria-label=vcpus]")
+        until(lambda: vcpus.get_attribute("value"))
+        vcpus.clear()
+        vcpus.send_keys("abc")
+        click(browser, "Save definition")
+        until(lambda: text(browser, "#message") == '"abc" is no whole number.')
+        browser.execute_script("""const t = document.querySelector("textarea"); t.closest("details").open = true; t.value = t.value.replace('"vm1"', '"vm2"')""")
+        click(browser, "Save JSON")
+        until(lambda: text(browser, "#message") == "The name of a VM does not change here; rename it with: cairn domrename vm1 NAME")
+
+
 # Holds back the events of the page's next connections while holdEvents(true).
 HOLD_EVENTS = """const send = window.fetch;
 let held = Promise.resolve(), letGo = null;
