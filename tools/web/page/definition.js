@@ -2,7 +2,13 @@
 import { execute } from "./daemon.js";
 import { act, element, message } from "./element.js";
 
-const FIELDS = [["title", "Title", String], ["description", "Description", String], ["memory", "Memory", String], ["vcpus", "vCPUs", Number]];
+const FIELDS = [["title", "Title", String], ["description", "Description", String], ["memory", "Memory", String], ["vcpus", "vCPUs", wholeNumber]];
+
+function wholeNumber(text) {
+	if (!/^\d+$/.test(text.trim()))
+		throw new Error(`"${text}" is no whole number.`);
+	return Number(text);
+}
 
 export function showDefinition(box, vm) {
 	let was = null;
@@ -17,6 +23,8 @@ export function showDefinition(box, vm) {
 	}
 
 	async function define(definition) {
+		if (was && definition?.name !== was.name)
+			throw new Error(`The name of a VM does not change here; rename it with: cairn domrename ${was.name} NAME`);
 		const done = await save(definition);
 		await show();
 		message([done.pending ? "Defined; the VM runs with the old definition until its next start." : "Defined.", ...done.warnings].join(" "));
@@ -24,17 +32,17 @@ export function showDefinition(box, vm) {
 
 	const form = element("form", { className: "fields", onsubmit: (event) => {
 		event.preventDefault();
-		act(event.submitter, () => {
+		act(event.submitter, async () => {
 			const changed = { ...was };
 			FIELDS.forEach(([key, , type], i) => {
 				if (inputs[i].value !== String(was[key] ?? ""))
 					changed[key] = type(inputs[i].value);
 			});
-			return define(changed);
+			await define(changed);
 		});
 	} }, ...FIELDS.map(([, label], i) => element("label", {}, label, inputs[i])), element("button", {}, "Save definition"));
 	box.replaceChildren(form, element("details", {}, element("summary", {}, "As JSON"), text, element("div", { className: "bar" },
-		element("button", { onclick: (event) => act(event.target, () => define(JSON.parse(text.value))) }, "Save JSON"),
+		element("button", { onclick: (event) => act(event.target, async () => define(JSON.parse(text.value))) }, "Save JSON"),
 		element("button", { onclick: (event) => act(event.target, show) }, "Reload"))));
 	show().catch((error) => message(error.message, true));
 }

@@ -15,6 +15,13 @@ function placeLoad() {
 	return { filter: "", scroll: 0, focused: null, ...JSON.parse(sessionStorage.getItem(key)), key };
 }
 
+// Return the label and the command of a VM's button.
+function buttonOf(vm) {
+	if (OFF.includes(vm.word))
+		return ["Start", "vm-start"];
+	return vm.word === "paused" ? ["Resume", "vm-resume"] : ["Shut down", "vm-shutdown"];
+}
+
 function rowNew() {
 	const row = {
 		name: element("a"), state: element("span"), cpu: element("span", { className: "figure" }),
@@ -25,7 +32,7 @@ function rowNew() {
 		if (cell !== row.button && cell !== row.name)
 			cell.setAttribute("role", "cell");
 	row.button.addEventListener("click", () => act(row.button, () =>
-		executeAwhile(OFF.includes(row.vm.word) ? "vm-start" : "vm-shutdown", { vm: row.vm.name })));
+		executeAwhile(buttonOf(row.vm)[1], { vm: row.vm.name })));
 	return row;
 }
 
@@ -45,9 +52,9 @@ function rowShow(row, vm, index) {
 	row.state.className = `state ${vm.word}`;
 	setText(row.cpu, vm.cpu === undefined ? "" : `${vm.cpu.toFixed(0)} %`);
 	setText(row.memory, vm.memory === undefined ? "" : bytes(vm.memory));
-	setText(row.button, OFF.includes(vm.word) ? "Start" : "Shut down");
+	setText(row.button, buttonOf(vm)[0]);
 	row.button.setAttribute("aria-label", `${row.button.textContent} ${vm.name}`);
-	row.button.disabled = vm.template || vm.word === "in-shutdown";
+	row.button.disabled = vm.template || ["in-shutdown", "preserved"].includes(vm.word);
 }
 
 // Show the list in `main`. Returns a function that ends it.
