@@ -31,9 +31,9 @@ function figure(series) {
 	const values = series.average, known = values.filter((v) => v !== null);
 	if (!known.some((v) => v))
 		return null;
-	const most = Math.max(...known);
+	const most = Math.max(...known), now = values.at(-1) ?? values.at(-2); // the last point has not ended
 	return element("figure", {}, element("figcaption", {}, element("span", {}, series.name),
-		element("span", { className: "soft" }, `now ${quantity(values.at(-1) ?? known.at(-1), series.unit)}, most ${quantity(most, series.unit)}`)), graph(values, most));
+		element("span", { className: "soft" }, `${now == null ? "last" : "now"} ${quantity(now ?? known.at(-1), series.unit)}, most ${quantity(most, series.unit)}`)), graph(values, most));
 }
 
 // Show the trends in `box`, and draw them again as they grow. Returns a function that ends that.
