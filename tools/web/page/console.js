@@ -87,15 +87,22 @@ export class View {
 	}
 }
 
+// A Mac has signs on its Option keys, other keyboards on AltGr. Alt is the prefix ESC.
+const hasSignsOnAlt = navigator.platform.startsWith("Mac");
+
 // keypadMode: the guest has asked for the cursor keys of applications.
 function keyText(event, keypadMode) {
+	const sign = [...event.key].length === 1 ? event.key : null;
+	if (sign !== null && event.getModifierState("AltGraph"))
+		return sign;
 	if (event.ctrlKey && !event.altKey && event.key.length === 1 && /[a-z@\[\\\]^_]/i.test(event.key))
 		return event.shiftKey ? null : String.fromCharCode(event.key.toUpperCase().charCodeAt(0) & 31); // Ctrl-Shift-C copies
 	if (event.ctrlKey || event.metaKey)
 		return null;
 	if (event.key in CURSOR_KEYS)
 		return (keypadMode ? "\x1bO" : "\x1b[") + CURSOR_KEYS[event.key];
-	return KEYS[event.key] ?? (event.key.length === 1 ? event.key : null);
+	const text = KEYS[event.key] ?? sign;
+	return text !== null && event.altKey && !hasSignsOnAlt ? "\x1b" + text : text;
 }
 
 // Show the console in `box`. Returns a function that ends it.
@@ -175,7 +182,7 @@ export function showConsole(box, vm) {
 		event.preventDefault();
 		send(text);
 	});
-	out.addEventListener("paste", (event) => send(event.clipboardData.getData("text").replaceAll("\n", "\r")));
+	out.addEventListener("paste", (event) => send(event.clipboardData.getData("text").replaceAll(/\r?\n/g, "\r")));
 	box.replaceChildren(out, form, element("p", { className: "soft" }, "Keys go to the guest while the console has the focus. Shift-Tab leaves it."));
 	terminalNew();
 	return openStreams(vm, read);

@@ -3,6 +3,8 @@
 import { listen, listenForStarts, request } from "./daemon.js";
 import { message, messageClear } from "./element.js";
 
+const PART_BYTES = 512 * 1024; // the server takes twice as much in a request
+
 class StreamInput {
 	constructor(signal) {
 		Object.assign(this, { signal, waiting: [], sending: false, sent: null, id: crypto.getRandomValues(new Uint32Array(4)).join("").slice(0, 32) });
@@ -19,8 +21,11 @@ class StreamInput {
 	async run() {
 		this.sending = true;
 		try {
-			while (this.waiting.length)
-				await request("POST", `/console?id=${this.id}`, new Blob(this.waiting.splice(0)), this.signal);
+			while (this.waiting.length) {
+				const all = new Blob(this.waiting.splice(0));
+				for (let at = 0; at < all.size; at += PART_BYTES)
+					await request("POST", `/console?id=${this.id}`, all.slice(at, at + PART_BYTES), this.signal);
+			}
 			this.sending = false;
 		} catch (error) {
 			if (!this.signal.aborted)
