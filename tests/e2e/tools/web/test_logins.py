@@ -189,7 +189,7 @@ def flood(i):
         n += 1
         c = http.client.HTTPConnection("127.0.0.1", int(sys.argv[1]))
         try:
-            c.request("POST", "/login", f"nobody{i}x{n}\\nwrong", {"Origin": f"http://127.0.0.1:{sys.argv[1]}"})
+            c.request("POST", "/login", (sys.argv[2] or f"nobody{i}x{n}") + "\\nwrong", {"Origin": f"http://127.0.0.1:{sys.argv[1]}"})
             print(c.getresponse().status, flush=True)
         except (OSError, http.client.HTTPException):
             pass
@@ -200,16 +200,17 @@ for i in range(120):
 
 
 @pytest.mark.seconds(120)
-def test_flood_of_wrong_logins_locks_nobody_out(host, web):
-    """The logins of a user of the host take their turns, and have few of the places."""
+@pytest.mark.parametrize("name", ["", "alice"], ids=["unknown users", "this user"])
+def test_flood_of_wrong_logins_locks_nobody_out(host, web, name):
+    """The logins of a user of the host take their turns, have few of the places, and limit only themselves."""
     log = host.tmp / "flood"
-    with open(log, "wb") as out, subprocess.Popen([sys.executable, "-c", FLOOD, str(web.port)], user=BOB, group=BOB, stdout=out) as flood:
+    with open(log, "wb") as out, subprocess.Popen([sys.executable, "-c", FLOOD, str(web.port), name], user=BOB, group=BOB, stdout=out) as flood:
         try:
-            until(lambda: log.read_bytes().count(b"403") > 60)
+            until(lambda: log.read_bytes().count(b"429" if name else b"403") > 60)
             assert [login(web, "alice", "right")[0] for _ in range(5)] == [200] * 5
         finally:
             flood.kill()
-    assert f"login from uid:{BOB} is refused" in host.log.read_text() and b"503" in log.read_bytes()
+    assert f"from uid:{BOB} is refused" in host.log.read_text() and (b"429" if name else b"503") in log.read_bytes()
 
 
 def test_each_login_is_a_new_session(host, web):
