@@ -278,7 +278,7 @@ def test_mouse_over_the_screen_does_not_stop_it(kvm, guest, tmp_path, browser):
         follow(browser, "vm1")
         browser.execute_script(MOVE)
         click(browser, "Screen")
-        width = "return document.querySelector('canvas.screen').width"
+        width = "return document.querySelector('canvas.screen')?.width"
         until(lambda: browser.execute_script(width) == 640)
         for _ in range(2):
             d.cairn("destroy", "vm1")
