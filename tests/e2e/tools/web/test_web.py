@@ -160,7 +160,7 @@ def test_commands_of_another_form_are_refused(web):
     assert "error" in json.loads(text)
     for number, why in (("1e400", "too large"), ("18446744073709551616", "above 2^64 - 1")):
         r, text = web.ask("POST", "/api", '{"execute": "vm-info", "arguments": {"vm": "none", "x": %s}}' % number)
-        assert f"the request: the number {number} is " in text and why in text
+        assert f"the number {number} is " in text and why in text
     r, text = web.ask("POST", "/api", '{"execute": "job-wait", "arguments": {"id": "none", "timeout": 9223372036854775808}}')
     assert "timeout: 9223372036854775808 is too large" in text
     many = web.api([{"execute": "query-version"}, {"execute": "vm-info", "arguments": {"vm": "none"}}])
