@@ -162,8 +162,8 @@ int link_make_bridge(struct links *l, const struct bridge_config *c, struct err 
 	info = mnl_attr_nest_start(n, IFLA_LINKINFO);
 	mnl_attr_put_strz(n, IFLA_INFO_KIND, "bridge");
 	data = mnl_attr_nest_start(n, IFLA_INFO_DATA);
-	if (!c->stp)
-		mnl_attr_put_u32(n, IFLA_BR_FORWARD_DELAY, 0);
+	/* With STP, the kernel raises it to 2 seconds, its minimum. Its default of 15 would cut guests off for 30. */
+	mnl_attr_put_u32(n, IFLA_BR_FORWARD_DELAY, 0);
 	mnl_attr_put_u32(n, IFLA_BR_STP_STATE, c->stp);
 	mnl_attr_nest_end(n, data);
 	mnl_attr_nest_end(n, info);

@@ -227,14 +227,24 @@ static void dns_read(struct reading *r, struct _xmlNode *n)
 	}
 }
 
+/* The kernel's smallest forward delay, which cairn-net uses. */
+#define DELAY_SECONDS 2
+
 static int bridge_read(struct reading *r, struct _xmlNode *n)
 {
+	uint64_t delay = 0;
+
 	if (!n)
 		return 0;
 	put_attr(r->definition, "bridge", n, "name");
 	reading_origin(r, n, "bridge");
-	if (node_attr_is(n, "stp", "on") && !node_attr_is(node_child(n->parent, "forward"), "mode", "bridge"))
-		js_put_bool(r->definition, "stp", true);
+	if (!node_attr_is(n, "stp", "on") || node_attr_is(node_child(n->parent, "forward"), "mode", "bridge"))
+		return 0;
+	js_put_bool(r->definition, "stp", true);
+	if (node_attr_number(r, n, "delay", UINT32_MAX, &delay) < 0)
+		return -EINVAL;
+	if (delay > DELAY_SECONDS)
+		reading_warn(r, n, "delay", "has no effect: the forward delay is %d seconds", DELAY_SECONDS);
 	return 0;
 }
 

@@ -851,12 +851,12 @@ def test_xml_loses_no_limit_silently(plain):
     path.write_text(LIBVIRT.replace(" dev='eth0'><nat ipv6='yes'><port start='1024' end='65535'/></nat>",
                                     "><interface dev='eth5'/><interface dev='eth6'/><nat><address start='1.2.3.4' end='1.2.3.5'/>"
                                     "<port start='500' end='600'/></nat>")
-                    .replace("end='10.77.0.99'/>", "end='10.77.0.99'><lease expiry='1'/></range>").replace("<tftp root='/x'/>", ""))
+                    .replace("end='10.77.0.99'/>", "end='10.77.0.99'><lease expiry='1'/></range>").replace("<tftp root='/x'/>", "").replace("delay='0'", "delay='15'"))
     r = plain.cairn("net-define", str(path))
     assert json.loads(plain.cairn("net-dumpjson", "lan").stdout)["dev"] == "eth5"
-    for what in ("forward/interface", "nat/address", "nat/port", "range/lease"):
+    for what in ("forward/interface", "nat/address", "nat/port", "range/lease", "bridge/@delay"):
         assert what in r.stderr, r.stderr
-    assert r.stderr.count("warning") == 4
+    assert r.stderr.count("warning") == 5
 
 
 @pytest.mark.parametrize("more,why", [

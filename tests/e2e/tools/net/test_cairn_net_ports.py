@@ -148,6 +148,17 @@ def test_ports_know_fixed_and_earlier_addresses(host):
     assert not three.pings("192.168.122.1", wait=1)
 
 
+def test_guest_waits_4_seconds_for_the_spanning_tree(host):
+    """Not 30 seconds, the kernel's default, which guests do not wait for DHCP."""
+    n = network(stp=True)
+    host.do("up", n)
+    bridge = host.ip("-d", "link", "show", "virbr0")[0]["linkinfo"]["info_data"]
+    assert (bridge["stp_state"], bridge["forward_delay"]) == (1, 200)  # hundredths of a second
+    guest = host.guest(1)
+    host.do("port-up", n, port=port(guest))
+    assert guest.dhcp("one")
+
+
 def test_guest_is_not_root_of_the_spanning_tree(host):
     """A guest can claim to be the tree's root. The bridge believes that without a filter only."""
     n = network(stp=True)
