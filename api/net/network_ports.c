@@ -279,6 +279,8 @@ static int port_begin(struct vm *vm, struct err *e)
 			port->at, port->network, port->network);
 	keys = port_make(port);
 	rules_put(vm, port, n->live, keys);
+	if (vm->start.from_state)
+		js_put_bool(keys, "continues", true);
 	p->call = port_call_begin(vm->host, port->network, true, keys, port_done, vm);
 	return 1;
 }
@@ -616,6 +618,7 @@ static void port_restore(struct vm *vm, const struct port *port, const struct ne
 	vm->host->port_ends = end;
 	keys = port_make(port);
 	rules_put(vm, port, n->live, keys);
+	js_put_bool(keys, "continues", true);
 	end->call = port_call_begin(vm->host, port->network, true, keys, reserved, end);
 }
 

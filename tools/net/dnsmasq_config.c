@@ -175,7 +175,7 @@ void config_print(FILE *f, const struct network *n, const struct service *s, con
 
 /* ---- hosts ---- */
 
-/* Find the address that is reserved for a fixed host without one (forks.h). NULL: none. */
+/* Find the address that is reserved for a fixed host (forks.h). NULL: none. */
 static const struct address *reserved_for(const struct network *n, const struct dhcp_host *h)
 {
 	for (size_t i = 0; i < n->nforks; i++)
@@ -184,6 +184,8 @@ static const struct address *reserved_for(const struct network *n, const struct 
 	return NULL;
 }
 
+/* A reserved address comes before the host's own: published ports lead to it, so its guest must keep it. The host's own
+ * then gets a line that no client matches (dhcp-ignore-clid), so that dnsmasq leases the address to nobody. */
 static void hosts_print(FILE *f, const struct network *n, const struct subnet *s)
 {
 	bool v4 = s->address.family == AF_INET;
@@ -191,14 +193,17 @@ static void hosts_print(FILE *f, const struct network *n, const struct subnet *s
 
 	for (size_t i = 0; i < s->nhosts; i++) {
 		const struct dhcp_host *h = &s->hosts[i];
-		const struct address *a = h->address.family ? &h->address : v4 ? reserved_for(n, h) : NULL;
+		const struct address *own = h->address.family ? &h->address : NULL, *a = v4 ? reserved_for(n, h) : NULL;
 
+		a = a ? a : own;
 		fprintf(f, "%s%s", h->duid ? "id:" : "", h->duid ? h->duid : h->mac);
 		if (a)
 			fprintf(f, v4 ? ",%s" : ",[%s]", address_print(a, text));
 		if (h->name)
 			fprintf(f, ",%s\n%s,set:taken", h->name, h->name); /* the second line is for clients that claim the name */
 		fputc('\n', f);
+		if (own && !address_equal(own, a))
+			fprintf(f, "id:reserved,%s\n", address_print(own, text));
 	}
 }
 

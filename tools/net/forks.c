@@ -203,6 +203,24 @@ int forks_check(const struct network *n, struct err *e)
 	return 0;
 }
 
+void forks_note_hosts(const struct network *n, void (*note)(void *opaque, const char *sentence), void *opaque)
+{
+	char text[ADDRESS_TEXT_MAX], other[ADDRESS_TEXT_MAX], mac[MAC_TEXT_MAX], sentence[256];
+
+	for (size_t k = 0; k < n->nforks; k++)
+		for (size_t i = 0; i < n->ipv4.nhosts && !n->forks[k].gone; i++) {
+			const struct dhcp_host *h = &n->ipv4.hosts[i];
+			const struct address *a = &n->forks[k].address;
+
+			if (!h->address.family || address_equal(&h->address, a) || !fork_is_host(h, n->forks[k].mac, NULL))
+				continue;
+			snprintf(sentence, sizeof(sentence), "the VM with the MAC address %s is a live clone or has published ports, so it keeps "
+				"the address %s until it is shut down, and has %s from its next start on", mac_print(n->forks[k].mac, mac),
+				address_print(a, text), address_print(&h->address, other));
+			note(opaque, sentence);
+		}
+}
+
 int fork_choose(const struct network *n, const struct port *p, const struct address *service,
 	const struct address *last, bool (*taken)(void *arg, const struct address *a, int pass), void *arg, struct address *ret, struct err *e)
 {
@@ -212,7 +230,12 @@ int fork_choose(const struct network *n, const struct port *p, const struct addr
 	size_t nranges = s->nranges ? s->nranges : 1;
 	uint32_t hash = 0x811c9dc5; /* FNV-1a */
 	uint64_t total = 0;
+	bool keeps = last->family && address_shares_prefix(last, &s->address, s->prefix) && is_free(n, p, service, last) && !taken(arg, last, 1);
 
+	if (keeps && p->continues) {
+		*ret = *last;
+		return 0;
+	}
 	for (size_t i = 0; i < s->nhosts; i++)
 		if (fork_is_host(&s->hosts[i], p->mac, NULL) && s->hosts[i].address.family) {
 			*ret = s->hosts[i].address;
@@ -223,7 +246,7 @@ int fork_choose(const struct network *n, const struct port *p, const struct addr
 			*ret = n->forks[i].address;
 			return 0;
 		}
-	if (last->family && address_shares_prefix(last, &s->address, s->prefix) && is_free(n, p, service, last) && !taken(arg, last, 1)) {
+	if (keeps) {
 		*ret = *last;
 		return 0;
 	}

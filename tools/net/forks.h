@@ -43,9 +43,12 @@ bool fork_is_host(const struct dhcp_host *h, const uint8_t mac[MAC_BYTES], const
 /* Check that no fixed host of the definition has the address of a fork with another MAC address: dnsmasq would lease it
  * a second time. Returns 0; -EEXIST with a sentence. */
 int forks_check(const struct network *n, struct err *e);
+/* Note each fixed host whose VM runs with another address, which is reserved. note: gets a sentence. */
+void forks_note_hosts(const struct network *n, void (*note)(void *opaque, const char *sentence), void *opaque);
 /* Choose the unique address of the port's fork: that of its fixed host, that of before, else one that depends on its
  * MAC address.
- * last: the last address that its MAC address had by DHCP, which its guest may have noted; family 0: none.
+ * last: the last address that its MAC address had by DHCP, which its guest may have noted; family 0: none. A guest that
+ * continues keeps it, even if it has a fixed host with another one.
  * taken: returns whether somebody else may have the address. pass: 0; 1: pass 0 has found no free address.
  * Returns 0; -ENOSPC with a sentence. */
 int fork_choose(const struct network *n, const struct port *p, const struct address *service,

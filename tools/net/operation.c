@@ -503,6 +503,8 @@ int network_update(struct operation *o, struct err *e)
 		return not_updatable(&o->req->net, "DHCP and DNS as a whole", e);
 	if (!r && o->req->net.mode != MODE_BRIDGE)
 		r = ports_refresh(o, &d.service, e);
+	if (!r)
+		forks_note_hosts(&o->req->net, operation_note, o);
 	js_put_bool(o->answer, "restarted", !same);
 	return r;
 }

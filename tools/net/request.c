@@ -440,7 +440,7 @@ static int fork_read(const struct reading *up, struct port *p, struct err *e)
 
 static int port_read(const struct reading *r, bool up, struct port *p, struct err *e)
 {
-	static const char *const keys[] = { "tap", "mac", "guest_mac", "filter", "isolated", "addresses", "fork", "reserve", NULL };
+	static const char *const keys[] = { "tap", "mac", "guest_mac", "filter", "isolated", "addresses", "fork", "reserve", "continues", NULL };
 	struct json_object *array = NULL;
 	int error = reading_keys(r, keys, e);
 
@@ -459,6 +459,8 @@ static int port_read(const struct reading *r, bool up, struct port *p, struct er
 		error = reading_bool(r, "isolated", &p->isolated, e);
 	if (!error)
 		error = reading_bool(r, "reserve", &p->reserve, e);
+	if (!error)
+		error = reading_bool(r, "continues", &p->continues, e);
 	if (!error)
 		error = fork_read(r, p, e);
 	p->fork.given = p->fork.given && memcmp(p->fork.mac, p->mac, MAC_BYTES) != 0; /* the clone has taken its source's place */
@@ -564,6 +566,7 @@ static int port_take(const struct reading *r, struct request *q, struct err *e)
 	if (!error)
 		error = port_read(r, q->verb != VERB_PORT_DOWN, p, e);
 	p->reserve |= q->verb == VERB_PORT_RESERVE;
+	p->continues |= q->verb == VERB_PORT_RESERVE;
 	if (!error)
 		error = port_check(q, p, r->path, e);
 	q->nports++;

@@ -135,6 +135,7 @@ struct port {
 	enum port_filter filter;
 	bool isolated;
 	bool reserve; /* choose an address for the port's MAC, which dnsmasq leases to no other one */
+	bool continues; /* the guest runs already, or resumes a saved state, so it uses its lease */
 	struct address addresses[PORT_ADDRESSES_MAX];
 	size_t naddresses;
 	struct address unique; /* chosen for the port's fork, or the reserved one; family 0: none */

@@ -474,6 +474,16 @@ def test_named_host_keeps_name_and_reserved_address(real, lan):  # noqa: F811
     until(lambda: answers(lan, 8007))
     folder = next((real.tmp / "state").rglob("dhcp-hosts"))
     assert f"{MAC},{address},web" in folder.read_text().splitlines()
+    other = json.dumps({"mac": MAC, "name": "web", "address": "10.77.0.77"})
+    warning = real.cairn("net-update", "lan", "modify", "ip-dhcp-host", other, "--live").stderr
+    assert f"keeps the address {address} until it is shut down, and has 10.77.0.77 from its next start on" in warning
+    assert f"{MAC},{address},web" in folder.read_text().splitlines() and answers(lan, 8007)
+    real.cairn("managedsave", "vm1")
+    real.cairn("start", "vm1")
+    assert answers(lan, 8007)
+    real.cairn("destroy", "vm1")
+    real.serve("vm1", real.begin("vm1"))
+    assert answers(lan, 8007) and leases(real) == [(MAC, "10.77.0.77")]
 
 
 def test_xml_keeps_the_forwards(real):

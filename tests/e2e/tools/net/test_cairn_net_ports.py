@@ -148,6 +148,38 @@ def test_ports_know_fixed_and_earlier_addresses(host):
     assert not three.pings("192.168.122.1", wait=1)
 
 
+def test_running_guest_keeps_its_reserved_address(host):
+    """Published ports lead to that address. A fixed host's other address is for the next start, and reserved, too."""
+    n = network()
+    n["ipv4"]["dhcp"]["ranges"] = [{"start": "192.168.122.10", "end": "192.168.122.11"}]
+    host.do("up", n)
+    guest, other = host.guest(1), host.guest(2)
+    address = host.do("port-up", n, port=port(guest, reserve=True))["address"]
+    assert guest.dhcp("guest")[0] == address
+    fixed = ({"192.168.122.10", "192.168.122.11"} - {address}).pop()
+    n["ipv4"]["dhcp"]["hosts"] = [{"mac": guest.mac, "address": fixed, "name": "web"}]
+    assert [f"keeps the address {address} until it is shut down, and has {fixed} from its next start on" in note
+            for note in host.do("update", n)["notes"]] == [True]
+    assert guest.dhcp("guest")[0] == address and guest.resolve("192.168.122.254", "web") == [address]
+    host.do("port-up", n, port=port(other))
+    assert other.run("busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "3", "-T", "1", check=False).returncode != 0
+    # A guest that resumes a saved state keeps its address, and one that boots gets the fixed one.
+    host.do("port-down", n, port={"tap": guest.tap})
+    assert host.do("port-up", n, port=port(guest, reserve=True, continues=True))["address"] == address
+    host.do("port-down", n, port={"tap": guest.tap})
+    assert host.do("port-up", n, port=port(guest, reserve=True))["address"] == fixed
+    assert guest.dhcp("guest")[0] == fixed and host.do("update", n)["notes"] == []
+    # A first forward of a running VM, whose guest has not renewed its lease since it got a fixed host.
+    n["ipv4"]["dhcp"]["hosts"] = []
+    late = host.guest(3)
+    host.do("port-up", n, port=port(late))
+    assert late.dhcp("late")[0] == address
+    n["ipv4"]["dhcp"]["hosts"] = [{"mac": late.mac, "address": "192.168.122.12"}]
+    host.do("update", n)
+    assert host.do("port-reserve", n, port={"tap": late.tap, "mac": late.mac})["address"] == address
+    assert late.dhcp("late")[0] == address
+
+
 def test_guest_waits_4_seconds_for_the_spanning_tree(host):
     """Not 30 seconds, the kernel's default, which guests do not wait for DHCP."""
     n = network(stp=True)
