@@ -407,15 +407,15 @@ static int parse_hosts6(struct parse *p, struct json_object *v, void *into)
 }
 static const struct key dhcp4_rows[] = DHCP_ROWS(parse_ranges4, range4_keys, parse_hosts4, host4_keys);
 static const struct key dhcp6_rows[] = DHCP_ROWS(parse_ranges6, range6_keys, parse_hosts6, host6_keys);
-#define RANGES_OR_HOSTS "{\"anyOf\":[{\"required\":[\"ranges\"]},{\"required\":[\"hosts\"]}]}"
-static const struct keys dhcp4_keys = { dhcp4_rows, ARRAY_SIZE(dhcp4_rows), RANGES_OR_HOSTS };
-static const struct keys dhcp6_keys = { dhcp6_rows, ARRAY_SIZE(dhcp6_rows), RANGES_OR_HOSTS };
+#define ANY_OF_THEM "{\"minProperties\":1}"
+static const struct keys dhcp4_keys = { dhcp4_rows, ARRAY_SIZE(dhcp4_rows), ANY_OF_THEM };
+static const struct keys dhcp6_keys = { dhcp6_rows, ARRAY_SIZE(dhcp6_rows), ANY_OF_THEM };
 
 static int prepare_dhcp(struct parse *p, struct json_object *v, void *into)
 {
 	(void)p;
 	(void)v;
-	((struct network_subnet *)into)->has_dhcp = true;
+	((struct network_subnet *)into)->dhcp_given = true;
 	return 0;
 }
 

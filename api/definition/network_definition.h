@@ -50,13 +50,18 @@ struct network_subnet {
 	struct in6_addr address; /* the host's own */
 	uint32_t prefix;
 	bool nat; /* IPv6 only */
-	bool has_dhcp;
-	uint32_t lease_seconds; /* 0: the default */
+	bool dhcp_given;
+	uint32_t lease_seconds; /* 0: the default; it may be given without ranges and hosts */
 	struct network_range ranges[NETWORK_RANGES_MAX];
 	uint32_t nranges;
 	struct network_host *hosts; /* owned */
 	uint32_t nhosts;
 };
+
+static inline bool network_subnet_has_dhcp(const struct network_subnet *s)
+{
+	return s->nranges || s->nhosts;
+}
 
 struct network_dns_host {
 	struct in6_addr address;

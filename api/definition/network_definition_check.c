@@ -169,10 +169,10 @@ static int subnet_check(struct parse *p, const struct network_subnet *s, const c
 	if (!is_set(&s->address) || !s->prefix)
 		return key_error(p, "%s: address or prefix is missing; give for example %s", key,
 			four ? "\"address\": \"192.168.122.1\", \"prefix\": 24" : "\"address\": \"fd00:122::1\", \"prefix\": 64");
-	if (!four && !s->has_dhcp && s->prefix != 64)
+	if (!four && !network_subnet_has_dhcp(s) && s->prefix != 64)
 		return key_error(p, "%s.prefix: guests choose their addresses in networks of /64 only; give 64, or dhcp", key);
 	r = address_check(&c, &s->address, "address");
-	if (!r && s->has_dhcp && !s->nranges && !s->nhosts)
+	if (!r && s->dhcp_given && !network_subnet_has_dhcp(s) && !s->lease_seconds)
 		return key_error(p, "%s.dhcp: has neither ranges nor hosts; give the addresses for guests", key);
 	if (!r)
 		r = ranges_check(&c);

@@ -65,7 +65,7 @@ static void put_subnet(struct json_object *o, const char *key, const struct netw
 	js_put_uint(of, "prefix", s->prefix);
 	if (s->nat)
 		js_put_bool(of, "nat", true);
-	if (s->has_dhcp)
+	if (s->dhcp_given)
 		js_put(of, "dhcp", dhcp_put(s));
 	js_put(o, key, of);
 }

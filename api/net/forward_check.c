@@ -29,7 +29,7 @@ static int forward_check(const struct network_definition *d, unsigned at, unsign
 	if (f->guest[0] && !is_guests(&d->ipv4, f->guest))
 		return err_set(e, -EINVAL, ERR_INVALID, "interfaces[%u].forwards[%u].guest: %s is not an address that the guest can have in "
 			"network '%s'", at, k, f->guest, d->name);
-	if (!f->guest[0] && !is_clone && !d->ipv4.has_dhcp)
+	if (!f->guest[0] && !is_clone && !network_subnet_has_dhcp(&d->ipv4))
 		return err_set(e, -EINVAL, ERR_INVALID, "interfaces[%u].forwards[%u].guest: network '%s' has no DHCP, so Cairn does not know the "
 			"guest's address; give it as guest (--guest ADDRESS)", at, k, d->name);
 	return 0;

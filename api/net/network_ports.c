@@ -508,7 +508,7 @@ void network_ports_lead(struct vm *vm, unsigned at, void (*done)(void *opaque, i
 		done(opaque, r, &e);
 		return;
 	}
-	if (port->address[0] || !n->live->ipv4.has_dhcp) { /* else the forward names the guest's address */
+	if (port->address[0] || !network_subnet_has_dhcp(&n->live->ipv4)) { /* else the forward names the guest's address */
 		port_lead(vm, port);
 		done(opaque, 0, NULL);
 		return;

@@ -331,6 +331,11 @@ static void dhcp_print(struct writer *w, struct json_object *dhcp)
 	writer_close(w, "dhcp");
 }
 
+static bool is_empty(struct json_object *array)
+{
+	return !array || !json_object_array_length(array);
+}
+
 static void ip_print(struct writer *w, struct json_object *o, const char *family)
 {
 	struct json_object *dhcp = js_get(o, "dhcp");
@@ -339,7 +344,8 @@ static void ip_print(struct writer *w, struct json_object *o, const char *family
 	if (!o)
 		return;
 	snprintf(prefix, sizeof(prefix), "%d", (int)js_get_int(o, "prefix", 0));
-	if (!dhcp) {
+	/* lease_seconds alone has no element. */
+	if (is_empty(js_get_array(dhcp, "ranges")) && is_empty(js_get_array(dhcp, "hosts"))) {
 		writer_leaf(w, "ip", "family", family, "address", js_get_str(o, "address"), "prefix", prefix, NULL);
 		return;
 	}

@@ -653,6 +653,19 @@ def test_net_update_changes_the_active_network_and_the_definition(host):
     assert "is not a change" in host.cairn("net-update", "lan", "turn", "ip-dhcp-host", moved, ok=2).stderr
 
 
+def test_net_update_of_the_last_range_keeps_the_lease_time(host):
+    host.define_net(ipv4={"address": "10.77.0.1", "prefix": 24, "dhcp": {"ranges": [{"start": "10.77.0.2", "end": "10.77.0.9"}],
+                                                                        "lease_seconds": 120}})
+    host.cairn("net-start", "lan")
+    both = "--live", "--config"
+    host.cairn("net-update", "lan", "delete", "ip-dhcp-range", '{"start": "10.77.0.2", "end": "10.77.0.9"}', *both)
+    xml = host.cairn("net-dumpxml", "lan").stdout
+    assert host.cairn("net-define", "-", stdin=None, input=xml).stderr == ""
+    host.cairn("net-update", "lan", "add", "ip-dhcp-range", '{"start": "10.77.0.2", "end": "10.77.0.20"}', *both)
+    assert host.requests()[-1]["network"]["ipv4"]["dhcp"]["lease_seconds"] == 120
+    assert json.loads(host.cairn("net-dumpjson", "lan", "--inactive").stdout)["ipv4"]["dhcp"]["lease_seconds"] == 120
+
+
 def test_net_update_changes_the_egress_rules_of_the_active_network(host):
     host.define_net()
     host.cairn("net-start", "lan")

@@ -141,6 +141,7 @@ static void test_ranges_are_checked(void **state)
 {
 	(void)state;
 	refuse(FOUR(""), "ipv4.dhcp: has neither ranges nor hosts");
+	refuse(FOUR("\"ranges\":[],\"hosts\":[]"), "ipv4.dhcp: has neither ranges nor hosts");
 	refuse(FOUR("\"ranges\":[{\"start\":\"10.0.0.2\"}]"), "ipv4.dhcp.ranges[0]: start or end is missing");
 	refuse(FOUR("\"ranges\":[{\"start\":\"10.0.1.2\",\"end\":\"10.0.1.3\"}]"), "ipv4.dhcp.ranges[0].start: 10.0.1.2 is outside the network 10.0.0.0/24");
 	refuse(FOUR("\"ranges\":[{\"start\":\"10.0.0.2\",\"end\":\"10.0.0.255\"}]"), "ipv4.dhcp.ranges[0].end: 10.0.0.255 is the broadcast");
