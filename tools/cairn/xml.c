@@ -124,13 +124,14 @@ int xml_to_network(const char *text, size_t len, struct json_object **ret_defini
 	return to_json("net-to-json", text, len, ret_definition, ret_warnings, ret_origins, e);
 }
 
-int xml_network_entry(const char *section, const char *text, size_t len, struct json_object **ret_entry, struct err *e)
+int xml_network_entry(const char *section, const char *text, size_t len, struct json_object **ret_entry,
+	struct json_object **ret_warnings, struct err *e)
 {
-	CLEANUP_JS struct json_object *warnings = NULL, *origins = NULL;
+	CLEANUP_JS struct json_object *origins = NULL;
 	char mode[64];
 
 	snprintf(mode, sizeof(mode), "net-%s-to-json", section);
-	return to_json(mode, text, len, ret_entry, &warnings, &origins, e);
+	return to_json(mode, text, len, ret_entry, ret_warnings, &origins, e);
 }
 
 static int to_xml(const char *mode, struct json_object *definition, int id, char **ret_xml, struct err *e)

@@ -47,6 +47,13 @@ static const struct element network_elements[] = {
 	{ NULL, ELEMENT_NONE, NULL, NULL },
 };
 
+/* The elements that net-update takes. */
+static const struct element range_elements[] = { { "", ELEMENT_READ, "start end", NULL }, { NULL, ELEMENT_NONE, NULL, NULL } };
+static const struct element host_elements[] = { { "", ELEMENT_READ, "mac id name ip", NULL }, { NULL, ELEMENT_NONE, NULL, NULL } };
+static const struct element dns_host_elements[] = {
+	{ "", ELEMENT_READ, "ip", NULL }, { "hostname", ELEMENT_REPEATED, "", NULL }, { NULL, ELEMENT_NONE, NULL, NULL }
+};
+
 static void put_attr(struct json_object *o, const char *key, struct _xmlNode *n, const char *attr)
 {
 	CLEANUP_FREE char *v = node_attr(n, attr);
@@ -301,13 +308,19 @@ int network_read(struct reading *r, struct _xmlDoc *doc)
 int network_entry_read(struct reading *r, struct _xmlDoc *doc, const char *section)
 {
 	struct _xmlNode *root = xmlDocGetRootElement(doc);
-	const char *name = strcmp(section, "ip-dhcp-range") ? "host" : "range";
+	bool is_range = !strcmp(section, "ip-dhcp-range"), is_dns = !strcmp(section, "dns-host");
+	const char *name = is_range ? "range" : "host";
+	int ret;
 
 	if (!root || strcmp((const char *)root->name, name))
 		return reading_error(r, root, NULL, ERR_INVALID, "is not a <%s>, which %s needs", name, section);
+	ret = elements_check(r, root, is_range ? range_elements : is_dns ? dns_host_elements : host_elements);
+	if (!ret)
+		ret = reading_refused(r);
 	json_object_put(r->definition);
-	r->definition = !strcmp(name, "range") ? range_make(root) : !strcmp(section, "dns-host") ? dns_host_make(root) : host_make(root);
-	return 0;
+	r->definition = is_range ? range_make(root) : is_dns ? dns_host_make(root) : host_make(root);
+	reading_finish(r);
+	return ret;
 }
 
 /* ---- printing ---- */

@@ -426,6 +426,9 @@ cairn net-dumpjson default > lan.json
 cairn net-dumpxml default > lan.xml
     given: network default
     then: grep '<name>default</name>' lan.xml; cairn net-define lan.xml
+cairn net-update default add ip-dhcp-host web1.xml --live --config
+    given: network default; cairn net-start default; echo "<host mac='52:54:00:12:34:57' ip='192.168.122.11'/>" >web1.xml
+    then: cairn net-dumpjson default --inactive | grep 52:54:00:12:34:57; cairn net-dumpjson default | grep 52:54:00:12:34:57
 cairn net-update default add ip-dhcp-host '{"mac": "52:54:00:12:34:56", "address": "192.168.122.10"}' --live --config
     given: network default; cairn net-start default
     then: cairn net-dumpjson default --inactive | grep 52:54:00:12:34:56; cairn net-dumpjson default | grep 52:54:00:12:34:56

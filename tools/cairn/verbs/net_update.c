@@ -4,6 +4,7 @@
 #include "tools/cairn/output.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "base/file.h"
 #include "base/util.h"
 #include "tools/cairn/definition_file.h"
 #include "tools/cairn/net.h"
@@ -74,11 +75,30 @@ static bool is_rule(const struct section *s)
 	return !strcmp(s->name, "egress-rule");
 }
 
+/* Read an entry that is a file, as virsh's is unless it begins with "<". *ret: owned; NULL: the entry is the text
+ * itself. */
+static int entry_read(const char *entry, char **ret, struct err *e)
+{
+	struct err why;
+	size_t len;
+	int r;
+
+	if (xml_is(entry, strlen(entry)) || entry[strspn(entry, " \t\r\n")] == '{')
+		return 0;
+	if (!strcmp(entry, "-"))
+		return file_read_fd(0, "standard input", XML_FILE_MAX, ret, &len, e);
+	r = file_read(entry, XML_FILE_MAX, ret, &len, &why);
+	return r < 0 ? err_set(e, r, why.cls, "the entry is neither JSON ({...}) nor XML (<...>), so it names a file: %s", why.msg) : 0;
+}
+
 /* Parse the entry: a user or group by name or number; else JSON, or libvirt's XML. */
 static int entry_parse(struct cli *c, struct change *x, struct err *e)
 {
+	CLEANUP_FREE char *content = NULL;
+	CLEANUP_JS struct json_object *warnings = NULL;
 	const char *text = c->pos[3];
 	int64_t id;
+	int r;
 
 	if (is_id(x->section)) {
 		id = user_number(!strcmp(x->section->name, "group"), text);
@@ -87,9 +107,15 @@ static int entry_parse(struct cli *c, struct change *x, struct err *e)
 		x->entry = json_object_new_int64(id);
 		return 0;
 	}
-	if (xml_is(text, strlen(text)))
-		return xml_network_entry(x->section->name, text, strlen(text), &x->entry, e);
-	return js_parse(text, strlen(text), "the entry", &x->entry, e);
+	r = entry_read(text, &content, e);
+	text = content ? content : text;
+	if (r < 0)
+		return r;
+	if (!xml_is(text, strlen(text)))
+		return js_parse(text, strlen(text), "the entry", &x->entry, e);
+	r = xml_network_entry(x->section->name, text, strlen(text), &x->entry, &warnings, e);
+	warnings_print(warnings);
+	return r;
 }
 
 /* ---- changing a definition ---- */

@@ -846,6 +846,22 @@ def test_libvirts_xml_becomes_the_same_network(plain):
     assert dhcp["ranges"] == [] and dhcp["hosts"][1] == {"mac": "52:54:00:00:00:06", "address": "10.77.0.6"}
 
 
+def test_net_update_takes_a_file(plain):
+    """As virsh does; and it says what of the XML has no effect."""
+    plain.define_net()
+    path = plain.tmp / "host.xml"
+    path.write_text("<?xml version='1.0'?>\n<host mac='52:54:00:00:00:06' ip='10.77.0.6' tag='x'>\n  <lease expiry='1'/>\n</host>\n")
+    r = plain.cairn("net-update", "lan", "add-last", "ip-dhcp-host", str(path))
+    assert r.stderr.splitlines() == ["warning: line 2: /host/@tag: has no effect: Cairn does not know it",
+                                     "warning: line 3: /host/lease: has no effect: Cairn does not know it"]
+    plain.cairn("net-update", "lan", "add", "ip-dhcp-host", "-", stdin=None, input=' {"mac": "52:54:00:00:00:07", "address": "10.77.0.7"}\n')
+    hosts = json.loads(plain.cairn("net-dumpjson", "lan").stdout)["ipv4"]["dhcp"]["hosts"]
+    assert [h["address"] for h in hosts] == ["10.77.0.6", "10.77.0.7"]
+    assert plain.cairn("net-update", "lan", "delete", "dns-host", "<host ip='10.77.0.6'><hostname>web</hostname></host>", ok=3).stderr.count("warning") == 0
+    r = plain.cairn("net-update", "lan", "add", "ip-dhcp-host", "52:54:00:00:00:08", ok=False)
+    assert "the entry is neither JSON ({...}) nor XML (<...>), so it names a file: 52:54:00:00:00:08: No such file" in r.stderr
+
+
 def test_xml_has_keys_that_libvirt_lacks(plain):
     """Without them, a network that is defined again from its XML would let guests reach everything."""
     plain.define_net(egress={"default": "deny", "rules": [{"allow": "192.0.2.0/24"}]}, filter="clean-traffic", users=[1000], groups=[100],
