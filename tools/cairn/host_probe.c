@@ -14,6 +14,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <linux/capability.h>
 #include <linux/kvm.h>
 #include <linux/landlock.h>
 #include <linux/seccomp.h>
@@ -465,6 +466,28 @@ static void vhost_probe(struct host_check *c)
 	remedy(c, "as root: modprobe vhost_net; without it, a VM with \"vhost\" does not start");
 }
 
+static bool has_capability(int capability)
+{
+	struct __user_cap_header_struct head = { .version = _LINUX_CAPABILITY_VERSION_3 };
+	struct __user_cap_data_struct caps[_LINUX_CAPABILITY_U32S_3] = { 0 };
+
+	return !syscall(SYS_capget, &head, caps) && caps[CAP_TO_INDEX(capability)].effective & CAP_TO_MASK(capability);
+}
+
+static void networks_probe(struct host_check *c)
+{
+	bool links = has_capability(CAP_NET_ADMIN), spaces = has_capability(CAP_SYS_ADMIN);
+
+	if (links && spaces) {
+		found(c, HOST_OK, "root's daemon can make them");
+		return;
+	}
+	found(c, HOST_MISSING, "%s lacks %s%s%s", geteuid() ? "this user" : "this root", links ? "" : "CAP_NET_ADMIN", links || spaces ? "" : " and ",
+		spaces ? "" : "CAP_SYS_ADMIN");
+	remedy(c, geteuid() ? "use root's daemon; an interface of type user needs no network"
+		: "give them to the container (docker run --cap-add NET_ADMIN --cap-add SYS_ADMIN); an interface of type user needs no network");
+}
+
 /* The kernel loads the module by itself when the first network needs it. */
 static void macvtap_probe(struct host_check *c)
 {
@@ -515,9 +538,8 @@ static void memory_pressure_probe(struct host_check *c)
 
 /* ---- user namespaces ---- */
 
-/* Ask a child to enter a user namespace and use its privileges: AppArmor may allow the former and deny the latter.
- * Returns 0, or the errno of the failed step. */
-static int user_namespace_try(void)
+/* Ask a child to enter namespaces, in two steps. Returns 0, or the errno of the failed step. */
+static int namespaces_try(int first, int second)
 {
 	int status;
 	pid_t pid = fork();
@@ -525,11 +547,17 @@ static int user_namespace_try(void)
 	if (pid < 0)
 		return errno;
 	if (!pid)
-		_exit(unshare(CLONE_NEWUSER) < 0 || unshare(CLONE_NEWNS) < 0 ? errno : 0);
+		_exit(unshare(first) < 0 || unshare(second) < 0 ? errno : 0);
 	while (waitpid(pid, &status, 0) < 0)
 		if (errno != EINTR)
 			return errno;
 	return WIFEXITED(status) ? WEXITSTATUS(status) : EPERM; /* a seccomp filter may kill */
+}
+
+/* Use the privileges in the user namespace, too: AppArmor may allow the namespace and deny those. */
+static int user_namespace_try(void)
+{
+	return namespaces_try(CLONE_NEWUSER, CLONE_NEWNS);
 }
 
 static void user_namespaces_probe(struct host_check *c)
@@ -554,6 +582,23 @@ static void user_namespaces_probe(struct host_check *c)
 			"kernel.apparmor_restrict_unprivileged_userns=0");
 	else
 		remedy(c, "in a container or chroot: allow the system calls clone and unshare with CLONE_NEWUSER, or run outside");
+}
+
+/* The namespaces that root's programs make without a user namespace. Finds nothing for other users. */
+static void namespaces_probe(struct host_check *c)
+{
+	int error;
+
+	if (geteuid())
+		return;
+	error = namespaces_try(CLONE_NEWNS | CLONE_NEWNET, CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID);
+	if (!error) {
+		found(c, HOST_OK, "root may create them");
+		return;
+	}
+	found(c, HOST_MISSING, "this root may not create them: %s", strerror(error));
+	remedy(c, "give the container CAP_SYS_ADMIN (docker run --cap-add SYS_ADMIN)%s", user_namespace_try() ? ""
+		: ", or run Cairn as another user, whose VMs need user namespaces only");
 }
 
 /* ---- control groups ---- */
@@ -665,10 +710,12 @@ size_t host_checks_run(struct host_check ret[HOST_CHECKS_MAX])
 		{ "userfaultfd", "snapshots, reverts and live clones without long pauses", false, uffd_probe },
 		{ "landlock", "confine VM processes, and the programs for archives and user networks", false, landlock_probe },
 		{ "user-namespaces", "namespaces around the VMs of users other than root", false, user_namespaces_probe },
+		{ "namespaces", "namespaces around the VMs of root", false, namespaces_probe },
 		{ "cgroups", "limit a VM's memory, threads and processor time", false, cgroups_probe },
 		{ "memory-pressure", "VMs with \"reclaim_on_pressure\": true", false, memory_pressure_probe },
 		{ "modules", "KVM and taps", false, modules_probe },
 		{ "tun", "interfaces of type bridge and network", false, tun_probe },
+		{ "networks", "networks of guests (cairn net-start)", false, networks_probe },
 		{ "macvtap", "networks of guests on a link of the host (\"dev\" with mode bridge, private, vepa or passthrough)", false,
 			macvtap_probe },
 		{ "forwarding", "guests of networks reach other hosts", false, forwarding_probe },
@@ -679,12 +726,14 @@ size_t host_checks_run(struct host_check ret[HOST_CHECKS_MAX])
 		{ "huge-pages", "VMs with \"hugepages\": true", false, huge_pages_probe },
 		{ "transparent-huge-pages", "guests that use much memory run faster", false, transparent_huge_pages_probe },
 	};
+	size_t n = 0;
 
 	_Static_assert(ARRAY_SIZE(probes) <= HOST_CHECKS_MAX, "the caller's array holds all checks");
 	for (size_t i = 0; i < ARRAY_SIZE(probes); i++) {
-		ret[i] = (struct host_check){ .name = probes[i].name, .purpose = probes[i].purpose,
+		ret[n] = (struct host_check){ .name = probes[i].name, .purpose = probes[i].purpose,
 			.required = probes[i].required };
-		probes[i].probe(&ret[i]);
+		probes[i].probe(&ret[n]);
+		n += ret[n].found[0] != 0; /* else no check for this user */
 	}
-	return ARRAY_SIZE(probes);
+	return n;
 }

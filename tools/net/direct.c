@@ -3,6 +3,7 @@
 #include "base/err.h"
 #include "base/util.h"
 #include "tools/net/operation.h"
+#include "tools/net/privileges.h"
 
 #include <errno.h>
 #include <linux/if_link.h>
@@ -40,7 +41,8 @@ static int macvtap_failed(const struct network *n, const char *dev, int error, s
 	switch (error) {
 	case -EPERM:
 	case -EACCES:
-		return err_set(e, error, ERR_PERMISSION, "network '%s': making a macvtap link requires CAP_NET_ADMIN; run cairnd as root", n->name);
+		return err_set(e, error, ERR_PERMISSION, "network '%s': making a macvtap link requires CAP_NET_ADMIN; %s", n->name,
+			privileges_remedy());
 	case -EOPNOTSUPP:
 		return err_set(e, error, ERR_HOST, "network '%s': the kernel of this host has no macvtap; load the module with: modprobe macvtap; "
 			"or use a network of mode nat, or an existing bridge", n->name);

@@ -8,6 +8,7 @@
 #include "tools/net/dnsmasq_config.h"
 #include "tools/net/forwarding.h"
 #include "tools/net/nft.h"
+#include "tools/net/privileges.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -156,7 +157,8 @@ static int namespaces_enter(const struct jail *j, struct err *e)
 	if (!r && j->netns >= 0)
 		r = setns(j->netns, CLONE_NEWNET);
 	if (r < 0 && errno == EPERM)
-		return err_set(e, -EPERM, ERR_PERMISSION, "a network with DHCP or DNS requires CAP_SYS_ADMIN, for a namespace; run cairnd as root");
+		return err_set(e, -EPERM, ERR_PERMISSION, "a network with DHCP or DNS requires CAP_SYS_ADMIN, for a namespace; %s",
+			privileges_remedy());
 	return r < 0 ? err_set_errno(e, -errno, "dnsmasq: cannot make its namespaces") : 0;
 }
 

@@ -1,6 +1,7 @@
 #include "tools/net/link.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "tools/net/privileges.h"
 
 #include <errno.h>
 #include <libmnl/libmnl.h>
@@ -94,7 +95,7 @@ static int request_confirm(struct links *l, struct nlmsghdr *n)
 static int link_failed(int error, const char *name, const char *what, struct err *e)
 {
 	if (error == -EPERM || error == -EACCES)
-		return err_set(e, error, ERR_PERMISSION, "%s '%s' requires CAP_NET_ADMIN; run cairnd as root", what, name);
+		return err_set(e, error, ERR_PERMISSION, "%s '%s' requires CAP_NET_ADMIN; %s", what, name, privileges_remedy());
 	if (error == -EOPNOTSUPP)
 		return err_set(e, error, ERR_HOST, "%s '%s': the kernel has no such links; load the modules with: modprobe -a bridge veth", what,
 			name);

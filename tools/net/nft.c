@@ -3,6 +3,7 @@
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/util.h"
+#include "tools/net/privileges.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -35,7 +36,7 @@ static int nft_failed(struct nft *n, struct err *e)
 	int len = (int)strcspn(why, "\n");
 
 	if (strstr(why, strerror(EPERM)) || strstr(why, strerror(EACCES)))
-		return err_set(e, -EPERM, ERR_PERMISSION, "nftables: %.*s; run cairnd as root (CAP_NET_ADMIN)", len, why);
+		return err_set(e, -EPERM, ERR_PERMISSION, "nftables: %.*s; it requires CAP_NET_ADMIN; %s", len, why, privileges_remedy());
 	if (strstr(why, strerror(EPROTONOSUPPORT)) || strstr(why, strerror(EAFNOSUPPORT)) || strstr(why, strerror(EOPNOTSUPP)))
 		return err_set(e, -EOPNOTSUPP, ERR_HOST, "nftables: %.*s; the kernel needs nf_tables with NAT and the families inet "
 			"and bridge (modprobe -a nf_tables nft_masq)", len, why);
@@ -108,7 +109,7 @@ static int question_ask(const struct nlmsghdr *h, mnl_cb_t each, void *arg)
 static int question_failed(int r, const char *what, struct err *e)
 {
 	if (r == -EPERM || r == -EACCES)
-		return err_set(e, r, ERR_PERMISSION, "nftables: %s: not permitted; run cairnd as root (CAP_NET_ADMIN)", what);
+		return err_set(e, r, ERR_PERMISSION, "nftables: %s requires CAP_NET_ADMIN; %s", what, privileges_remedy());
 	return err_set_errno(e, r, "nftables: %s", what);
 }
 

@@ -54,5 +54,10 @@ int privileges_check(struct err *e)
 
 	if (!caps_get(caps) && (caps[CAP_TO_INDEX(CAP_NET_ADMIN)].effective & CAP_TO_MASK(CAP_NET_ADMIN)))
 		return 0;
-	return err_set(e, -EPERM, ERR_PERMISSION, "networks need CAP_NET_ADMIN; run cairnd as root");
+	return err_set(e, -EPERM, ERR_PERMISSION, "networks need CAP_NET_ADMIN; %s", privileges_remedy());
+}
+
+const char *privileges_remedy(void)
+{
+	return geteuid() ? "run cairnd as root" : "root lacks it here: give it to the container or the service of cairnd";
 }

@@ -10,4 +10,7 @@ int privileges_drop(struct err *e);
 /* Check for CAP_NET_ADMIN. Returns 0; -EPERM with a sentence. */
 int privileges_check(struct err *e);
 
+/* Return the remedy for a missing capability, for the end of a sentence: root may lack it in a container. */
+const char *privileges_remedy(void);
+
 #endif

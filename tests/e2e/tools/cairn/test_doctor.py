@@ -17,7 +17,7 @@ from test_host import needs_root
 from test_tracking import SYSCTL, folder  # noqa: F401
 
 NAMES = ["kvm", "io-uring", "seccomp", "nested-paging", "nested-guests", "cpuid", "userfaultfd", "landlock", "user-namespaces",
-         "cgroups", "memory-pressure", "modules", "tun", "macvtap", "forwarding", "vhost-net", "bios", "uefi", "network-boot", "huge-pages",
+         "namespaces", "cgroups", "memory-pressure", "modules", "tun", "networks", "macvtap", "forwarding", "vhost-net", "bios", "uefi", "network-boot", "huge-pages",
          "transparent-huge-pages"]
 
 
@@ -117,6 +117,26 @@ def test_user_without_user_namespaces_is_told_the_sysctl(cairn_path):
     assert c["remedy"] == "as root: raise the sysctl user.max_user_namespaces, which is 0"
     c = checks(cairn_path, before=in_namespace(script.format(8), "-Ur"))["user-namespaces"]
     assert (c["status"], c["found"]) == ("ok", "this user may create them")
+
+
+@needs_root
+def test_root_of_a_container_learns_what_it_lacks(cairn_path):
+    found = checks(cairn_path, before=["setpriv", "--bounding-set=-sys_admin,-net_admin", "--inh-caps=-all"], status=None)
+    c = found["namespaces"]
+    assert (c["status"], c["found"]) == ("missing", "this root may not create them: Operation not permitted")
+    assert "--cap-add SYS_ADMIN" in c["remedy"]
+    c = found["networks"]
+    assert (c["status"], c["found"]) == ("missing", "this root lacks CAP_NET_ADMIN and CAP_SYS_ADMIN")
+    assert "--cap-add NET_ADMIN" in c["remedy"]
+    found = checks(cairn_path)
+    assert found["namespaces"]["status"] == found["networks"]["status"] == "ok"
+
+
+@needs_root
+def test_plain_user_does_not_learn_about_root(kvm, folder):  # noqa: F811
+    found = checks(folder / "cairn", before=as_plain_user(folder / "permitted"))
+    assert "namespaces" not in found and found["networks"]["status"] == "missing"
+    assert found["networks"]["remedy"] == "use root's daemon; an interface of type user needs no network"
 
 
 def cgroup_mount():

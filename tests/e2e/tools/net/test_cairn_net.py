@@ -760,6 +760,8 @@ def test_without_root(host):
         r = host.run("setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", PROGRAM, input=host.command(verb, n), check=False)
         e = json.loads(r.stdout)["error"]
         assert e["class"] == "PermissionDenied" and "run cairnd as root" in e["desc"], verb
+        r = host.run("setpriv", "--bounding-set=-net_admin", PROGRAM, input=host.command(verb, n), check=False)
+        assert "root lacks it here: give it to the container" in json.loads(r.stdout)["error"]["desc"], verb
 
 
 def changed(**keys):
