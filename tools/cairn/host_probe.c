@@ -517,7 +517,8 @@ static void forwarding_probe(struct host_check *c)
 		found(c, HOST_UNSURE, "iptables-legacy has a filter table, as with some Dockers, which may drop their packets");
 		remedy(c, "look at: cairn net-info NETWORK; it warns if that is so, with the commands against it");
 	} else if (!access(ipv4, F_OK) && access(ipv4, R_OK) < 0) {
-		found(c, HOST_OK, "only root sees whether iptables-legacy has rules");
+		found(c, HOST_UNSURE, "only root sees whether iptables-legacy has rules, which may drop their packets");
+		remedy(c, "as root: cairn doctor");
 	} else {
 		found(c, HOST_OK, "iptables-legacy has no rules");
 	}
