@@ -330,6 +330,7 @@ bool network_permits(const struct network *n, const struct rights *r)
 
 void network_warn_missing(struct vm_host *host, const struct definition *d, struct json_object *list)
 {
+	const char *next = geteuid() ? "networks need root's daemon; use an interface of type user" : "define it with: cairn net-define";
 	char text[256];
 
 	for (unsigned i = 0; i < d->ninterfaces; i++) {
@@ -337,8 +338,7 @@ void network_warn_missing(struct vm_host *host, const struct definition *d, stru
 
 		if (n->type != DEFINITION_NETWORK || n->link || network_find_name(host, n->source))
 			continue;
-		snprintf(text, sizeof(text), "interface %s: there is no network '%s', so the VM cannot start; define it with: cairn "
-			"net-define", n->id, n->source);
+		snprintf(text, sizeof(text), "interface %s: there is no network '%s', so the VM cannot start; %s", n->id, n->source, next);
 		json_object_array_add(list, json_object_new_string(text));
 	}
 }

@@ -87,6 +87,10 @@ def test_network_needs_root_and_says_so(plain):
     plain.cairn("net-define", str(plain.tmp / "lan.json"))
     said = plain.cairn("net-start", "default", ok=3).stderr
     assert "there is no network 'default', and this daemon could not start it: networks need root's daemon; an interface of type user" in said
+    vm = guestlib.definition("vm1", interfaces=[{"type": "network", "source": "other"}])
+    (plain.tmp / "vm1.json").write_text(json.dumps(vm))
+    said = plain.cairn("define", str(plain.tmp / "vm1.json")).stderr
+    assert "no network 'other', so the VM cannot start; networks need root's daemon; use an interface of type user" in said
     said = plain.cairn("net-start", "lan", ok=5).stderr
     assert "networks need CAP_NET_ADMIN; run cairnd as root; an interface of type user needs no network" in said
 
