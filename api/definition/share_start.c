@@ -11,6 +11,18 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+/* If the user may read the folder, suggest a share that is read-only. folder: -1: it cannot be opened. */
+static int folder_failed(int folder, const char *key, const char *path, bool write, struct err *e)
+{
+	int error = errno;
+	bool helps = write && (error == EACCES || error == EROFS) && folder >= 0 && !faccessat(folder, ".", R_OK | X_OK, AT_EACCESS);
+
+	if (!helps)
+		return err_set_errno(e, -error, "%s: %s", key, path);
+	return err_set(e, -error, err_class_of_errno(error), "%s: %s: the user may read it, but not write to it; for a read-only share, set its "
+		"\"readonly\" to true (cairn run: %s:/PLACE:ro)", key, path, path);
+}
+
 int share_start(const struct definition *d, const char *key, const char *path, bool write, struct err *e)
 {
 	CLEANUP_CLOSE int folder = open(path, O_PATH | O_DIRECTORY | O_CLOEXEC);
@@ -23,7 +35,7 @@ int share_start(const struct definition *d, const char *key, const char *path, b
 	if (folder < 0 && errno == ENOTDIR)
 		return err_set(e, -ENOTDIR, ERR_INVALID, "%s: %s is not a folder; only folders can be shared", key, path);
 	if (folder < 0 || faccessat(folder, ".", write ? R_OK | W_OK | X_OK : R_OK | X_OK, AT_EACCESS) < 0)
-		return err_set_errno(e, -errno, "%s: %s", key, path);
+		return folder_failed(folder, key, path, write, e);
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return err_set_errno(e, -errno, "%s", key);
 	r = detached_program_start(program, argv, (const int[]){ pair[1], folder }, 2);

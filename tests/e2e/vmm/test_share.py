@@ -207,9 +207,12 @@ def reached(kvm):
         d.close()
 
 
-@pytest.mark.parametrize("folder", ["own", "closed"])
+@pytest.mark.parametrize("folder", ["own", "closed", "readable"])
 def test_rights_are_those_of_the_user(reached, folder):
-    """cairn-share of a user's VM runs as this user, and a folder that the user cannot read is not shared."""
+    """cairn-share of a user's VM runs as this user, and a folder that the user cannot read, or write to, is not
+    shared."""
+    (reached.tmp / "readable").mkdir()
+    (reached.tmp / "readable").chmod(0o755)
     def define(say):
         Qmp(reached.socket).run("vm-define", definition={
             "name": "theirs", "memory": "32M", "boot": {"kernel": str(reached.tmp / "interp.elf")},
@@ -219,7 +222,11 @@ def test_rights_are_those_of_the_user(reached, folder):
     assert run_as_user(define) == [True]
     r = reached.cairn("start", "theirs", ok=None)
     if folder == "closed":
-        assert r.returncode and f"shares[0].path: {reached.tmp}/closed: Permission denied" in r.stderr
+        assert r.returncode and f"shares[0].path: {reached.tmp}/closed: Permission denied" in r.stderr and "readonly" not in r.stderr
+        return
+    if folder == "readable":
+        assert r.returncode == 5 and f"shares[0].path: {reached.tmp}/readable: the user may read it, but not write to it" in r.stderr
+        assert 'set its "readonly" to true' in r.stderr and f"{reached.tmp}/readable:/PLACE:ro" in r.stderr
         return
     pid, = servers(reached.tmp / folder)
     check_confined(pid, NOBODY)
