@@ -148,6 +148,18 @@ static void *plugin_open(int read_only)
 	return x;
 }
 
+/* Fail before nbdkit continues in the background, where only clients notice an image that cannot be opened, and not
+ * why. */
+static int plugin_get_ready(void)
+{
+	struct export *x = plugin_open(1);
+
+	if (!x)
+		return -1;
+	plugin_close(x);
+	return 0;
+}
+
 static int64_t plugin_get_size(void *handle)
 {
 	const struct export *x = handle;
@@ -258,6 +270,7 @@ static struct nbdkit_plugin plugin = {
 		       "allow=DIR       Accept backing and data files below DIR too.\n"
 		       "share=yes       Do not lock the image: its disk may change.",
 	.unload = plugin_unload,
+	.get_ready = plugin_get_ready,
 	.open = plugin_open,
 	.close = plugin_close,
 	.get_size = plugin_get_size,

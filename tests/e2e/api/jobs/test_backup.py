@@ -137,6 +137,23 @@ def test_failed_backup_leaves_nothing(vm):
     g.verify()
 
 
+def test_pull_of_an_image_that_cannot_be_opened_fails(vm):
+    """As one that only the VM's user may read. The plugin opens the image at once, so the error says why."""
+    g = vm()
+    r = g.d.cairn("backup-begin", "vm1", "--pull", "--since", "none", ok=False)
+    assert "since must be an earlier snapshot of the same image" in r.stderr
+    if not os.geteuid():
+        there, reads = ["setpriv", "--bounding-set=-dac_override,-dac_read_search"], g.d.tmp / "disk0.qcow2"
+        os.chown(reads, 65534, 65534)
+        os.chmod(reads, 0o600)
+        r = subprocess.run([*there, os.path.join(BUILD, "cairn"), "backup-begin", "vm1", "--pull"], env=g.d.env, cwd=g.d.tmp,
+                           capture_output=True, text=True)
+        assert r.returncode and "disk0.qcow2: Permission denied" in r.stderr and not r.stdout
+    assert snapshots(g.d) == [] and not list(g.d.tmp.glob("*.backup"))
+    g.write(1)
+    g.verify()
+
+
 def test_interrupted_backup_leaves_nothing(vm):
     g = vm()
     g.write(1)
