@@ -19,6 +19,7 @@
 #include "tools/cairn/snapshot.h"
 #include "tools/cairn/verbs/jobs.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -511,11 +512,20 @@ static int backup_run(struct cli *c, struct backup *b, struct err *e)
 	return r ? r : end;
 }
 
+/* Print the URI of a server: bytes with a meaning in URIs become %41 and the like. */
+static void uri_print(const char *socket, char *ret, size_t size)
+{
+	size_t n = (size_t)snprintf(ret, size, "nbd+unix:///?socket=");
+
+	for (const unsigned char *p = (const unsigned char *)socket; *p && n < size; p++)
+		n += (size_t)snprintf(ret + n, size - n, isalnum(*p) || strchr("/-._~", *p) ? "%c" : "%%%02X", *p);
+}
+
 static int backup_print(struct cli *c, const struct backup *b)
 {
 	CLEANUP_JS struct json_object *o = json_object_new_object();
 	struct json_object *list = json_object_new_array();
-	char path[PATH_MAX], uri[PATH_MAX + 64];
+	char path[PATH_MAX], uri[3 * PATH_MAX + 64];
 
 	js_put_str(o, "mode", b->pull ? "pull" : "push");
 	js_put_str(o, "snapshot", b->pull || b->checkpoint ? b->name : NULL);
@@ -529,12 +539,12 @@ static int backup_print(struct cli *c, const struct backup *b)
 			server_path(b->folder, id_of(b->disks[i]), "sock", path);
 		else
 			file_name(b, b->disks[i], path);
-		snprintf(uri, sizeof(uri), "%s%s", b->pull ? "nbd+unix:///?socket=" : "", path);
+		uri_print(path, uri, sizeof(uri));
 		js_put_str(d, "disk", id_of(b->disks[i]));
-		js_put_str(d, b->pull ? "uri" : "file", uri);
+		js_put_str(d, b->pull ? "uri" : "file", b->pull ? uri : path);
 		json_object_array_add(list, d);
 		if (c->format == CLI_TABLE)
-			printf("disk %s: %s\n", id_of(b->disks[i]), uri);
+			printf("disk %s: %s\n", id_of(b->disks[i]), b->pull ? uri : path);
 	}
 	if (c->format != CLI_TABLE)
 		output_print(stdout, c->format, o);

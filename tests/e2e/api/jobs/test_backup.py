@@ -92,6 +92,20 @@ def test_pull_serves_the_disk_of_one_instant_until_it_is_aborted(vm):
     check(g.d, "disk0.qcow2")
 
 
+def test_uri_of_a_folder_with_special_characters(vm):
+    g = vm()
+    g.write(1)
+    freeze(g)
+    one, = begin(g.d, "--pull", "--socket", "p%41b c&d")["disks"]
+    try:
+        assert one["uri"].endswith("/p%2541b%20c%26d/vda.sock")
+        img(g.d, "compare", "-f", "raw", "-F", "raw", one["uri"], "now.raw")
+        subprocess.run(["qemu-img", "info", "-f", "raw", one["uri"]], check=True, stdout=subprocess.DEVNULL)
+    finally:
+        g.d.cairn("domjobabort", "vm1")
+    assert os.path.isdir(g.d.tmp / "p%41b c&d") is False
+
+
 def test_increment_since_a_checkpoint(vm):
     g = vm()
     g.write(1)
