@@ -71,6 +71,12 @@ static _Noreturn void program_main(const struct volume_img *v, int errors)
 
 /* ---- the parent ---- */
 
+/* Return whether the message is about a locked image (block/lock.c): the exit status is that of other failures. */
+static bool is_busy(const char *text)
+{
+	return strstr(text, " is in use by another process; ") || strstr(text, " is open for writing in another process; ");
+}
+
 /* Fail with the program's message, without its name. */
 static int program_failed(char *said, int status, struct err *e)
 {
@@ -83,7 +89,7 @@ static int program_failed(char *said, int status, struct err *e)
 		text += sizeof(name) - 1;
 	if (!*text)
 		return err_set(e, -EIO, ERR_HOST, "cairn-img %s", WIFEXITED(status) && WEXITSTATUS(status) == 127 ? "is not installed; on Debian, install the package cairn-img" : "has failed");
-	return err_set(e, -EIO, ERR_IO, "%s", text);
+	return is_busy(text) ? err_set(e, -EBUSY, ERR_BUSY, "%s", text) : err_set(e, -EIO, ERR_IO, "%s", text);
 }
 
 static bool term_is_pending(void)

@@ -186,7 +186,10 @@ def test_volume_that_another_process_has_open_stays(q, pool):
     make(q, "volume-create", name="a.qcow2", capacity=MIB)
     with subprocess.Popen(["qemu-io", "-f", "qcow2", pool / "a.qcow2"], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as p:
         until(lambda: f":{(pool / 'a.qcow2').stat().st_ino} " in open("/proc/locks").read())
-        refused(q, "a.qcow2 is in use by another process", "volume-delete", name="a.qcow2")
+        assert refused(q, "a.qcow2 is in use by another process", "volume-delete", name="a.qcow2") == "Busy"
+        assert refused(q, "a.qcow2 is in use by another process", "volume-resize", name="a.qcow2", capacity=2 * MIB) == "Busy"
+        assert refused(q, "a.qcow2 is open for writing in another process; stop the VM or tool that has it open", "volume-clone", name="a.qcow2",
+                       new_name="b") == "Busy"
         p.stdin.close()
     q.run("volume-delete", pool="images", name="a.qcow2")
 
