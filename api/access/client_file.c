@@ -55,7 +55,7 @@ static void process_answered(void *opaque, int r, const struct fork_as_result *r
 int client_file_new(struct helpers *h, const struct client_file_spec *s, struct client_file **ret, struct err *e)
 {
 	struct fork_as_spec spec = { .rights = s->rights, .of_client = !s->of_author, .run = s->run, .arg = s->arg,
-		.copy = s->copy, .drop = s->drop, .who = s->of_author ? NULL : "who sent the command",
+		.copy = s->copy, .drop = s->drop, .who = s->who || s->of_author ? s->who : "who sent the command",
 		.what = s->what, .timeout_ns = TIMEOUT_NS, .input = s->input, .keep = true, .done = process_answered };
 	CLEANUP_CLOSE int theirs = -1;
 	struct client_file *f;

@@ -13,6 +13,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#define MAKER "who made the schedule" /* the user, in errors */
 #define END_TIMEOUT_NS (600 * 1000000000ULL) /* of a sync of the whole file */
 
 struct names {
@@ -83,8 +84,8 @@ int export_file_open(struct helpers *h, const struct rights *rights, const char 
 	struct client_file **ret, struct err *e)
 {
 	struct names n;
-	struct client_file_spec s = { .rights = rights, .of_author = true, .run = archive_open, .arg = &n, .what = "opening the archive",
-		.done = done, .opaque = opaque };
+	struct client_file_spec s = { .rights = rights, .of_author = true, .who = MAKER, .run = archive_open, .arg = &n,
+		.what = "opening the archive", .done = done, .opaque = opaque };
 	int r = names_make(&n, folder, name, id, e);
 
 	return r ? r : client_file_new(h, &s, ret, e);
@@ -94,7 +95,7 @@ int export_file_end(struct helpers *h, const struct rights *rights, const char *
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque, struct err *e)
 {
 	struct names n;
-	struct fork_as_spec s = { .rights = rights, .run = archive_end, .arg = &n, .who = "who made the schedule", .what = "completing the archive",
+	struct fork_as_spec s = { .rights = rights, .run = archive_end, .arg = &n, .who = MAKER, .what = "completing the archive",
 		.timeout_ns = END_TIMEOUT_NS, .done = done, .opaque = opaque };
 	struct fork_as *x;
 	int r = names_make(&n, folder, name, id, e);

@@ -461,7 +461,8 @@ def test_export_has_the_rights_of_its_maker(host):
     table(host, "mine").write_text(json.dumps(o))
     host.start()
     until(lambda: len(history(host, "mine")) == 1)
-    assert history(host, "mine")[0]["outcome"] == "failed" and "Permission denied" in history(host, "mine")[0]["detail"]
+    assert history(host, "mine")[0]["outcome"] == "failed"
+    assert history(host, "mine")[0]["detail"].endswith(f"to: Permission denied (for user {NOBODY}, who made the schedule)")
     assert list((host.tmp / "to").iterdir()) == []
 
 
