@@ -85,7 +85,7 @@ int child_start(struct child *c, const char *package, char *const argv[], int in
 }
 
 /* skopeo writes: time="..." level=fatal msg="the reason, with \" in it" */
-static const char *log_unwrap(char *line)
+static char *log_unwrap(char *line)
 {
 	char *message = strstr(line, " msg=\""), *to;
 
@@ -101,19 +101,31 @@ static const char *log_unwrap(char *line)
 	return message;
 }
 
+/* Find the last line that says what has failed: tar's very last line does not. Each line begins with the program's
+ * name. */
+static const char *reason_find(const struct child *c, char *buf)
+{
+	size_t len = strlen(c->name);
+	char *line = strrchr(buf, '\n');
+
+	if (line && strstr(line, "Exiting with failure status")) {
+		*line = 0;
+		line = strrchr(buf, '\n');
+	}
+	line = log_unwrap(line ? line + 1 : buf);
+	return !strncmp(line, c->name, len) && !strncmp(line + len, ": ", 2) ? line + len + 2 : line;
+}
+
 static const char *said_read(struct child *c, char buf[SAID_BYTES + 1])
 {
 	off_t end = lseek(c->said, 0, SEEK_CUR);
 	off_t from = MAX(0, end - SAID_BYTES);
 	ssize_t n = pread(c->said, buf, (size_t)(end - from), from);
-	char *line;
 
 	buf[n > 0 ? n : 0] = 0;
 	while (n > 0 && (buf[n - 1] == '\n' || buf[n - 1] == ' '))
 		buf[--n] = 0;
-	line = strrchr(buf, '\n');
-	line = line ? line + 1 : buf;
-	return log_unwrap(line);
+	return reason_find(c, buf);
 }
 
 static int child_error(struct child *c, int status, struct err *e)

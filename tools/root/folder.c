@@ -6,6 +6,7 @@
 #include "tools/root/size_counts.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <fts.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -43,6 +44,17 @@ static void file_add(struct walk *w, const FTSENT *f)
 	sha256_update(&w->sha, (size_t)n + 1, (const uint8_t *)text);
 }
 
+/* tar would read all other files before it fails. */
+static int readable_check(const FTSENT *f, struct err *e)
+{
+	int error = f->fts_info == FTS_F && faccessat(AT_FDCWD, f->fts_accpath, R_OK, AT_EACCESS) < 0 ? errno : 0;
+
+	if (!error)
+		return 0;
+	return err_set(e, -error, err_class_of_errno(error), "%s: %s; make the file readable (chmod u+r), take a tar archive that root has made of "
+		"the folder, or share the folder as it is with --rw", f->fts_path, strerror(error));
+}
+
 static int walk_run(struct walk *w, FTS *fts, uint32_t files_max, struct err *e)
 {
 	FTSENT *f;
@@ -54,6 +66,8 @@ static int walk_run(struct walk *w, FTS *fts, uint32_t files_max, struct err *e)
 		if (f->fts_info == FTS_DNR || f->fts_info == FTS_ERR || f->fts_info == FTS_NS)
 			return err_set_errno(e, -f->fts_errno, "%s", f->fts_path);
 		r = cancel_check(e);
+		if (!r)
+			r = readable_check(f, e);
 		if (r < 0)
 			return r;
 		if (++w->files > files_max)

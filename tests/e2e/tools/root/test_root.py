@@ -127,6 +127,28 @@ def test_folder_is_made_again_when_it_has_changed(tmp_path, user):
     assert third["digest"] != first["digest"] and cat(third["image"], "b") == b"2"
 
 
+def test_file_of_a_folder_that_the_user_may_not_read_is_named(tmp_path, user):
+    """As etc/shadow of Fedora's images, which has mode 000."""
+    (tmp_path / "root").mkdir()
+    (tmp_path / "root" / "shadow").touch(0o000)
+    if user is None:
+        make(tmp_path / "root", tmp_path / "cache")
+        return
+    said = make(tmp_path / "root", tmp_path / "cache", user=user, ok=False)
+    assert f"{tmp_path}/root/shadow: Permission denied; make the file readable (chmod u+r)" in said and "--rw" in said
+    assert left(tmp_path / "cache") == []
+
+
+def test_reason_of_tar_is_told(tmp_path):
+    """Its last line tells no reason."""
+    path = path_with_sqfstar(tmp_path / "bin", "cat >/dev/null")
+    (tmp_path / "bin" / "tar").write_text("#!/bin/sh\necho 'tar: ./a: Cannot open: Input/output error' >&2\n"
+                                          "echo 'tar: Exiting with failure status due to previous errors' >&2\nexit 2\n")
+    (tmp_path / "bin" / "tar").chmod(0o755)
+    (tmp_path / "root").mkdir()
+    assert start(tmp_path / "root", tmp_path / "cache", PATH=path).communicate(timeout=50)[1] == "tar: ./a: Cannot open: Input/output error\n"
+
+
 def archive(layout, path):
     with tarfile.open(path, "w") as t:
         for name in sorted(os.listdir(layout.path), reverse=True):
