@@ -32,12 +32,24 @@ static const char *env_folder(const char *name)
 	return v && *v == '/' ? v : NULL;
 }
 
+#define SYSTEM_STATE_DIR "/var/lib/cairn"
+
+static int system_state_dir(char *buf, size_t size, struct err *e)
+{
+	bool denied = access(SYSTEM_STATE_DIR, W_OK) < 0 && (errno != ENOENT || access("/var/lib", W_OK) < 0) && (errno == EACCES || errno == EROFS);
+
+	if (denied)
+		return err_set(e, -errno, ERR_PERMISSION, SYSTEM_STATE_DIR ": %s; this root, perhaps of a user namespace, may not write there: give other "
+			"places with --state-dir and --socket", strerror(errno));
+	return path_put(buf, size, e, SYSTEM_STATE_DIR, "");
+}
+
 static int default_state_dir(char *buf, size_t size, struct err *e)
 {
 	const char *xdg = env_folder("XDG_STATE_HOME"), *home = env_folder("HOME");
 
 	if (geteuid() == 0)
-		return path_put(buf, size, e, "/var/lib/cairn", "");
+		return system_state_dir(buf, size, e);
 	if (xdg)
 		return path_put(buf, size, e, xdg, "/cairn");
 	if (home)

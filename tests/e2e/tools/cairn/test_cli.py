@@ -549,6 +549,19 @@ def test_unusable_runtime_folder_names_the_next_step():
                                           "a folder of yours") in r.stderr, r
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to become another user")
+def test_root_of_a_user_namespace_is_told_to_name_folders():
+    with tempfile.TemporaryDirectory(prefix="cairn-test-", dir=open_folder()) as path:
+        os.chmod(path, 0o755)
+        for name in "cairnd", "cairn-vm":
+            shutil.copy(os.path.join(BUILD, name), path)
+        user = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups", "unshare", "-Ur"]
+        if subprocess.run([*user, "true"], capture_output=True).returncode:
+            pytest.skip("this host refuses user namespaces")
+        r = subprocess.run([*user, f"{path}/cairnd"], capture_output=True, text=True, timeout=50)
+        assert r.returncode == 5 and "/var/lib/cairn: Permission denied; this root" in r.stderr and "--state-dir and --socket" in r.stderr, r
+
+
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to hide /proc")
 def test_host_without_proc_names_the_next_step(tmp_path):
     def without_proc(*args):
