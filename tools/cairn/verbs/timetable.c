@@ -10,6 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const char *time_member(struct json_object *o, const char *key, char buf[TIME_TEXT_BYTES])
 {
@@ -29,7 +30,7 @@ int verb_schedule(struct cli *c)
 	if (!option_value(c, "on"))
 		return cli_usage(c, "schedule needs --on, such as --on 'Mon..Fri 02:30'");
 	if (option_value(c, "to")) {
-		if (!realpath(option_value(c, "to"), folder))
+		if (!realpath(option_value(c, "to"), folder) || access(folder, W_OK | X_OK) < 0)
 			return cli_usage(c, "--to %s: %s", option_value(c, "to"), strerror(errno));
 		js_put_str(args, "folder", folder);
 	}

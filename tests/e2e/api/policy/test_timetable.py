@@ -401,6 +401,11 @@ def test_export_needs_a_folder(vm):
     assert "folder: is missing" in vm.cairn("schedule", "vm1", "export", "--on", "daily", ok=2).stderr
     assert "folder: is only for export" in vm.cairn("schedule", "vm1", "save", "--on", "daily", "--to", str(vm.tmp), ok=2).stderr
     assert "No such file" in vm.cairn("schedule", "vm1", "export", "--on", "daily", "--to", "/no/where", ok=2).stderr
+    if not os.geteuid():
+        (vm.tmp / "closed").mkdir(0o500)
+        r = subprocess.run(["setpriv", "--bounding-set=-dac_override,-dac_read_search", os.path.join(BUILD, "cairn"),
+                            "schedule", "vm1", "export", "--on", "daily", "--to", str(vm.tmp / "closed")], env=vm.env, capture_output=True, text=True)
+        assert r.returncode == 2 and "closed: Permission denied" in r.stderr
     with pytest.raises(QmpError, match="absolute path"):
         vm.qmp().run("schedule-add", vm="vm1", action="export", on="daily", folder="to")
 
