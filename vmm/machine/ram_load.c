@@ -75,15 +75,23 @@ static int fault_tracker_begin(struct machine *m, struct ram_reader *rd, struct 
 		.ram_fd = m->mem.fd, .huge_pages = m->mem.advice == MADV_HUGEPAGE, .view = memory_view(&m->mem), .ram_reader = rd, .aside_max_bytes = ASIDE_MAX_BYTES,
 		.aside_hard_bytes = ASIDE_HARD_BYTES, .written_at = vmgenid_gpa(m->cfg.firmware),
 		.may_wait = thread_may_wait, .begin = tracker_thread_begin, .opaque = m };
-	int r = fault_tracker_new(&c, &m->tracker, e);
+	struct fault_tracker *t = NULL;
+	int r = fault_tracker_new(&c, &t, e);
 
 	if (!r)
-		r = fault_tracker_start(m->tracker, e);
-	if (r < 0) {
-		fault_tracker_free(m->tracker);
-		m->tracker = NULL;
-	}
+		r = fault_tracker_start(t, e);
+	if (r < 0)
+		fault_tracker_free(t);
+	else
+		/* Threads of devices may run: they see it when it is complete. */
+		__atomic_store_n(&m->tracker, t, __ATOMIC_RELEASE);
 	return r;
+}
+
+/* Return the tracker, for threads of devices; NULL: there is none yet. */
+static struct fault_tracker *tracker_seen(struct machine *m)
+{
+	return __atomic_load_n(&m->tracker, __ATOMIC_ACQUIRE);
 }
 
 static void page_touch(uint8_t *p, bool write)
@@ -97,9 +105,11 @@ static void page_touch(uint8_t *p, bool write)
 
 void ram_load_iov(struct machine *m, const struct iovec *iov, unsigned niov, bool write)
 {
-	if (!m->tracker || !fault_tracker_loads(m->tracker))
+	struct fault_tracker *t = tracker_seen(m);
+
+	if (!t || !fault_tracker_loads(t))
 		return;
-	fault_tracker_use(m->tracker, iov, niov);
+	fault_tracker_use(t, iov, niov);
 	for (; niov; niov--, iov++) {
 		uint8_t *p = iov->iov_base, *end = p + iov->iov_len;
 
@@ -110,10 +120,12 @@ void ram_load_iov(struct machine *m, const struct iovec *iov, unsigned niov, boo
 
 bool ram_make_room(struct machine *m, const struct iovec *iov, unsigned niov, int wake_fd)
 {
-	if (!m->tracker || !fault_tracker_saves(m->tracker))
+	struct fault_tracker *t = tracker_seen(m);
+
+	if (!t || !fault_tracker_saves(t))
 		return true;
 	ram_load_iov(m, iov, niov, false); /* only memory that is present has content to copy */
-	return fault_tracker_make_room(m->tracker, iov, niov, wake_fd);
+	return fault_tracker_make_room(t, iov, niov, wake_fd);
 }
 
 static bool ram_can_watch(struct machine *m)
@@ -131,15 +143,16 @@ static bool ram_can_watch(struct machine *m)
 
 bool ram_give_back(struct machine *m, uint64_t off, uint64_t len, int wake_fd)
 {
+	struct fault_tracker *t = tracker_seen(m);
 	int r;
 
 	if (m->mem.huge_pages)
 		return true; /* the definition's check refuses this */
-	r = m->tracker ? fault_tracker_give_back(m->tracker, off, len, wake_fd) : memory_give_back(&m->mem, off, len);
+	r = t ? fault_tracker_give_back(t, off, len, wake_fd) : memory_give_back(&m->mem, off, len);
 	dirty_log_mark(&m->dirty_log, off, len);
 	if (r < 0)
 		log_guest("balloon0", "cannot give memory back: %s", strerror(-r));
-	return r || !m->tracker;
+	return r || !t;
 }
 
 enum ram_way ram_way(struct machine *m)

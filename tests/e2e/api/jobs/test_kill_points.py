@@ -27,7 +27,7 @@ PRELOAD = library("kill_point")
 
 class Killer:
     def __init__(self, tmp, vm_program=None, daemon=Daemon):
-        if "asan" in BUILD:
+        if "asan" in BUILD or "tsan" in BUILD:
             pytest.skip("kill_point.so has to come behind a sanitizer")
         self.point, self.random, self.armed = tmp / "point", random.Random(SEED), 0
         # With epoll, the loop's writes are calls of the C library, too.
