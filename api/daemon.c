@@ -657,6 +657,7 @@ void daemon_close(struct daemon *d)
 	approver_free(h->approver);
 	h->approver = NULL;
 	vm_free_all(h);
+	fork_as_free(h->program.look);
 	trends_free(h);
 	pressure_free(h);
 	balancer_free(h);

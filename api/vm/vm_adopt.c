@@ -7,6 +7,7 @@
 #include "api/vm/offline_process.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_answer.h"
+#include "api/vm/vm_compat.h"
 #include "api/vm/vm_interface.h"
 #include "api/vm/vm_life.h"
 #include "base/cleanup.h"
@@ -164,6 +165,7 @@ static void adopt_done(void *opaque, int r, const struct vm_answer *a, const str
 	struct vm *vm = opaque;
 
 	vm->host->adopting--;
+	vm_compat_look(vm->host);
 	if (r == 0) {
 		adopted_answered(vm, a->info);
 		return;

@@ -1,4 +1,5 @@
 #include "api/vm/vm_compat.h"
+#include "api/access/fork_as.h"
 #include "api/definition/definition.h"
 #include "api/vm/vm.h"
 #include "base/build_id.h"
@@ -9,6 +10,8 @@
 #include "base/util.h"
 
 #include <errno.h>
+#include <stdlib.h>
+#include <string.h>
 
 /* The requests of version 1 with the lengths of their bodies. VM_MSG_CONFIG is not among them, because a process of
  * version 1 has its configuration from an earlier daemon. */
@@ -45,21 +48,48 @@ bool vm_compat_is_old(const struct vm *vm)
 	return vm->proc && vm_process_version(vm->proc) < VM_MSG_VERSION;
 }
 
-/* Return which build the program is, as of at most a second ago. */
-static uint64_t program_build(struct vm_host *host)
+static void *path_copy(const void *path)
 {
-	if (!host->program.looked_ns || loop_now_ns() - host->program.looked_ns > CLOCK_NS_PER_S) {
-		host->program.build = build_id_of(host->paths->vm_program);
-		host->program.looked_ns = loop_now_ns();
-	}
-	return host->program.build;
+	return must_alloc(strdup(path));
+}
+
+static int build_read(const void *path, struct fork_as_result *out, struct err *e)
+{
+	(void)e;
+	out->bytes = build_id_of(path);
+	return 0;
+}
+
+static void build_found(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
+{
+	struct vm_host *host = opaque;
+
+	(void)e;
+	host->program.look = NULL;
+	if (r >= 0)
+		host->program.build = res->bytes;
+}
+
+void vm_compat_look(struct vm_host *host)
+{
+	struct fork_as_spec s = { .run = build_read, .arg = host->paths->vm_program, .what = "reading the VM program", .timeout_ns = FORK_AS_NO_TIMEOUT,
+		.copy = path_copy, .drop = free, .done = build_found, .opaque = host };
+	struct err e;
+
+	if (host->program.look || (host->program.looked_ns && loop_now_ns() - host->program.looked_ns < CLOCK_NS_PER_S))
+		return;
+	host->program.looked_ns = loop_now_ns();
+	if (fork_as_begin(host->helpers, &s, &host->program.look, &e) < 0)
+		host->program.look = NULL;
 }
 
 bool vm_compat_is_outdated(const struct vm *vm)
 {
-	uint64_t now = vm->proc ? program_build(vm->host) : 0;
+	uint64_t now = vm->host->program.build;
 
-	return vm_compat_is_old(vm) || (now && vm_process_build(vm->proc) != now);
+	if (vm->proc)
+		vm_compat_look(vm->host);
+	return vm_compat_is_old(vm) || (vm->proc && now && vm_process_is_other_build(vm->proc, now));
 }
 
 int vm_compat_refuse(const char *vm_name, struct err *e)

@@ -11,10 +11,15 @@
 
 struct err;
 struct vm;
+struct vm_host;
 
 /* Return whether the VM's process speaks an older message version. */
 bool vm_compat_is_old(const struct vm *vm);
-/* Return whether the VM's process runs another build of the program than a VM that starts now. */
+/* Let a thread find out which build the program of VM processes is now, at most once a second: its file system may
+ * hang. */
+void vm_compat_look(struct vm_host *host);
+/* Return whether the VM's process runs another build of the program than a VM that starts now, as far as the last look
+ * has shown. Begins the next look. */
 bool vm_compat_is_outdated(const struct vm *vm);
 /* Check that the VM has no process of an older version, for work that such a process cannot do.
  * Returns 0; -ENOTSUP with an error that names the VM and the remedy. */

@@ -17,6 +17,7 @@ struct autostart;
 struct call;
 struct closer;
 struct event_log;
+struct fork_as;
 struct helpers;
 struct hook_ask;
 struct hooks;
@@ -72,6 +73,7 @@ struct vm_host {
 	int log_level; /* handed to VM processes */
 	struct {
 		uint64_t build, looked_ns;
+		struct fork_as *look; /* under way; NULL: none */
 	} program; /* of VM processes (api/vm/vm_compat.h) */
 	/* The registry (vm.c). */
 	struct vm **vms; /* sorted by name */

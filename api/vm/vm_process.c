@@ -8,7 +8,6 @@
 #include "api/vm/vm_socket.h"
 #include "api/vm/vm_spare.h"
 #include "api/vm/vm_spawn.h"
-#include "base/build_id.h"
 #include "base/cleanup.h"
 #include "base/err.h"
 #include "base/log.h"
@@ -306,6 +305,7 @@ static void info_note(struct vm_process *p, const struct vm_info *info)
 	memcpy(p->knows, knows, sizeof(knows));
 	p->vcpus_absent = info->vcpus_absent;
 	p->build = info->build;
+	p->tells_build = true;
 }
 
 /* Handle up to `most` waiting messages. Returns false when the channel is closed. */
@@ -538,9 +538,9 @@ unsigned vm_process_version(const struct vm_process *p)
 	return p->version;
 }
 
-uint64_t vm_process_build(const struct vm_process *p)
+bool vm_process_is_other_build(const struct vm_process *p, uint64_t build)
 {
-	return p->build;
+	return p->tells_build && p->build != build;
 }
 
 uint64_t vm_process_vcpus_absent(const struct vm_process *p)
@@ -627,11 +627,9 @@ static int process_watch(struct vm_process *p)
 	return r;
 }
 
-/* program: the file that the process runs. */
-static void child_knows_all(struct vm_process *p, const char *program)
+static void child_knows_all(struct vm_process *p)
 {
 	p->child = true;
-	p->build = build_id_of(program);
 	for (int i = 0; i < VM_KNOWN_COUNT; i++)
 		p->knows[i] = true;
 }
@@ -647,7 +645,7 @@ static int child_begin(struct vm_process *p, const struct vm_process_paths *path
 		r = vm_spawn_begin(paths, option, sock, &p->spawn, e);
 	if (r < 0)
 		return r;
-	child_knows_all(p, paths->program);
+	child_knows_all(p);
 	r = loop_watch(p->loop, vm_spawn_fd(p->spawn), POLLIN, spawn_ready, p, &p->spawn_watch);
 	if (!r)
 		r = process_watch(p);
@@ -706,7 +704,7 @@ int vm_process_start_spare(struct loop *l, const struct vm_process_paths *paths,
 	r = channel_send(spare->sock, VM_MSG_VERSION, VM_MSG_SPARE, 0, NULL, 0, fds, ARRAY_SIZE(fds));
 	if (r < 0)
 		return err_set_errno(e, r, "the process made ahead");
-	child_knows_all(p, paths->program);
+	child_knows_all(p);
 	p->pid = spare->pid;
 	p->pidfd = spare->pidfd;
 	r = process_watch(p);

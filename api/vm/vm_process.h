@@ -172,8 +172,8 @@ bool vm_process_has_ended(const struct vm_process *p);
 bool vm_process_is_ending(const struct vm_process *p);
 /* Return the message version that the process speaks, at most VM_MSG_VERSION (see api/vm/vm_compat.h). */
 unsigned vm_process_version(const struct vm_process *p);
-/* Return which build of the program the process runs (base/build_id.h); 0: one that does not report it. */
-uint64_t vm_process_build(const struct vm_process *p);
+/* Return whether the process has said that it runs another build of the program (base/build_id.h). */
+bool vm_process_is_other_build(const struct vm_process *p, uint64_t build);
 /* Return the vCPUs that the guest lacks, a bit for each, as the process has said last. */
 uint64_t vm_process_vcpus_absent(const struct vm_process *p);
 /* Features that only processes of later releases have. */

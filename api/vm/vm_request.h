@@ -78,7 +78,8 @@ struct vm_process {
 	uint64_t phase_seq; /* number of the last request before the last report of a phase */
 	unsigned phases_left; /* number of phases that the process may report before the next request */
 	uint16_t version; /* version of the messages that the process speaks */
-	uint64_t build;	  /* base/build_id.h; 0: an older process */
+	bool tells_build; /* the process has reported `build`, or is an older one, which reports nothing */
+	uint64_t build;	  /* base/build_id.h */
 	unsigned unknown_version; /* with is_unmanaged: the version of the process */
 	bool is_unmanaged; /* this daemon does not know the version of the process */
 	bool child;	/* this daemon started the process and has to reap it */
