@@ -88,7 +88,9 @@ def test_chain_restores_the_last_snapshot(chain, n):
 
 
 def test_definition_names_the_chain(chain):
-    ready = archivelib.take("1.tar", ".", "new", increments=[os.path.abspath("2.tar"), os.path.abspath("3.tar")]).until("ready")
+    job = archivelib.take("1.tar", ".", "new", increments=[os.path.abspath("2.tar"), os.path.abspath("3.tar")])
+    ready = job.until("ready")
+    assert job.end()[1] != 0  # nothing is kept
     vda, vdb, iso = ready["ready"]["definition"]["disks"]
     assert vda == {"path": "vda.qcow2", "format": "qcow2", "backing": [
         {"path": "1-vda.qcow2", "format": "qcow2"}, {"path": "0-vda.qcow2", "format": "qcow2"}]}
