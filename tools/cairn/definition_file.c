@@ -69,6 +69,8 @@ static int json_read(const char *text, size_t len, const char *name, const char 
 	if (!r)
 		r = js_keys_check(at, (size_t)(end - at), name, e);
 	if (!r)
+		r = js_numbers_check(at, (size_t)(end - at), name, e);
+	if (!r)
 		*ret_o = STEAL_PTR(o);
 	return r;
 }

@@ -229,7 +229,8 @@ def test_validate_reports_errors_without_a_daemon(tmp_path):
     for text, why in (("", " is empty; a definition is JSON or libvirt's domain XML"), (" \n", " is empty; "), ("name: a", ": neither JSON (starts with {) "),
                       ("[]", ": neither JSON (starts with {) "), ("\0{}", ": neither JSON (starts with {) "),
                       ('{"name":"a","memory":"1G",\n"memory":"2G","boot":{"kernel":"k"}}', ': line 2: duplicate key "memory"'),
-                      ('{"name":"a","memory":"1G","disks":[{"id":"\\"}{","id":"vda"}]}', ': line 1: duplicate key "id"')):
+                      ('{"name":"a","memory":"1G","disks":[{"id":"\\"}{","id":"vda"}]}', ': line 1: duplicate key "id"'),
+                      ('{"name":"a","memory":99999999999999999999}', ": the number 99999999999999999999 is ")):
         bad.write_text(text)
         assert cairn("validate", str(bad)).stderr.startswith(f"error: Failed to validate {bad}\nerror: {bad}{why}"), text
     bad.write_bytes(b"QFI\xfb" + bytes(1 << 21))
