@@ -109,6 +109,7 @@ def is_replaced(d):
 def test_hung_close_of_a_clients_file_does_not_block_the_daemon(hostile, text):
     d, f = hostile
     d.cairn("grant", "admin", "--user", "nobody")
+    assert serves(d)  # the list of VMs starts a thread, which stays
     before = threads(d)
     with sender(d, f, text) as send:
         f.hang(Op.FLUSH)
@@ -144,6 +145,7 @@ def test_file_system_that_does_not_describe_the_file_delays_only_its_user(hostil
 def test_files_of_strangers_keep_no_threads(hostile):
     d, f = hostile
     d.cairn("grant", "viewer", "--group", "4242")  # so that everybody may connect
+    assert serves(d)
     before = threads(d)
     with sender(d, f, *[COMMANDS["export"]] * 20) as send:
         f.hang(Op.FLUSH)
