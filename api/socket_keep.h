@@ -1,5 +1,5 @@
 /* socket_keep: makes the daemon's socket and the VMs' QMP sockets again after somebody has removed them: a user's
- * runtime folder goes at the end of the last session and comes with the next one, while the daemon and its VMs run.
+ * runtime folder is removed at the end of the last session and made for the next one, while the daemon and its VMs run.
  * Threading: the daemon's loop. */
 #ifndef CAIRN_API_SOCKET_KEEP_H
 #define CAIRN_API_SOCKET_KEEP_H

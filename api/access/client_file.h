@@ -20,8 +20,8 @@ struct rights;
 /* Start a process that runs run(), which keeps files in out->held or none (fork_as.h), and holds this file
  * afterwards.
  * rights: NULL: the daemon's own. of_author: they are those of a definition's author, not of a client. copy, drop: as
- * in fork_as_spec. who: static text for errors, about the user; NULL: by of_author. input: for out->input; 0: none.
- * arg, input: borrowed for the call.
+ * in fork_as_spec. who: static text for errors, about the user; NULL: the text that fits of_author.
+ * input: for out->input; 0: none. arg, input: borrowed for the call.
  * done: called once from the loop, unless client_file_free() comes first; res is borrowed.
  * *ret: freed by the caller, also after a failure that done() reports.
  * Returns 0; -EBUSY; -errno, and then done() is not called. */

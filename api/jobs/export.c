@@ -38,7 +38,7 @@ struct export {
 	struct open_as *opener;
 	struct archiver *archiver;
 	struct json_object *definition, *spec, *files;
-	struct json_object *left_out; /* disks of the snapshot that the VM lacks; NULL: not known yet */
+	struct json_object *left_out; /* disks of the snapshot that the VM lacks; NULL: none */
 	struct loop_task task; /* reports an immediate failure from the loop */
 	struct err e;
 };
@@ -243,7 +243,7 @@ static void export_progress(void *opaque, uint64_t done, uint64_t total)
 
 static void export_succeed(struct export *x, struct json_object *result)
 {
-	if (x->left_out && json_object_array_length(x->left_out))
+	if (x->left_out)
 		js_put(result, "disks-left-out", STEAL_PTR(x->left_out));
 	job_succeed(x->job, result);
 }

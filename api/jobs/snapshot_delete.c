@@ -58,11 +58,9 @@ static int victims_mark(struct snapshot_work *w, const struct snapshots *s, bool
 	for (size_t i = 0; i < s->n; i++)
 		victims[i] = is_victim(s, i, top, w->mode);
 	js_put_str(w->result, "name", s->list[top].name);
-	left_out = snapshot_devices_lacking(w->vm, s->list[top].id);
-	if (json_object_array_length(left_out) && victims[top])
+	left_out = victims[top] ? snapshot_devices_lacking(w->vm, s->list[top].id) : NULL;
+	if (left_out)
 		js_put(w->result, "disks-left-out", left_out);
-	else
-		json_object_put(left_out);
 	return 0;
 }
 

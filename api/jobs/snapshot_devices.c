@@ -200,27 +200,33 @@ int snapshot_devices_plan(const struct vm *vm, const char *id, struct definition
 
 /* ---- disks that are missing ---- */
 
-/* Return a disk of `has` that snapshots cover and that `lacks` does not have; NULL: there is none. */
-static const struct definition_disk *disk_missing(const struct definition *has, const struct definition *lacks, const char *only)
+/* Return whether snapshots cover the disk, and `in` does not have it. */
+static bool is_missing(const struct definition_disk *d, const struct definition *in)
 {
-	for (uint32_t i = 0; i < has->ndisks; i++) {
-		const struct definition_disk *d = &has->disks[i];
+	return !d->read_only && d->layers[0].format == DEFINITION_FORMAT_QCOW2 && definition_disk_find(in, d->id) < 0;
+}
 
-		if (!d->read_only && d->layers[0].format == DEFINITION_FORMAT_QCOW2 && (!*only || !strcmp(only, d->id)) &&
-			definition_disk_find(lacks, d->id) < 0)
-			return d;
-	}
+/* Return a disk of `has` that is missing in `in`; NULL: there is none. only: a disk's id; "": any. */
+static const struct definition_disk *disk_missing(const struct definition *has, const struct definition *in, const char *only)
+{
+	for (uint32_t i = 0; i < has->ndisks; i++)
+		if ((!*only || !strcmp(only, has->disks[i].id)) && is_missing(&has->disks[i], in))
+			return &has->disks[i];
 	return NULL;
 }
 
 struct json_object *snapshot_devices_lacking(const struct vm *vm, const char *id)
 {
 	struct definition *then CLEANUP(definition_free_p) = snapshot_devices_load(vm, id, true);
-	struct json_object *list = json_object_new_array();
+	struct json_object *list = NULL;
 
-	for (uint32_t i = 0; then && i < then->ndisks; i++)
-		if (disk_missing(then, vm_live(vm), then->disks[i].id))
-			json_object_array_add(list, json_object_new_string(then->disks[i].id));
+	for (uint32_t i = 0; then && i < then->ndisks; i++) {
+		if (!is_missing(&then->disks[i], vm_live(vm)))
+			continue;
+		if (!list)
+			list = json_object_new_array();
+		json_object_array_add(list, json_object_new_string(then->disks[i].id));
+	}
 	return list;
 }
 

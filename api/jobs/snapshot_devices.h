@@ -26,8 +26,8 @@ struct definition *snapshot_devices_load(const struct vm *vm, const char *id, bo
  * Returns 1: *ret is that definition; the caller owns it; 0: the VM has these devices, or nothing is known of the
  * snapshot; -errno. */
 int snapshot_devices_plan(const struct vm *vm, const char *id, struct definition **ret, struct err *e);
-/* Return the ids of the disks of a snapshot that the VM lacks now, as far as it is known which disks the snapshot has.
- * The caller owns the array. */
+/* Return the ids of the disks of a snapshot that the VM lacks now; the caller owns the array. NULL: there are none, or
+ * it is unknown which disks the snapshot has. */
 struct json_object *snapshot_devices_lacking(const struct vm *vm, const char *id);
 /* Check that a revert of images alone, which are those of the next start, reverts the disks that the snapshot has
  * and those that the VM runs with, and that it will not fail when the VM is stopped already, because a disk of the

@@ -209,11 +209,17 @@ int64_t web_hook_due_s(const struct web_hook *w, const struct web_delivery *d)
 	return d->done ? d->due_s : MAX(d->due_s, w->rest_until_s);
 }
 
+/* Return the time between a try and the next one, after so many that have failed. */
+static int64_t wait_s(unsigned failed, int64_t most)
+{
+	return MIN((int64_t)RETRY_S << (failed - 1), most);
+}
+
 /* A server that is down or hangs gets ever fewer tries, of whatever event. */
 static void rest_set(struct web_hook *w, bool again, int64_t now_s)
 {
 	w->fails = again ? MIN(w->fails + 1, 20) : 0;
-	w->rest_until_s = again ? now_s + MIN(RETRY_S << (w->fails - 1), WEB_HOOK_REST_MAX_S) : 0;
+	w->rest_until_s = again ? now_s + wait_s(w->fails, WEB_HOOK_REST_MAX_S) : 0;
 }
 
 static void delivery_remove(struct web_hook *w, struct web_delivery *d)
@@ -242,7 +248,7 @@ void web_hook_tried(struct web_hook *w, struct web_delivery *d, int status, cons
 	if (d->done) {
 		d->done(d->opaque, !status, outcome);
 	} else if (status == EX_TEMPFAIL && ++d->tries < WEB_HOOK_TRIES_MAX) {
-		d->due_s = now_s + MIN(RETRY_S << (d->tries - 1), WEB_HOOK_RETRY_MAX_S);
+		d->due_s = now_s + wait_s(d->tries, WEB_HOOK_RETRY_MAX_S);
 		return;
 	} else if (status) {
 		w->failed++;

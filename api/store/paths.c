@@ -251,8 +251,8 @@ int paths_for_daemon(const char *state_dir, const char *socket, const char *vm_p
 	if (!r && !state_dir && (r = default_run_dir(dir, sizeof(dir), W_OK | X_OK, e)) == 0)
 		r = path_put(p->run_dir, sizeof(p->run_dir), e, dir, "/vms");
 	/* With --state-dir, the sockets of VMs lie in the state folder, so that the daemon finds no other daemon's VMs.
-	 * A user's lie there, too, because the runtime folder goes at the end of the user's last session. Older daemons
-	 * used it. */
+	 * A user's lie there, too, because the runtime folder is removed at the end of the user's last session. Older
+	 * daemons used it. */
 	if (!r && state_dir)
 		r = path_put(p->run_dir, sizeof(p->run_dir), e, p->state_dir, "/run");
 	else if (!r && !p->system && access(p->run_dir, F_OK) < 0)

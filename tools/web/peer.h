@@ -15,8 +15,8 @@ struct peers {
 };
 
 void peers_init(struct peers *p);
-/* Get the user of the process that has the other end of a TCP connection of loopback. Returns false: it is not known,
- * because it is root or the process has closed its end. */
+/* Get the user of the process that has the other end of a TCP connection of loopback. Returns false if that user is
+ * root, or is not known because the process has closed its end. */
 bool peer_find(struct peers *p, int fd, uid_t *ret_uid);
 
 #endif
