@@ -1,6 +1,7 @@
 #include "base/kvm_host.h"
 #include "base/cpuid.h"
 
+#include <cpuid.h>
 #include <errno.h>
 #include <linux/kvm.h>
 #include <stdio.h>
@@ -243,4 +244,38 @@ bool kvm_host_huge_pages_safe(const char *release)
 	unsigned major, minor;
 
 	return sscanf(release, "%u.%u", &major, &minor) == 2 && (major > 6 || (major == 6 && minor >= 6));
+}
+
+/* ---- a host without /dev/kvm ---- */
+
+const char *kvm_host_extension(void)
+{
+	unsigned a, b, c, d;
+
+	if (__get_cpuid(1, &a, &b, &c, &d) && (c & 1u << 5))
+		return "vmx";
+	return __get_cpuid(0x80000001, &a, &b, &c, &d) && (c & 1u << 2) ? "svm" : NULL;
+}
+
+/* Return whether the processor has the hypervisor bit. */
+static bool is_virtual_machine(void)
+{
+	unsigned a, b, c, d;
+
+	return __get_cpuid(1, &a, &b, &c, &d) && (c & 1u << 31);
+}
+
+const char *kvm_host_remedy(void)
+{
+	const char *extension = kvm_host_extension();
+
+	if (!access("/sys/module/kvm_intel", F_OK) || !access("/sys/module/kvm_amd", F_OK))
+		return "KVM is loaded, so only this container lacks the device; give it that (docker run --device /dev/kvm)";
+	if (extension && !strcmp(extension, "vmx"))
+		return "as root: modprobe kvm_intel; if that fails, switch virtualization on in the firmware";
+	if (extension)
+		return "as root: modprobe kvm_amd; if that fails, switch virtualization on in the firmware";
+	if (is_virtual_machine())
+		return "this machine is a VM without nested virtualization; switch that on at its hypervisor, or use another machine";
+	return "the processor shows neither VMX nor SVM; switch virtualization on in the firmware";
 }

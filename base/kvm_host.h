@@ -1,5 +1,5 @@
-/* kvm_host: reads the CPUID leaves that KVM supports, and finds out whether KVM virtualises CPUID, and whether huge
- * pages are safe. Any thread. */
+/* kvm_host: reads the CPUID leaves that KVM supports, and finds out whether KVM virtualises CPUID, whether huge pages
+ * are safe, and what a host without /dev/kvm needs. Any thread. */
 #ifndef CAIRN_BASE_KVM_HOST_H
 #define CAIRN_BASE_KVM_HOST_H
 
@@ -40,6 +40,11 @@ struct kvm_cpuid_guest {
 int kvm_cpuid_guest_run(struct kvm_cpuid_guest *g, int kvm_fd, const struct cpuid *supported);
 /* Close the guest, which takes up to 3 ms. */
 void kvm_cpuid_guest_close(struct kvm_cpuid_guest *g);
+
+/* Return "vmx" or "svm" for a processor that shows this extension; NULL: it shows neither. */
+const char *kvm_host_extension(void);
+/* Return what to do about a missing /dev/kvm, as in "as root: modprobe kvm_amd; …". */
+const char *kvm_host_remedy(void);
 
 /* Whether a VM's memory may be in transparent huge pages: before Linux 6.6, userfaultfd does not work with shared ones
  * ("Memory in huge pages" in docs/snapshots.md). release: of uname(). */

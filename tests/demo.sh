@@ -8,8 +8,8 @@ build=$(cd "${1:-$root/build}" && pwd)
 kind=$("$root/tests/hostkind.sh")
 
 if [ "$kind" = none ]; then
-	echo "There is no usable /dev/kvm on this machine, so there is nothing to show:"
-	echo "load kvm-intel or kvm-amd, or run as a user who may open it."
+	echo "There is no usable /dev/kvm on this machine, so there is nothing to show. The first check of cairn doctor:"
+	"$build/cairn" doctor | sed 2q
 	exit 0
 fi
 

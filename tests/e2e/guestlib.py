@@ -59,6 +59,22 @@ def host_kind():
                           text=True, check=True).stdout.strip()
 
 
+def kvm_remedy(loaded=None):
+    """Return what Cairn says to do about a missing /dev/kvm. loaded: whether KVM's module is; None: as on this host."""
+    with open("/proc/cpuinfo", encoding="ascii") as f:
+        flags = f.read().split()
+    if loaded is None:
+        loaded = os.path.exists("/sys/module/kvm_intel") or os.path.exists("/sys/module/kvm_amd")
+    if loaded:
+        return "KVM is loaded, so only this container lacks the device; give it that (docker run --device /dev/kvm)"
+    for flag, module in (("vmx", "kvm_intel"), ("svm", "kvm_amd")):
+        if flag in flags:
+            return f"as root: modprobe {module}; if that fails, switch virtualization on in the firmware"
+    if "hypervisor" in flags:
+        return "this machine is a VM without nested virtualization; switch that on at its hypervisor, or use another machine"
+    return "the processor shows neither VMX nor SVM; switch virtualization on in the firmware"
+
+
 def _cairn_json(*args):
     r = subprocess.run([os.path.join(BUILD, "cairn"), *args, "--format", "json"], stdout=subprocess.PIPE, text=True)
     return json.loads(r.stdout or "[]")

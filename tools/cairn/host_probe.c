@@ -10,7 +10,6 @@
 #include "snapshot/uffd_open.h"
 #include "tools/cairn/user.h"
 
-#include <cpuid.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -99,7 +98,7 @@ static void kvm_open_failed(struct host_check *c, int error)
 		remedy(c, "join the group %s (adduser USER %s), then log in again",
 			group_of("/dev/kvm", group) ? group : "kvm", group_of("/dev/kvm", group) ? group : "kvm");
 	else
-		remedy(c, "load the module kvm_intel or kvm_amd, or switch virtualization on in the firmware");
+		remedy(c, "%s", kvm_host_remedy());
 }
 
 static void kvm_probe(struct host_check *c)
@@ -134,23 +133,13 @@ static bool is_off(const char *parameter)
 	return word[0] == 'N' || word[0] == '0';
 }
 
-/* Returns "vmx" or "svm" for a CPU that shows this extension; NULL: the CPU shows neither. */
-static const char *cpu_virtualization(void)
-{
-	unsigned a, b, c, d;
-
-	if (__get_cpuid(1, &a, &b, &c, &d) && (c & 1u << 5))
-		return "vmx";
-	return __get_cpuid(0x80000001, &a, &b, &c, &d) && (c & 1u << 2) ? "svm" : NULL;
-}
-
 #define EPT "/sys/module/kvm_intel/parameters/ept"
 #define NPT "/sys/module/kvm_amd/parameters/npt"
 
 /* Check for nested paging. If the CPU shows neither VMX nor SVM but there is a KVM, this KVM emulates kernel mode. */
 static void paging_probe(struct host_check *c)
 {
-	const char *kind = cpu_virtualization();
+	const char *kind = kvm_host_extension();
 	bool vmx = kind && !strcmp(kind, "vmx");
 	const char *parameter = vmx ? "kvm_intel ept" : "kvm_amd npt";
 
@@ -172,7 +161,7 @@ static void paging_probe(struct host_check *c)
 
 static void nested_guests_probe(struct host_check *c)
 {
-	const char *kind = cpu_virtualization();
+	const char *kind = kvm_host_extension();
 	const char *module = kind && !strcmp(kind, "vmx") ? "kvm_intel" : "kvm_amd";
 	char parameter[64];
 
@@ -226,7 +215,7 @@ bool host_emulates_kernel_mode(void)
 
 	if (access("/dev/kvm", F_OK) < 0)
 		return false;
-	if (!cpu_virtualization())
+	if (!kvm_host_extension())
 		return true;
 	if (!access("/sys/module/kvm_intel", F_OK) || !access("/sys/module/kvm_amd", F_OK) || host_cpu_read(&h, &e) < 0)
 		return false;
@@ -408,7 +397,7 @@ static bool huge_pages_are_denied(void)
 
 static void transparent_huge_pages_probe(struct host_check *c)
 {
-	const char *kind = cpu_virtualization();
+	const char *kind = kvm_host_extension();
 	bool nested = kind && !is_off(!strcmp(kind, "vmx") ? EPT : NPT);
 	struct utsname u;
 
@@ -663,7 +652,7 @@ static bool module_is_there(const char *name)
 /* Get the module that KVM needs in addition to `kvm` on this host. */
 static const char *kvm_vendor_module(void)
 {
-	const char *kind = cpu_virtualization();
+	const char *kind = kvm_host_extension();
 
 	if (kind)
 		return !strcmp(kind, "vmx") ? "kvm_intel" : "kvm_amd";

@@ -1,6 +1,7 @@
 #include "vmm/kvm/kvm.h"
 #include "base/cpuid.h"
 #include "base/err.h"
+#include "base/kvm_host.h"
 #include "base/util.h"
 #include "vmm/kvm/assist.h"
 #include "vmm/kvm/cpu_probe.h"
@@ -43,9 +44,7 @@ static int dev_kvm_refused(int r, struct err *e)
 {
 	switch (r) {
 	case -ENOENT:
-		return err_set(e, r, ERR_HOST,
-			"/dev/kvm is missing: load the module kvm_intel or kvm_amd, or switch "
-			"virtualization on in the firmware");
+		return err_set(e, r, ERR_HOST, "/dev/kvm is missing: %s", kvm_host_remedy());
 	case -EACCES:
 	case -EPERM:
 		return err_set(e, r, ERR_PERMISSION,
@@ -53,8 +52,7 @@ static int dev_kvm_refused(int r, struct err *e)
 			"then log in again)");
 	case -ENODEV:
 	case -ENXIO:
-		return err_set(e, r, ERR_HOST,
-			"/dev/kvm has no driver behind it: is the module kvm_intel or kvm_amd loaded?");
+		return err_set(e, r, ERR_HOST, "/dev/kvm has no driver behind it: %s", kvm_host_remedy());
 	case -EBUSY:
 		return err_set(e, r, ERR_HOST, "another hypervisor uses the CPU's virtualization");
 	default:
