@@ -16,6 +16,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <unistd.h>
@@ -378,12 +379,38 @@ static const struct route *route_find(const char *method, const char *path)
 
 /* ---- requests ---- */
 
+static enum MHD_Result header_count(void *opaque, enum MHD_ValueKind kind, const char *name, const char *value)
+{
+	unsigned *lengths = opaque;
+
+	(void)kind;
+	(void)value;
+	*lengths += !strcasecmp(name, MHD_HTTP_HEADER_CONTENT_LENGTH);
+	return MHD_YES;
+}
+
+/* Judge how the length of the body is given (RFC 9112, section 6.3). Returns 0; or a status and a sentence. */
+static unsigned length_check(struct MHD_Connection *c, size_t max, const char **ret_why)
+{
+	const char *length = header_find(c, MHD_HTTP_HEADER_CONTENT_LENGTH);
+	unsigned lengths = 0;
+
+	MHD_get_connection_values(c, MHD_HEADER_KIND, header_count, &lengths);
+	*ret_why = "A request has one Content-Length.\n";
+	if (lengths > 1)
+		return MHD_HTTP_BAD_REQUEST;
+	*ret_why = "Send the body with Content-Length instead of Transfer-Encoding.\n";
+	if (header_find(c, MHD_HTTP_HEADER_TRANSFER_ENCODING))
+		return length ? MHD_HTTP_BAD_REQUEST : MHD_HTTP_LENGTH_REQUIRED;
+	*ret_why = "The body of this request is too large.\n";
+	return length && strtoull(length, NULL, 10) > max ? MHD_HTTP_CONTENT_TOO_LARGE : 0;
+}
+
 /* Judge the headers. Returns 0 and the route, which is NULL for a page; or a status and a sentence. */
 static unsigned request_check(struct server *s, struct MHD_Connection *c, const char *method, const char *path, struct request *q,
 	const struct route **ret_route, const char **ret_why)
 {
 	const char *host = header_find(c, MHD_HTTP_HEADER_HOST), *origin = header_find(c, MHD_HTTP_HEADER_ORIGIN);
-	const char *length = header_find(c, MHD_HTTP_HEADER_CONTENT_LENGTH);
 	const struct route *route = *ret_route = route_find(method, path);
 	bool post = !strcmp(method, MHD_HTTP_METHOD_POST);
 
@@ -404,8 +431,7 @@ static unsigned request_check(struct server *s, struct MHD_Connection *c, const 
 	*ret_why = "Log in first.\n";
 	if (route && !route->open && q->session < 0)
 		return MHD_HTTP_UNAUTHORIZED;
-	*ret_why = "The body of this request is too large.\n";
-	return length && strtoull(length, NULL, 10) > q->max ? MHD_HTTP_CONTENT_TOO_LARGE : 0;
+	return length_check(c, q->max, ret_why);
 }
 
 /* A short body may be a password: it is moved here, and into memory that never moves. */
