@@ -5,6 +5,7 @@
 #include "api/wire/json.h"
 #include "api/wire/peer.h"
 #include "base/base64.h"
+#include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
 #include "base/hex.h"
@@ -23,7 +24,10 @@
 #include <sysexits.h>
 
 #define RETRY_S 2 /* before the second try; each further one waits twice as long */
-#define SECRET_BYTES 32
+#define SECRET_PREFIX "whsec_" /* the rest is a key in base64, of these lengths (Standard Webhooks) */
+#define KEY_BYTES_MIN 24
+#define KEY_BYTES_MAX 64
+#define SECRET_BYTES 32 /* of a new key */
 
 static const char *const words[WEB_HOOK_EVENTS] = { "started", "stopped", "crashed", "snapshot", "schedule", "threshold", "disk-space" };
 
@@ -77,14 +81,14 @@ int web_hook_check_url(const char *url, bool is_private, struct err *e)
 	size_t scheme = !strncmp(url, "https://", 8) ? 8 : !strncmp(url, "http://", 7) ? 7 : 0, host = strcspn(url + scheme, "/?#");
 
 	if (!scheme)
-		return err_set(e, -EINVAL, ERR_INVALID, "url: \"%.80s\" must begin with https:// or http://", url);
+		return err_set(e, -EINVAL, ERR_INVALID, "url: must begin with https:// or http://");
 	if (strlen(url) > WEB_HOOK_URL_MAX)
 		return err_set(e, -EINVAL, ERR_INVALID, "url: is %zu bytes long; at most %d", strlen(url), WEB_HOOK_URL_MAX);
 	for (const char *c = url; *c; c++)
 		if (*c <= ' ' || *c > '~' || strchr("\"<>\\^`{|}", *c))
 			return err_set(e, -EINVAL, ERR_INVALID, "url: has a character that no URL may have; write it as %%XX");
 	if (!host || url[scheme] == ':')
-		return err_set(e, -EINVAL, ERR_INVALID, "url: \"%.80s\" names no host", url);
+		return err_set(e, -EINVAL, ERR_INVALID, "url: names no host");
 	if (memchr(url + scheme, '@', host))
 		return err_set(e, -EINVAL, ERR_INVALID, "url: must have no user and password; the receiver checks the signature");
 	if (is_private)
@@ -94,7 +98,8 @@ int web_hook_check_url(const char *url, bool is_private, struct err *e)
 	return host_check_public(url + scheme, strcspn(url + scheme, ":/?#"), e);
 }
 
-int web_hook_check_secret(const char *secret, struct err *e)
+/* A stored secret of an earlier version may be any text: cairn-webhook takes one that is not base64 as it is. */
+static int secret_check_text(const char *secret, struct err *e)
 {
 	size_t len = strlen(secret);
 
@@ -105,6 +110,21 @@ int web_hook_check_secret(const char *secret, struct err *e)
 		if (*c <= ' ' || *c > '~')
 			return err_set(e, -EINVAL, ERR_INVALID, "secret: must be one line of ASCII without blanks");
 	return 0;
+}
+
+int web_hook_check_secret(const char *secret, struct err *e)
+{
+	CLEANUP_FREE char *key = NULL;
+	size_t len = 0;
+	int r = secret_check_text(secret, e);
+
+	if (r < 0 || strncmp(secret, SECRET_PREFIX, strlen(SECRET_PREFIX)) != 0)
+		return r;
+	key = base64_decode(secret + strlen(SECRET_PREFIX), &len);
+	if (key && len >= KEY_BYTES_MIN && len <= KEY_BYTES_MAX)
+		return 0;
+	return err_set(e, -EINVAL, ERR_INVALID, "secret: what follows " SECRET_PREFIX " must be the base64 of %d to %d bytes, with its final '='; make one "
+		"with: openssl rand -base64 %d", KEY_BYTES_MIN, KEY_BYTES_MAX, SECRET_BYTES);
 }
 
 static void random_fill(void *p, size_t n)
@@ -120,7 +140,7 @@ char *web_hook_secret_new(void)
 
 	random_fill(bytes, sizeof(bytes));
 	code = must_alloc(base64_encode(bytes, sizeof(bytes)));
-	if (asprintf(&secret, "whsec_%s", code) < 0)
+	if (asprintf(&secret, SECRET_PREFIX "%s", code) < 0)
 		abort();
 	free(code);
 	return secret;
@@ -298,7 +318,7 @@ static int parts_parse(struct web_hook *w, struct json_object *o, struct err *e)
 	w->uid = (uid_t)uid;
 	if (uid < 0 || uid >= UINT32_MAX || !w->events || (uuid && uuid_parse(uuid, w->uuid) < 0) || (!maker && !uid_is_root_or_own(w->uid)))
 		return -EINVAL;
-	if (web_hook_check_name(name, e) < 0 || web_hook_check_url(url, true, e) < 0 || web_hook_check_secret(secret, e) < 0 ||
+	if (web_hook_check_name(name, e) < 0 || web_hook_check_url(url, true, e) < 0 || secret_check_text(secret, e) < 0 ||
 		(maker && (rights_parse(maker, &w->maker, e) < 0 || w->maker->uid != w->uid)))
 		return -EINVAL;
 	snprintf(w->name, sizeof(w->name), "%s", name);

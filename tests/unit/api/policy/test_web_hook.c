@@ -40,6 +40,10 @@ static void test_urls_and_secrets_are_checked(void **state)
 	static const char *const good[] = { "https://example.org", "http://[::1]:80/a?b=%20#c", "https://a/x@y" };
 	static const char *const bad[] = { "", "https:/a", "HTTPS://a/", "https://", "https:///a", "https://:80/", "https://u@a/", "https://a b/", "https://a/\n",
 		"https://a/\x80", "file:///etc/passwd" };
+	/* 24 and 64 bytes are the bounds; "!" is no base64, and a text without its '=' neither. */
+	static const char *const keys[] = { "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3", "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZg==" };
+	static const char *const no_keys[] = { "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY=", "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWYwMTIzNDU2Nzg5YWJjZGVmMDEyMzQ1Njc4OWFiY2RlZjA=",
+		"whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY!", "whsec_MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3OA", "whsec_a-secret-of-one-s-own-making" };
 	char *secret = web_hook_secret_new(), *other = web_hook_secret_new();
 	struct err e;
 
@@ -50,10 +54,29 @@ static void test_urls_and_secrets_are_checked(void **state)
 		assert_true(web_hook_check_url(bad[i], true, &e) < 0);
 	assert_int_equal(web_hook_check_secret(secret, &e), 0);
 	assert_string_not_equal(secret, other);
+	for (size_t i = 0; i < ARRAY_SIZE(keys); i++)
+		assert_int_equal(web_hook_check_secret(keys[i], &e), 0);
+	for (size_t i = 0; i < ARRAY_SIZE(no_keys); i++)
+		assert_true(web_hook_check_secret(no_keys[i], &e) < 0);
+	assert_int_equal(web_hook_check_secret("a-secret-of-one-s-own-making", &e), 0);
 	assert_true(web_hook_check_secret("short", &e) < 0);
 	assert_true(web_hook_check_secret("a key with blanks and length", &e) < 0);
 	free(secret);
 	free(other);
+}
+
+/* An earlier version took any text after whsec_. */
+static void test_stored_secret_of_an_earlier_version_is_kept(void **state)
+{
+	struct web_hook *w = hook_new(), *back;
+	CLEANUP_JS struct json_object *o = web_hook_to_json(w);
+
+	(void)state;
+	js_put_str(o, "secret", "whsec_this-is-no-base64-text");
+	back = web_hook_from_json(o);
+	assert_non_null(back);
+	web_hook_free(back);
+	web_hook_free(w);
 }
 
 static void test_done(void *opaque, bool delivered, const char *outcome)
@@ -191,6 +214,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_urls_and_secrets_are_checked),
+		cmocka_unit_test(test_stored_secret_of_an_earlier_version_is_kept),
 		cmocka_unit_test(test_retries_take_longer_and_end),
 		cmocka_unit_test(test_server_that_fails_gets_fewer_tries),
 		cmocka_unit_test(test_queue_is_bounded_and_one_try_is_under_way),
