@@ -66,6 +66,32 @@ static bool is_secret(const char *key)
 	return false;
 }
 
+/* Copy a URL without user, password, query and fragment, which may hold a token. Owned by the caller. */
+static char *url_mask(const char *url)
+{
+	const char *colon = strstr(url, "://"), *from = colon ? colon + 3 : url, *end = from + strcspn(from, "?#");
+	const char *at = memrchr(from, '@', strcspn(from, "/?#"));
+	char *masked;
+
+	if (asprintf(&masked, "%.*s%s%.*s%s", (int)(from - url), url, at ? "(masked)" : "", (int)(end - (at ? at : from)), at ? at : from,
+		    *end ? "?(masked)" : "") < 0)
+		abort();
+	return masked;
+}
+
+/* Return a copy of a member without its secret, which the caller owns; NULL: it has none. */
+static struct json_object *secret_mask(const char *key, struct json_object *member)
+{
+	CLEANUP_FREE char *url = NULL;
+
+	if (is_secret(key))
+		return json_object_new_string("(masked)");
+	if (strcmp(key, "url") != 0 || !json_object_is_type(member, json_type_string))
+		return NULL;
+	url = url_mask(json_object_get_string(member));
+	return json_object_new_string(url);
+}
+
 /* Copy a text of len bytes without its control characters. A copy that would be longer than FIELD_BYTES_MAX is cut
  * between two characters, and ends with the text's length. */
 static void text_cut(const char *s, size_t len, char buf[FIELD_BYTES_MAX + 1])
@@ -125,7 +151,7 @@ static struct json_object *object_cut(struct json_object *v, size_t *left, unsig
 
 	json_object_object_foreach(v, key, member)
 	{
-		CLEANUP_JS struct json_object *masked = is_secret(key) ? json_object_new_string("(masked)") : NULL;
+		CLEANUP_JS struct json_object *masked = secret_mask(key, member);
 
 		text_cut(key, strlen(key), name);
 		/* A name needs its quotes, a colon, a comma, and a backslash before each byte at worst. */

@@ -428,9 +428,10 @@ def test_nonsense_is_refused_in_one_sentence(vm, args, says):
     assert says in r.stderr and r.stderr.count("\n") == 2 and hooks(vm) == []
 
 
-def test_short_secret_is_refused(vm, receiver):
-    (vm.tmp / "s").write_text("short\n")
-    assert "give 24 to 256" in vm.cairn("web-hook", "h", "--url", receiver.url, "--private", "--secret-file", str(vm.tmp / "s"), ok=2).stderr
+@pytest.mark.parametrize("secret, says", [("short", "give 24 to 256"), ("whsec_a-secret-of-one-s-own-making", "make one with: openssl rand -base64 32")])
+def test_wrong_secret_is_refused(vm, receiver, secret, says):
+    (vm.tmp / "s").write_text(secret + "\n")
+    assert says in vm.cairn("web-hook", "h", "--url", receiver.url, "--private", "--secret-file", str(vm.tmp / "s"), ok=2).stderr
 
 
 def test_change_that_is_not_stored_has_no_effect(vm, receiver):
@@ -552,6 +553,7 @@ def test_owner_has_web_hooks_of_own_vm_to_public_addresses(users, receiver):
     assert sorted((h.get("vm", ""), h["uid"]) for h in hooks(users)) == [("", 0), ("mine", NOBODY)]
     rows = [r for r in audit(users) if r["command"] == "web-hook-set"]
     assert {r["uid"] for r in rows} == {0, NOBODY} and all(r["arguments"]["secret"] == "(masked)" for r in rows)
+    assert all(r["arguments"]["url"].endswith("/hook?(masked)") for r in rows)
 
 
 def test_maker_without_role_gets_nothing(users, receiver):

@@ -197,6 +197,16 @@ static void test_secrets_are_masked(void **state)
 	assert_non_null(strstr(line, "{\"d\":[{\"Secret-Key\":\"(masked)\"}],\"password\":\"(masked)\",\"disk\":\"b\"}"));
 }
 
+static void test_tokens_in_urls_are_masked(void **state)
+{
+	CLEANUP_FREE char *line = line_add(*state, "a", parsed("{\"url\":\"https://u:xyzzy@a/b@c?t=xyzzy\",\"l\":[{\"url\":\"http://a#xyzzy\"},"
+		"{\"url\":\"u:xyzzy@a\"},{\"url\":\"https://a:1/b@c\"},{\"url\":5},{\"url\":\"\"}]}"));
+
+	assert_null(strstr(line, "xyzzy"));
+	assert_non_null(strstr(line, "{\"url\":\"https://(masked)@a/b@c?(masked)\",\"l\":[{\"url\":\"http://a?(masked)\"},"
+		"{\"url\":\"(masked)@a\"},{\"url\":\"https://a:1/b@c\"},{\"url\":5},{\"url\":\"\"}]}"));
+}
+
 static size_t lines_readable(struct fixture *f)
 {
 	struct audit_query q = { .uid = -1 };
@@ -629,6 +639,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_many_arguments_are_cut_and_counted, fixture_open, fixture_close),
 		cmocka_unit_test_setup_teardown(test_deep_arguments_and_long_numbers_are_cut, fixture_open, fixture_close),
 		cmocka_unit_test_setup_teardown(test_secrets_are_masked, fixture_open, fixture_close),
+		cmocka_unit_test_setup_teardown(test_tokens_in_urls_are_masked, fixture_open, fixture_close),
 		cmocka_unit_test_setup_teardown(test_line_after_power_cut_is_readable, fixture_open, fixture_close),
 		cmocka_unit_test_setup_teardown(test_line_after_full_disk_is_readable, fixture_open, fixture_close),
 		cmocka_unit_test_setup_teardown(test_user_lines_above_share_are_counted, fixture_open, fixture_close),
