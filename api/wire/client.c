@@ -207,14 +207,21 @@ enum err_class client_error_class(const char *name)
 	return ERR_GENERIC;
 }
 
+/* Clients send only what a daemon of their own version knows. */
+static bool is_older_daemon(const char *desc)
+{
+	return (!strncmp(desc, "Parameter '", 11) && strstr(desc, "' is unexpected")) ||
+		(!strncmp(desc, "The command ", 12) && strstr(desc, " has not been found"));
+}
+
 static int answer_take(struct json_object *o, struct json_object **ret_v, struct err *e)
 {
 	struct json_object *error = js_get(o, "error");
-	const char *desc = js_get_str(error, "desc");
+	const char *desc = js_get_str_or(error, "desc", "the daemon gave no reason");
 
 	if (error)
-		return err_set(e, -EREMOTEIO, client_error_class(js_get_str(error, "class")), "%s",
-			desc ? desc : "the daemon gave no reason");
+		return err_set(e, -EREMOTEIO, client_error_class(js_get_str(error, "class")), "%.900s%s", desc,
+			is_older_daemon(desc) ? "; the daemon may be of an older version: restart cairnd" : "");
 	if (ret_v)
 		*ret_v = json_object_get(js_get(o, "return"));
 	return 0;

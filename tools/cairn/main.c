@@ -162,16 +162,6 @@ int cli_ready(struct cli *c, const char *command, struct err *e)
 	return r;
 }
 
-/* This program sends only what a daemon of its own version knows. */
-static void older_daemon_note(struct err *e)
-{
-	struct err own = *e;
-
-	if ((!strncmp(e->msg, "Parameter '", 11) && strstr(e->msg, "' is unexpected")) ||
-		(!strncmp(e->msg, "The command ", 12) && strstr(e->msg, " has not been found")))
-		err_set(e, -EREMOTEIO, own.cls, "%.400s; the daemon may be of an older version: restart cairnd", own.msg);
-}
-
 int cli_execute_with_fd(struct cli *c, const char *command, struct json_object *args, int fd,
 	struct json_object **ret_v, int *ret_fd, struct err *e)
 {
@@ -188,8 +178,6 @@ int cli_execute_with_fd(struct cli *c, const char *command, struct json_object *
 	json_object_put(args);
 	if (!r && ret_v)
 		cli_texts_clean(*ret_v);
-	if (r == -EREMOTEIO)
-		older_daemon_note(e);
 	return r;
 }
 
