@@ -90,8 +90,9 @@ export class View {
 // A Mac has signs on its Option keys, other keyboards on AltGr. Alt is the prefix ESC.
 const hasSignsOnAlt = navigator.platform.startsWith("Mac");
 
+// Return what a key sends to the guest; null: the browser keeps the key.
 // keypadMode: the guest has asked for the cursor keys of applications.
-function keyText(event, keypadMode) {
+export function keyText(event, keypadMode) {
 	const sign = [...event.key].length === 1 ? event.key : null;
 	if (sign !== null && event.getModifierState("AltGraph"))
 		return sign;

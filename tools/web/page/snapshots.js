@@ -5,7 +5,7 @@ import { lineButton, Lines } from "./lines.js";
 import { runJob } from "./vm.js";
 
 // Order snapshots as a tree. Returns [[snapshot, depth]].
-export function treeOrder(snapshots) {
+function treeOrder(snapshots) {
 	const children = new Map();
 	const ids = new Set(snapshots.map((s) => s.id));
 	for (const s of snapshots) {

@@ -407,8 +407,4 @@ export class Terminal {
 	linesAbove() {
 		return this.above.slice(-LINES_MAX);
 	}
-
-	toString() {
-		return [...this.linesAbove(), ...this.screen].map((line) => line.text.trimEnd()).join("\n").trimEnd();
-	}
 }

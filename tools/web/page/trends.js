@@ -27,7 +27,8 @@ function graph(values, most) {
 	return image;
 }
 
-function figure(series) {
+// Return the graph of a series with its newest and its largest value; null: there is nothing to see.
+export function figure(series) {
 	const values = series.average, known = values.filter((v) => v !== null);
 	if (!known.some((v) => v))
 		return null;
