@@ -738,11 +738,11 @@ struct vm_snapshot_info {
 	uint64_t own_bytes; /* space used only by this snapshot; UINT64_MAX: unknown, as in a list */
 	uint8_t state;	    /* enum vm_snapshot_state */
 	uint8_t current;
-	/* Number of disks that lack a part of the snapshot: a disk of the snapshot is gone, or the VM
-	 * got a further disk since. Set only in a list. */
+	/* Number of disks of the snapshot whose part is gone, with the disk or from it. Set only in a list. */
 	uint8_t disks_missing;
 	uint8_t disks_only; /* 1: the VM was on, but the snapshot has no memory; state is VM_SNAPSHOT_SHUTOFF then */
-	uint8_t reserved[4];
+	uint8_t disks_added; /* number of further disks that the VM has got since. Set only in a list */
+	uint8_t reserved[3];
 };
 
 struct vm_snapshots {

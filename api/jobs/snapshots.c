@@ -171,6 +171,8 @@ struct json_object *snapshot_to_json(const struct vm *vm, const struct vm_snapsh
 	js_put_str(o, "state", snapshot_state_word(i));
 	if (i->disks_missing)
 		js_put_uint(o, "disks-missing", i->disks_missing);
+	if (i->disks_added)
+		js_put_uint(o, "disks-added", i->disks_added);
 	js_put_bool(o, "current", i->current);
 	if (vm && is_backup(vm, i))
 		js_put_bool(o, "backup", true);

@@ -236,9 +236,11 @@ static void missing_count(const struct machine *m, const struct page *p, struct 
 	for (unsigned i = 0; i < m->ndisks; i++)
 		now += vmsnap_disk_takes_part(m, i);
 	for (unsigned k = 0; k < ret->n; k++) {
-		unsigned want = MAX(now, (unsigned)p->nodes[k]->data.set.disks), have = p->parts[k] + 1;
+		/* A snapshot of another program does not say how many disks it has. */
+		unsigned then = p->nodes[k]->data.set.disks, want = then ? then : now, have = p->parts[k] + 1;
 
 		ret->list[k].disks_missing = (uint8_t)(want - MIN(want, have));
+		ret->list[k].disks_added = (uint8_t)(now - MIN(now, want));
 	}
 }
 

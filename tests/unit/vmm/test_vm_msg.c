@@ -492,7 +492,7 @@ static void test_vm_msg_layout(void **state)
 		AT(vm_snapshot_info, vm_state_bytes, 960), AT(vm_snapshot_info, disk_bytes, 968),
 		AT(vm_snapshot_info, own_bytes, 976), AT(vm_snapshot_info, state, 984),
 		AT(vm_snapshot_info, current, 985), AT(vm_snapshot_info, disks_missing, 986),
-		AT(vm_snapshot_info, disks_only, 987),
+		AT(vm_snapshot_info, disks_only, 987), AT(vm_snapshot_info, disks_added, 988),
 		AT(vm_snapshots, total, 0), AT(vm_snapshots, from, 4), AT(vm_snapshots, n, 8),
 		AT(vm_snapshots, list, 16),
 		AT(vm_disk_info, id, 0), AT(vm_disk_info, size_bytes, 16), AT(vm_disk_info, rd_reqs, 24),

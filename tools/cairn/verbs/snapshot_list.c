@@ -283,6 +283,8 @@ static void info_print(const char *vm, struct json_object *all, struct json_obje
 	label_print(stdout, "State:", "%s", state_word(o));
 	if (js_get_int(o, "disks-missing", 0))
 		label_print(stdout, "Disks missing:", "%lld", (long long)js_get_int(o, "disks-missing", 0));
+	if (js_get_int(o, "disks-added", 0))
+		label_print(stdout, "Disks added:", "%lld (attached since; not in the snapshot)", (long long)js_get_int(o, "disks-added", 0));
 	label_print(stdout, "Location:", "internal");
 	label_print(stdout, "Parent:", "%s", parent ? js_get_str_or(parent, "name", "") : "-");
 	numbers_print(all, o);
