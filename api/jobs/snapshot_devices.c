@@ -13,6 +13,7 @@
 #include "base/shell_word.h"
 #include "base/util.h"
 
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -157,12 +158,13 @@ static bool devices_merge(struct json_object *now, struct json_object *then, con
 	bool differ = false;
 
 	for (size_t i = 0; was && i < json_object_array_length(was); i++) {
-		struct json_object *device = json_object_array_get_idx(was, i);
+		struct json_object *device = json_object_array_get_idx(was, i), *own;
 		ssize_t at = device_find(is, js_get_str(device, "id"));
 
+		own = at < 0 ? NULL : json_object_array_get_idx(is, (size_t)at);
 		differ |= at < 0 || at < last;
 		last = MAX(last, at);
-		json_object_array_add(all, json_object_get(at < 0 ? device : json_object_array_get_idx(is, (size_t)at)));
+		json_object_array_add(all, json_object_get(own ? own : device));
 	}
 	for (size_t i = 0; is && i < json_object_array_length(is); i++) {
 		struct json_object *device = json_object_array_get_idx(is, i);
@@ -174,28 +176,23 @@ static bool devices_merge(struct json_object *now, struct json_object *then, con
 	return differ;
 }
 
-int snapshot_devices_plan(const struct vm *vm, const char *id, struct definition **ret, struct err *e)
+int snapshot_devices_plan(const struct vm *vm, const struct definition *then, struct definition **ret, struct err *e)
 {
-	CLEANUP_JS struct json_object *now = definition_to_json(vm_live(vm)), *was = NULL;
-	struct definition *then = definition_then(vm, id, image_of(now), false);
+	CLEANUP_JS struct json_object *now = definition_to_json(vm_live(vm)), *was = then ? definition_to_json(then) : NULL;
 	bool disks, interfaces;
-	int r = 0;
+	int r;
 
 	if (!then)
 		return 0;
-	was = definition_to_json(then);
 	disks = devices_merge(now, was, "disks");
 	interfaces = devices_merge(now, was, "interfaces");
-	if (disks || interfaces) {
-		r = definition_parse_stored(now, ret, e);
-		if (r < 0)
-			err_prefix(e, "the devices of the snapshot");
-		else
-			authors_restore(*ret, vm_live(vm), then);
-		r = r < 0 ? r : 1;
-	}
-	definition_free(then);
-	return r;
+	if (!disks && !interfaces)
+		return 0;
+	r = definition_parse_stored(now, ret, e);
+	if (r < 0)
+		return err_prefix(e, "the devices of the snapshot"), r;
+	authors_restore(*ret, vm_live(vm), then);
+	return 1;
 }
 
 /* ---- disks that are missing ---- */
@@ -230,9 +227,8 @@ struct json_object *snapshot_devices_lacking(const struct vm *vm, const char *id
 	return list;
 }
 
-int snapshot_devices_check_images(const struct vm *vm, const char *id, const char *name, const char *only, struct err *e)
+int snapshot_devices_check_images(const struct vm *vm, const struct definition *then, const char *name, const char *only, struct err *e)
 {
-	struct definition *then CLEANUP(definition_free_p) = snapshot_devices_load(vm, id, true);
 	const struct definition_disk *stays = then ? disk_missing(then, vm->def, only) : NULL,
 				     *fails = disk_missing(vm->def, vm_live(vm), only);
 
@@ -246,6 +242,78 @@ int snapshot_devices_check_images(const struct vm *vm, const char *id, const cha
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "disk %s of the VM's next start has no snapshot '%.200s'; revert single disks with "
 			"--disks-only --disk DISK", fails->id, name);
 	return 0;
+}
+
+/* ---- disks that have another image ---- */
+
+static bool disk_reads(const struct definition_disk *d, const char *path)
+{
+	for (unsigned i = 0; i < d->nlayers; i++)
+		if (!strcmp(d->layers[i].path, path))
+			return true;
+	return false;
+}
+
+/* Say that disk d has another image than `image`, and what to do. what: the start of the sentence. */
+static void image_explain(const struct vm *vm, const struct definition_disk *d, enum err_class cls, const char *what, const char *image,
+	struct err *e)
+{
+	if (disk_reads(d, image))
+		err_set(e, -EINVAL, cls, "%s in the image %.250s, and disk %s now writes to its overlay %.250s; merge the overlay into the "
+			"image first: cairn blockcommit %s %s --base %.250s --active --pivot", what, image, d->id, d->layers[0].path,
+			shell_word(vm->def->name).s, d->id, shell_word(image).s);
+	else
+		err_set(e, -EINVAL, cls, "%s in the image %.250s, and disk %s has the image %.250s now; give the disk that image again while "
+			"the VM is off (cairn edit %s)", what, image, d->id, d->layers[0].path, shell_word(vm->def->name).s);
+}
+
+/* Explain that disk d of the VM lacks the snapshot, which its image of that time may have. */
+static bool disk_explain(const struct vm *vm, const struct definition_disk *d, const struct definition *then, const char *name, struct err *e)
+{
+	int was = definition_disk_find(then, d->id);
+	char start[64], what[160];
+
+	snprintf(start, sizeof(start), "disk %s has no snapshot", d->id);
+	if (was < 0 || !d->nlayers || !then->disks[was].nlayers || strncmp(e->msg, start, strlen(start)) != 0 ||
+		!strcmp(d->layers[0].path, then->disks[was].layers[0].path))
+		return false;
+	snprintf(what, sizeof(what), "disk %s was part of snapshot '%.80s'", d->id, name);
+	image_explain(vm, d, ERR_WRONG_STATE, what, then->disks[was].layers[0].path, e);
+	return true;
+}
+
+/* Return the last image with snapshots of the VM that is not the one of now; NULL: there is none. The caller frees
+ * it. */
+static char *image_before(const struct vm *vm, const char *now)
+{
+	CLEANUP_JS struct json_object *o = store_load_file(vm->host->store, vm->def->name, FILE_NAME);
+	struct json_object *list = o ? js_get_array(o, "devices") : NULL;
+	size_t n = list ? json_object_array_length(list) : 0;
+	const char *last = n ? image_of(js_get(json_object_array_get_idx(list, n - 1), "definition")) : now;
+
+	return *last && strcmp(last, now) != 0 ? must_alloc(strdup(last)) : NULL;
+}
+
+void snapshot_devices_explain(const struct vm *vm, const struct definition *then, const char *name, struct err *e)
+{
+	const struct definition *live = vm_live(vm);
+	CLEANUP_JS struct json_object *o = definition_to_json(live);
+	CLEANUP_FREE char *before = NULL;
+	char what[160];
+
+	if (e->cls != ERR_NOT_FOUND)
+		return;
+	for (uint32_t i = 0; then && i < live->ndisks; i++)
+		if (disk_explain(vm, &live->disks[i], then, name, e))
+			return;
+	if (then || !(before = image_before(vm, image_of(o))))
+		return;
+	snprintf(what, sizeof(what), "there is no snapshot '%.80s': earlier snapshots are", name);
+	for (uint32_t i = 0; i < live->ndisks; i++)
+		if (live->disks[i].nlayers && !strcmp(live->disks[i].layers[0].path, image_of(o))) {
+			image_explain(vm, &live->disks[i], ERR_NOT_FOUND, what, before, e);
+			return;
+		}
 }
 
 /* ---- the check ---- */

@@ -22,19 +22,25 @@ void snapshot_devices_note(const struct vm *vm, const char *id, struct json_obje
  * Returns NULL: it is unknown. */
 struct definition *snapshot_devices_load(const struct vm *vm, const char *id, bool disks_only);
 /* Make the definition that a new process needs for the revert to a snapshot: that of vm_live(), with the devices that
- * it lacks, in the order that they had. Devices that the snapshot lacks are in it, too: the process detaches them.
- * Returns 1: *ret is that definition; the caller owns it; 0: the VM has these devices, or nothing is known of the
- * snapshot; -errno. */
-int snapshot_devices_plan(const struct vm *vm, const char *id, struct definition **ret, struct err *e);
+ * it lacks, in the order that they had. Devices that the snapshot lacks are
+ * in it, too: the process detaches them.
+ * then: the definition that the VM had at the snapshot, with memory; NULL: it is unknown.
+ * Returns 1: *ret is that definition; the caller owns it; 0: the VM has these devices, or nothing is known of
+ * the snapshot; -errno. */
+int snapshot_devices_plan(const struct vm *vm, const struct definition *then, struct definition **ret, struct err *e);
 /* Return the ids of the disks of a snapshot that the VM lacks now; the caller owns the array. NULL: there are none, or
  * it is unknown which disks the snapshot has. */
 struct json_object *snapshot_devices_lacking(const struct vm *vm, const char *id);
 /* Check that a revert of images alone, which are those of the next start, reverts the disks that the snapshot has
  * and those that the VM runs with, and that it will not fail when the VM is stopped already, because a disk of the
  * next start has no such snapshot.
- * name: the snapshot's. only: a disk's id: revert this disk alone; "": all.
+ * then: the definition that the VM had at the snapshot; NULL: it is unknown. name: the snapshot's. only: a disk's id:
+ * revert this disk alone; "": all.
  * Returns 0; -EINVAL or -ENOENT with an error that names the disk. */
-int snapshot_devices_check_images(const struct vm *vm, const char *id, const char *name, const char *only, struct err *e);
+int snapshot_devices_check_images(const struct vm *vm, const struct definition *then, const char *name, const char *only, struct err *e);
+/* Replace the reason of a failed revert if it is that a disk has another image than at the snapshot. then: NULL: it is
+ * unknown. e: says which disk lacks the snapshot, or that the VM has no such snapshot. */
+void snapshot_devices_explain(const struct vm *vm, const struct definition *then, const char *name, struct err *e);
 /* Check that the files of d can be opened, and that no other VM uses its disks. d: borrowed until done() is called.
  * done: called once, before the call returns or later. */
 void snapshot_devices_check(struct vm *vm, const struct definition *d, void (*done)(void *opaque, int r, const struct err *e),

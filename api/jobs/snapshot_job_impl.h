@@ -30,7 +30,7 @@ struct snapshot_work {
 	struct snapshot_revert revert;
 	struct vm_snapshot_revert body;
 	struct definition *definition; /* of a new process, which the revert needs; NULL: it needs none */
-	struct definition *then; /* only for a dry run: what the VM ran with at the snapshot; NULL: unknown, or no memory is reverted */
+	struct definition *then; /* what the VM ran with at the snapshot; NULL: unknown */
 	uint32_t checked; /* only for a dry run: number of disks of the definition that are checked */
 	bool has_memory, stopped;
 	uint8_t taken; /* enum vm_snapshot_state of the snapshot */

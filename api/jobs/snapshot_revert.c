@@ -12,6 +12,15 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Fail the job with the error of the VM's process, or with the cause that only the daemon knows. */
+static void revert_fail(struct snapshot_work *w, const struct err *e)
+{
+	struct err own = *e;
+
+	snapshot_devices_explain(w->vm, w->then, w->revert.name, &own);
+	job_fail(w->job, &own);
+}
+
 void snapshot_revert_succeed(struct snapshot_work *w)
 {
 	struct vm *vm = w->vm;
@@ -46,7 +55,7 @@ static void images_reverted(void *opaque, int r, const struct vm_answer *a, cons
 
 	(void)a;
 	if (r < 0) {
-		job_fail(w->job, e);
+		revert_fail(w, e);
 		return;
 	}
 	vm_move(w->vm, VM_ASK_REVERT, VM_REASON_FROM_SNAPSHOT, NULL, 0);
@@ -119,7 +128,7 @@ static void memory_reverted(void *opaque, int r, const struct vm_answer *a, cons
 	struct snapshot_work *w = opaque;
 
 	if (r < 0) {
-		job_fail(w->job, e);
+		revert_fail(w, e);
 		return;
 	}
 	snapshot_revert_note(w, a->snapshot);
@@ -137,6 +146,7 @@ static void fresh_reverted(void *opaque, int r, const struct vm_answer *a, const
 		return;
 	}
 	w->e = *e;
+	snapshot_devices_explain(w->vm, w->then, w->revert.name, &w->e);
 	vm_when_gone(w->vm, snapshot_revert_failed, w);
 	vm_destroy(w->vm, NULL);
 }
@@ -219,7 +229,7 @@ static void revert_checked(void *opaque, int r, const struct vm_answer *a, const
 
 	(void)a;
 	if (r < 0) {
-		job_fail(w->job, e);
+		revert_fail(w, e);
 		return;
 	}
 	w->stopped = true;
@@ -279,7 +289,7 @@ static enum vm_state state_then(const struct snapshot_work *w)
 static bool would_change(const struct snapshot_work *w, const struct definition_disk *d)
 {
 	return !d->read_only && (!w->revert.disk[0] || !strcmp(w->revert.disk, d->id)) &&
-		(!w->then || definition_disk_find(w->then, d->id) >= 0);
+		(!w->has_memory || !w->then || definition_disk_find(w->then, d->id) >= 0);
 }
 
 static void would_revert(void *opaque, int r, const struct vm_answer *a, const struct err *e)
@@ -300,7 +310,7 @@ static void would_revert(void *opaque, int r, const struct vm_answer *a, const s
 	js_put_bool(w->result, "memory-lost", active);
 	js_put(w->result, "disks-lost", disks);
 	if (r < 0)
-		job_fail(w->job, e);
+		revert_fail(w, e);
 	else
 		snapshot_work_succeed(w);
 }
@@ -338,8 +348,6 @@ static void disk_would_revert(void *opaque, int r, const struct vm_answer *a, co
 
 static void would_revert_ask(struct snapshot_work *w)
 {
-	if (w->has_memory)
-		w->then = snapshot_devices_load(w->vm, w->id, false);
 	if (w->definition) {
 		snapshot_devices_check(w->vm, w->definition, devices_would_revert, w);
 		return;
@@ -348,27 +356,19 @@ static void would_revert_ask(struct snapshot_work *w)
 	w->body.disks_only = !stays_active(w);
 	if (w->vm->state == VM_PRESERVED || vm_is_stopping(w->vm))
 		would_revert(w, 0, NULL, NULL); /* the process accepts no work */
-	else if (w->then && !vm_state_is_active(w->vm->state))
+	else if (w->has_memory && w->then && !vm_state_is_active(w->vm->state))
 		disks_would_revert(w);
 	else
 		snapshots_request(w->vm, VM_MSG_SNAPSHOT_REVERT, &w->body, sizeof(w->body), VM_PROCESS_NO_TIMEOUT,
 			would_revert, w);
 }
 
-static void revert_chosen(void *opaque, int r, const struct snapshots *s, const struct err *e)
+/* The definition of a new process is known, if the revert needs one. */
+static void revert_planned(void *opaque, int r, const struct err *e)
 {
 	struct snapshot_work *w = opaque;
 	struct vm *vm = w->vm;
-	struct err why;
 
-	if (!r) {
-		r = revert_choose(w, s, &why);
-		e = &why;
-	}
-	if (!r && w->has_memory && !w->revert.disk[0])
-		r = snapshot_devices_plan(vm, w->id, &w->definition, &why);
-	else if (!r && !w->has_memory)
-		r = snapshot_devices_check_images(vm, w->id, w->name, w->revert.disk, &why);
 	if (r < 0) {
 		job_fail(w->job, e);
 		return;
@@ -385,6 +385,28 @@ static void revert_chosen(void *opaque, int r, const struct snapshots *s, const 
 	} else {
 		stop_and_revert(w);
 	}
+}
+
+static void revert_chosen(void *opaque, int r, const struct snapshots *s, const struct err *e)
+{
+	struct snapshot_work *w = opaque;
+	struct vm *vm = w->vm;
+	struct err why;
+
+	if (!r) {
+		r = revert_choose(w, s, &why);
+		e = &why;
+	}
+	if (r < 0) {
+		revert_fail(w, e);
+		return;
+	}
+	w->then = snapshot_devices_load(vm, w->id, !w->has_memory);
+	if (w->has_memory)
+		r = snapshot_devices_plan(vm, w->then, &w->definition, &why);
+	else
+		r = snapshot_devices_check_images(vm, w->then, w->name, w->revert.disk, &why);
+	revert_planned(w, r, &why);
 }
 
 int snapshot_revert(struct vm *vm, const struct snapshot_revert *opts, const struct job_name *name,

@@ -49,6 +49,34 @@ def image(path, *args):
     return {"path": str(path), "format": "qcow2"}
 
 
+def test_disk_with_another_image_is_named(daemon, tmp_path):
+    a, b, other = (image(tmp_path / n) for n in ("a", "b", "other"))
+    daemon.define("vm1", disks=[a, b])
+    daemon.cairn("snapshot-create-as", "vm1", "one")
+    # The second disk.
+    daemon.define("vm1", disks=[a, other])
+    for more in ([], ["--dry-run"], ["--disks-only", "--disk", "vdb"]):
+        error = daemon.cairn("snapshot-revert", "vm1", "one", *more, ok=4).stderr
+        assert f"disk vdb was part of snapshot 'one' in the image {b['path']}, and disk vdb has the image {other['path']} now" in error
+        assert "give the disk that image again while the VM is off (cairn edit vm1)" in error
+    daemon.cairn("snapshot-revert", "vm1", "one", "--disks-only", "--disk", "vda")
+    # The first one, which has the list of snapshots.
+    daemon.define("vm1", disks=[other, b])
+    error = daemon.cairn("snapshot-revert", "vm1", "one", ok=3).stderr
+    assert f"there is no snapshot 'one': earlier snapshots are in the image {a['path']}, and disk vda has the image {other['path']} now" in error
+    # An overlay.
+    overlay = image(tmp_path / "overlay", "-b", b["path"], "-F", "qcow2")
+    daemon.define("vm1", disks=[a, {**overlay, "backing": [b]}])
+    error = daemon.cairn("snapshot-revert", "vm1", "one", ok=4).stderr
+    assert f"now writes to its overlay {overlay['path']}" in error
+    commit, = [words for words in error.strip().split("cairn ") if words.startswith("blockcommit")]
+    assert commit == f"blockcommit vm1 vdb --base {b['path']} --active --pivot"
+    daemon.cairn(*commit.split())
+    daemon.cairn("snapshot-revert", "vm1", "one")
+    # A name that never was.
+    assert "has no snapshot 'two'" in daemon.cairn("snapshot-revert", "vm1", "two", ok=3).stderr
+
+
 def test_snapshot_is_complete_without_a_disk_that_was_added_since(daemon, tmp_path):
     a, b = (image(tmp_path / n) for n in "ab")
     daemon.define("vm1", disks=[a])
