@@ -6,6 +6,7 @@
 #include "api/store/store.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_disk_free.h"
+#include "api/vm/vm_medium.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -148,9 +149,19 @@ static ssize_t device_find(struct json_object *list, const char *id)
 	return -1;
 }
 
+/* Give a CD drive the medium that it had.
+ * Returns whether it has another one now. */
+static bool medium_give_back(struct json_object *is, struct json_object *was)
+{
+	if (strcmp(js_get_str_or(is, "device", "disk"), "cdrom") != 0 || vm_medium_is_same(is, was))
+		return false;
+	vm_medium_put(is, was);
+	return true;
+}
+
 /* Put the devices of `then` first in the list of `now`, in their order. Devices in both lists keep their present
- * settings.
- * Returns whether `now` lacked one, or had them in another order. */
+ * settings, but for media.
+ * Returns whether `now` lacked one, or had them in another order, or has another medium. */
 static bool devices_merge(struct json_object *now, struct json_object *then, const char *key)
 {
 	struct json_object *is = js_get_array(now, key), *was = js_get_array(then, key), *all = json_object_new_array();
@@ -162,7 +173,7 @@ static bool devices_merge(struct json_object *now, struct json_object *then, con
 		ssize_t at = device_find(is, js_get_str(device, "id"));
 
 		own = at < 0 ? NULL : json_object_array_get_idx(is, (size_t)at);
-		differ |= at < 0 || at < last;
+		differ |= at < 0 || at < last || medium_give_back(own, device);
 		last = MAX(last, at);
 		json_object_array_add(all, json_object_get(own ? own : device));
 	}
@@ -364,4 +375,128 @@ void snapshot_devices_check(struct vm *vm, const struct definition *d, void (*do
 
 	*x = (struct check){ .vm = vm, .definition = d, .done = done, .opaque = opaque };
 	open_as_open(vm->host->helpers, d, OPEN_AS_ALL, check_opened, x, &o);
+}
+
+/* ---- media that are gone ---- */
+
+struct media {
+	struct vm *vm;
+	struct definition **d;
+	struct json_object *warnings;
+	uint32_t at; /* the disk that is looked at */
+	void (*done)(void *opaque, int r, const struct err *e);
+	void *opaque;
+};
+
+static void media_next(struct media *x);
+
+static const struct definition *media_of(const struct media *x)
+{
+	return *x->d ? *x->d : vm_live(x->vm);
+}
+
+/* Make a definition with other disks. disks: taken. */
+static int disks_replace(const struct definition *d, struct json_object *disks, bool only, struct definition **ret, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(d);
+	int r;
+
+	js_put(o, "disks", disks);
+	if (only)
+		json_object_object_del(o, "interfaces");
+	r = definition_parse_stored(o, ret, e);
+	if (!r)
+		authors_copy(d, *ret);
+	return r;
+}
+
+/* Return the disks of a definition, of which the caller owns the array. */
+static struct json_object *disks_take(const struct definition *d)
+{
+	CLEANUP_JS struct json_object *o = definition_to_json(d);
+
+	return json_object_get(js_get_array(o, "disks"));
+}
+
+static int drive_empty(struct media *x, struct err *e)
+{
+	const struct definition_disk *d = &media_of(x)->disks[x->at];
+	struct json_object *disks = disks_take(media_of(x));
+	struct definition *next = NULL;
+	char text[512];
+	int r;
+
+	snprintf(text, sizeof(text), "the CD drive %s is empty, because the file of its medium is gone: %.400s", d->id, d->layers[0].path);
+	vm_medium_put(json_object_array_get_idx(disks, x->at), NULL);
+	r = disks_replace(media_of(x), disks, false, &next, e);
+	if (r < 0)
+		return r;
+	json_object_array_add(x->warnings, json_object_new_string(text));
+	definition_free(*x->d);
+	*x->d = next;
+	return 0;
+}
+
+static void media_end(struct media *x, int r, const struct err *e)
+{
+	x->done(x->opaque, r, e);
+	free(x);
+}
+
+static void medium_opened(void *opaque, int r, struct config *c, const struct err *e)
+{
+	struct media *x = opaque;
+	struct err own;
+
+	if (!r) {
+		config_done(c);
+	} else if (r == -ENOENT) {
+		r = drive_empty(x, &own);
+		e = &own;
+	}
+	x->at++;
+	if (r < 0)
+		media_end(x, r, e);
+	else
+		media_next(x);
+}
+
+static int medium_open(struct media *x, struct err *e)
+{
+	CLEANUP_JS struct json_object *all = disks_take(media_of(x));
+	struct json_object *one = json_object_new_array();
+	struct definition *only = NULL;
+	struct open_as *o = NULL;
+	int r;
+
+	json_object_array_add(one, json_object_get(json_object_array_get_idx(all, x->at)));
+	r = disks_replace(media_of(x), one, true, &only, e);
+	if (r < 0)
+		return r;
+	open_as_open(x->vm->host->helpers, only, OPEN_AS_IMAGES_READ, medium_opened, x, &o);
+	definition_free(only);
+	return 0;
+}
+
+static void media_next(struct media *x)
+{
+	const struct definition *d = media_of(x);
+	struct err e = { 0 };
+	int r = 0;
+
+	while (x->at < d->ndisks && (d->disks[x->at].device != DEFINITION_CDROM || !d->disks[x->at].nlayers))
+		x->at++;
+	if (x->at < d->ndisks)
+		r = medium_open(x, &e);
+	if (r < 0 || x->at >= d->ndisks)
+		media_end(x, r, &e);
+}
+
+void snapshot_devices_drop_media(struct vm *vm, struct definition **d, struct json_object *warnings,
+	void (*done)(void *opaque, int r, const struct err *e), void *opaque)
+{
+	struct media *x = must_alloc(calloc(1, sizeof(*x)));
+
+	*x = (struct media){ .vm = vm, .d = d, .warnings = warnings, .done = done, .opaque = opaque };
+	media_next(x);
 }

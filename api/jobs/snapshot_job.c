@@ -15,6 +15,7 @@ void snapshot_work_release(struct job *j)
 
 	json_object_put(w->result);
 	json_object_put(w->devices);
+	json_object_put(w->warnings);
 	definition_free(w->definition);
 	definition_free(w->then);
 	free(w->victims);

@@ -31,6 +31,7 @@ struct snapshot_work {
 	struct vm_snapshot_revert body;
 	struct definition *definition; /* of a new process, which the revert needs; NULL: it needs none */
 	struct definition *then; /* what the VM ran with at the snapshot; NULL: unknown */
+	struct json_object *warnings; /* owned: sentences about drives that the revert empties; NULL: none was looked at */
 	uint32_t checked; /* only for a dry run: number of disks of the definition that are checked */
 	bool has_memory, stopped;
 	uint8_t taken; /* enum vm_snapshot_state of the snapshot */

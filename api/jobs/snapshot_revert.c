@@ -21,10 +21,17 @@ static void revert_fail(struct snapshot_work *w, const struct err *e)
 	job_fail(w->job, &own);
 }
 
+static void warnings_put(struct snapshot_work *w)
+{
+	if (w->warnings && json_object_array_length(w->warnings))
+		js_put(w->result, "warnings", json_object_get(w->warnings));
+}
+
 void snapshot_revert_succeed(struct snapshot_work *w)
 {
 	struct vm *vm = w->vm;
 
+	warnings_put(w);
 	snapshot_work_emit(w, EVENT_SNAPSHOT_REVERTED, w->name);
 	js_put_str(w->result, "name", w->name);
 	js_put_str(w->result, "id", w->id);
@@ -309,6 +316,7 @@ static void would_revert(void *opaque, int r, const struct vm_answer *a, const s
 	js_put_str(w->result, "state", vm_state_word(state_then(w)));
 	js_put_bool(w->result, "memory-lost", active);
 	js_put(w->result, "disks-lost", disks);
+	warnings_put(w);
 	if (r < 0)
 		revert_fail(w, e);
 	else
@@ -406,7 +414,12 @@ static void revert_chosen(void *opaque, int r, const struct snapshots *s, const 
 		r = snapshot_devices_plan(vm, w->then, &w->definition, &why);
 	else
 		r = snapshot_devices_check_images(vm, w->then, w->name, w->revert.disk, &why);
-	revert_planned(w, r, &why);
+	if (r < 0 || !w->has_memory || stays_active(w)) {
+		revert_planned(w, r, &why);
+		return;
+	}
+	w->warnings = json_object_new_array();
+	snapshot_devices_drop_media(vm, &w->definition, w->warnings, revert_planned, w);
 }
 
 int snapshot_revert(struct vm *vm, const struct snapshot_revert *opts, const struct job_name *name,

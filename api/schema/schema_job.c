@@ -76,6 +76,7 @@ static const struct field reverted[] = {
 	FIELD_PAUSE(OPTIONAL),
 	{ "memory-lost", FIELD_BOOL, OPTIONAL, "with dry-run: the memory of the present run would be lost" },
 	{ "disks-lost", LIST_OF(FIELD_STRING), OPTIONAL, "with dry-run: ids of the disks whose content would be lost" },
+	{ "warnings", LIST_OF(FIELD_STRING), OPTIONAL, "sentences about CD drives that are empty because the file of their medium is gone" },
 	FIELDS_TRACKING, END };
 static const struct field snapshots_deleted[] = {
 	{ "name", FIELD_STRING, OPTIONAL, "name of the snapshot that the command named" },

@@ -10,6 +10,23 @@
 
 static const char *const of_medium[] = { "path", "format", "data_file", "backing" };
 
+void vm_medium_put(struct json_object *drive, struct json_object *medium)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(of_medium); i++) {
+		json_object_object_del(drive, of_medium[i]);
+		if (medium && js_get(medium, of_medium[i]))
+			js_put(drive, of_medium[i], json_object_get(js_get(medium, of_medium[i])));
+	}
+}
+
+bool vm_medium_is_same(struct json_object *a, struct json_object *b)
+{
+	for (size_t i = 0; i < ARRAY_SIZE(of_medium); i++)
+		if (!json_object_equal(js_get(a, of_medium[i]), js_get(b, of_medium[i])))
+			return false;
+	return true;
+}
+
 /* Find the drive in the running definition. Returns its index or -errno. */
 static int drive_find(const struct vm *vm, const char *which, struct err *e)
 {
@@ -29,17 +46,11 @@ static int drive_find(const struct vm *vm, const char *which, struct err *e)
 
 static int medium_plan(const struct call *c, const struct vm *vm, struct json_object *disks, unsigned *ret_at, struct err *e)
 {
-	struct json_object *medium = js_get(c->args, "medium"), *disk;
 	int at = drive_find(vm, js_get_str(c->args, "disk"), e);
 
 	if (at < 0)
 		return at;
-	disk = json_object_array_get_idx(disks, (size_t)at);
-	for (size_t i = 0; i < ARRAY_SIZE(of_medium); i++) {
-		json_object_object_del(disk, of_medium[i]);
-		if (medium && js_get(medium, of_medium[i]))
-			js_put(disk, of_medium[i], json_object_get(js_get(medium, of_medium[i])));
-	}
+	vm_medium_put(json_object_array_get_idx(disks, (size_t)at), js_get(c->args, "medium"));
 	*ret_at = (unsigned)at;
 	return 1;
 }

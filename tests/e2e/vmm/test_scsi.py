@@ -175,18 +175,62 @@ def test_medium_is_changed_while_the_guest_runs(daemon, kvm, tmp_path):
     d.console.close()
 
 
-def test_revert_tells_the_guest_of_another_medium(daemon, kvm, tmp_path):
-    """Both media have the same size."""
+def reverted(daemon, name, *more):
+    return json.loads(daemon.cairn("snapshot-revert", "vm1", name, "--format", "json", *more).stdout)
+
+
+def test_revert_gives_the_drive_the_medium_of_the_snapshot(daemon, kvm, tmp_path):
+    """Both media have the same size. The medium of the next start stays as it is."""
     d = Drive(daemon, tmp_path)
     assert d.content() == "ab"
-    daemon.cairn("snapshot-create-as", "vm1", "one")
-    daemon.cairn("snapshot-revert", "vm1", "one")
-    assert d.content() == "ab"
+    daemon.cairn("snapshot-create-as", "vm1", "ab")
+    assert not reverted(daemon, "ab")["stopped"] and d.content() == "ab"
+    d.change("--eject")
+    daemon.cairn("snapshot-create-as", "vm1", "none")
     d.change(d.cd)
-    daemon.cairn("snapshot-revert", "vm1", "one")
-    assert d.scsi(READY)["sense"] == CHANGED and d.content() == "cd"
-    assert "had another medium when this state was saved" in daemon.log_of("vm1")
+    daemon.cairn("snapshot-create-as", "vm1", "cd")
     d.console.close()
+    for off in (False, True):
+        for name, medium in (("ab", d.ab), ("none", None), ("cd", d.cd)):
+            if off:
+                daemon.cairn("destroy", "vm1")
+            would = reverted(daemon, name, "--dry-run")
+            assert would["stopped"] == (not off) and would["disks-lost"] == ["vda"]
+            r = reverted(daemon, name)
+            assert (r["state"], r["stopped"]) == ("running", not off) and "warnings" not in r
+            assert d.source() == medium and d.source("--inactive") == d.ab
+            d.console = Console(daemon, "vm1")
+            if medium:
+                assert d.scsi(READY)["sense"] in (None, "0x0/0x0/0x0", CHANGED)
+                assert d.content() == medium[-6:-4]
+            else:
+                assert d.scsi(READY)["sense"] in (CHANGED, "0x2/0x3a/0x0") and d.scsi(READY)["sense"] == "0x2/0x3a/0x0"
+            d.console.close()
+    assert not reverted(daemon, "cd")["stopped"]
+
+
+def test_revert_empties_the_drive_if_the_medium_is_gone(daemon, kvm, tmp_path):
+    d = Drive(daemon, tmp_path)
+    daemon.cairn("snapshot-create-as", "vm1", "ab")
+    d.change(d.cd)
+    os.rename(d.ab, d.ab + ".moved")
+    text = f"the CD drive sdb is empty, because the file of its medium is gone: {d.ab}"
+    assert reverted(daemon, "ab", "--dry-run")["warnings"] == [text]
+    assert d.source() == d.cd
+    r = daemon.cairn("snapshot-revert", "vm1", "ab")
+    assert r.stderr == f"warning: {text}\n"
+    assert d.source() is None and d.source("--inactive") == d.ab
+    d.console.close()
+    d.console = Console(daemon, "vm1")
+    assert d.scsi(READY)["sense"] == CHANGED and d.scsi(READY)["sense"] == "0x2/0x3a/0x0"
+    d.console.close()
+    # So is that of a VM that is off.
+    daemon.cairn("destroy", "vm1")
+    d.change(d.cd, "--config")
+    assert reverted(daemon, "ab")["warnings"] == [text] and d.source() is None
+    # With the file, the drive has its medium again.
+    os.rename(d.ab + ".moved", d.ab)
+    assert "warnings" not in reverted(daemon, "ab") and d.source() == d.ab and d.source("--inactive") == d.cd
 
 
 @needs_bios

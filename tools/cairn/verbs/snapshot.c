@@ -4,6 +4,7 @@
 #include "base/shell_word.h"
 #include "base/size.h"
 #include "base/util.h"
+#include "tools/cairn/definition_file.h"
 #include "tools/cairn/job.h"
 #include "tools/cairn/multi_vm.h"
 #include "tools/cairn/output.h"
@@ -239,6 +240,7 @@ int verb_snapshot_revert(struct cli *c)
 	if (r < 0)
 		return cli_fail(&e, "Failed to revert domain '%s' to %s%s", c->pos[0],
 			name ? "snapshot " : "its current snapshot", name ? name : "");
+	warnings_print(js_get_array(result, "warnings"));
 	if (option_flag(c, "dry-run"))
 		return would_revert_print(c, result);
 	if (js_get_bool(result, "stopped", false) && c->format == CLI_TABLE)
