@@ -9,6 +9,7 @@
 #include "api/jobs/group_steps.h"
 #include "api/jobs/job.h"
 #include "api/jobs/pin_release.h"
+#include "api/jobs/snapshot_devices.h"
 #include "api/jobs/snapshots.h"
 #include "api/net/network_ports.h"
 #include "api/net/publish.h"
@@ -682,6 +683,34 @@ static void files_checked(void *opaque, int r, const struct err *e)
 		fork_go(f);
 }
 
+static void fork_check(struct fork *f)
+{
+	if (fork_images_any(f->files))
+		fork_images_check(f->files, files_checked, f);
+	else
+		fork_go(f);
+}
+
+/* The snapshot's guest knows the devices that the VM had then. */
+static void snapshots_fetched(void *opaque, int r, const struct snapshots *s, const struct err *e)
+{
+	struct definition *then CLEANUP(definition_free_p) = NULL;
+	struct fork *f = opaque;
+	struct err own;
+	size_t i = 0;
+
+	/* The VM's process refuses a snapshot that is missing. */
+	if (!r && snapshots_find(s, f->source->def->name, f->snapshot, &i, NULL) == 0) {
+		then = snapshot_devices_load(f->source, s->list[i].id, false);
+		r = snapshot_devices_check_clones(f->source, then, s->list[i].name, &own);
+		e = &own;
+	}
+	if (r < 0)
+		begin_fail(f, e);
+	else
+		fork_check(f);
+}
+
 static int fork_prepare(struct fork *f, const struct fork_opts *opts, struct err *e)
 {
 	int r = source_check(f->source, f->n, e);
@@ -715,10 +744,10 @@ static int fork_submit(struct fork *f, const char *job_id, struct err *e)
 	f->job->cancel = fork_cancel;
 	f->job->fork_stage = fork_stage;
 	f->begun_ns = loop_now_ns();
-	if (fork_images_any(f->files))
-		fork_images_check(f->files, files_checked, f);
+	if (f->snapshot[0])
+		snapshots_fetch(f->source, snapshots_fetched, f);
 	else
-		fork_go(f);
+		fork_check(f);
 	return 0;
 }
 

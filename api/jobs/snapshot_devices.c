@@ -327,6 +327,55 @@ void snapshot_devices_explain(const struct vm *vm, const struct definition *then
 		}
 }
 
+/* ---- clones of a snapshot ---- */
+
+static const char *disk_id(const struct definition *d, uint32_t i)
+{
+	return i < d->ndisks ? d->disks[i].id : NULL;
+}
+
+static const char *interface_id(const struct definition *d, uint32_t i)
+{
+	return i < d->ninterfaces ? d->interfaces[i].id : NULL;
+}
+
+/* Return the id of a device that only `has` has; NULL: there is none. */
+static const char *only_in(const struct definition *has, const struct definition *other,
+	const char *(*id_of)(const struct definition *d, uint32_t i))
+{
+	const char *id, *its;
+
+	for (uint32_t i = 0; (id = id_of(has, i)); i++) {
+		for (uint32_t k = 0; (its = id_of(other, k)) && strcmp(id, its) != 0; k++)
+			;
+		if (!its)
+			return id;
+	}
+	return NULL;
+}
+
+int snapshot_devices_check_clones(const struct vm *vm, const struct definition *then, const char *name, struct err *e)
+{
+	static const struct {
+		const char *noun;
+		const char *(*id_of)(const struct definition *d, uint32_t i);
+	} kinds[] = { { "disk", disk_id }, { "interface", interface_id } };
+
+	for (size_t i = 0; then && i < ARRAY_SIZE(kinds); i++) {
+		const char *lost = only_in(then, vm->def, kinds[i].id_of), *more = only_in(vm->def, then, kinds[i].id_of);
+
+		if (lost)
+			return err_set(e, -EINVAL, ERR_WRONG_STATE, "the guest of snapshot '%.200s' has the %s %s, and clones would lack it, because the "
+				"definition of VM '%.200s' does; add it first (cairn attach-%s --config)", name, kinds[i].noun, lost, vm->def->name,
+				kinds[i].noun);
+		if (more)
+			return err_set(e, -EINVAL, ERR_WRONG_STATE, "the guest of snapshot '%.200s' lacks the %s %s, and clones would have it, because the "
+				"definition of VM '%.200s' does; remove it first (cairn detach-%s --config)", name, kinds[i].noun, more, vm->def->name,
+				kinds[i].noun);
+	}
+	return 0;
+}
+
 /* ---- the check ---- */
 
 struct check {

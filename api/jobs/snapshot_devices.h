@@ -41,6 +41,9 @@ int snapshot_devices_check_images(const struct vm *vm, const struct definition *
 /* Replace the reason of a failed revert if it is that a disk has another image than at the snapshot. then: NULL: it is
  * unknown. e: says which disk lacks the snapshot, or that the VM has no such snapshot. */
 void snapshot_devices_explain(const struct vm *vm, const struct definition *then, const char *name, struct err *e);
+/* Check that clones of a snapshot, whose devices are those of the VM's definition, have the devices of the snapshot.
+ * then: as above. Returns 0; -EINVAL with an error that names a device. */
+int snapshot_devices_check_clones(const struct vm *vm, const struct definition *then, const char *name, struct err *e);
 /* Empty the CD drives whose medium is gone in the definition of a new process.
  * d: *d is that definition, or NULL for that of vm_live(); the caller owns *d. If a medium is gone, the call replaces
  * it.

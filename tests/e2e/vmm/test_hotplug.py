@@ -451,6 +451,30 @@ def test_revert_brings_back_the_disks_of_the_snapshots_own_image(daemon, guest, 
         daemon.cairn("destroy", "a")
 
 
+def test_clones_of_a_snapshot_have_its_devices(daemon, guest, tmp_path):
+    """Or are refused before anything is made: their definition is that of the VM."""
+    g = machine(daemon, guest, disks=[qcow2(tmp_path / "a")])
+    daemon.cairn("attach-disk", "a", qcow2(tmp_path / "b")["path"], "vdb", "--live", "--subdriver", "qcow2")
+    g.run("open 1")
+    g.run("write 0 8 1")
+    daemon.cairn("snapshot-create-as", "a", "more")
+    g.close()
+    daemon.cairn("destroy", "a")
+    files = set(os.listdir(tmp_path))
+    error = daemon.cairn("clone", "--live", "a", "c", "--snapshotname", "more", ok=4).stderr
+    assert "the guest of snapshot 'more' has the disk vdb, and clones would lack it" in error and "cairn attach-disk --config" in error
+    assert set(os.listdir(tmp_path)) == files and "c" not in daemon.cairn("list", "--all", "--name").stdout.split()
+    daemon.cairn("attach-disk", "a", str(tmp_path / "b"), "vdb", "--config", "--subdriver", "qcow2")
+    daemon.cairn("clone", "--live", "a", "c", "--snapshotname", "more")
+    c = Guest(daemon, "c")
+    c.run("verify 0 8 1")
+    c.close()
+    daemon.cairn("destroy", "c")
+    daemon.cairn("attach-interface", "a", "user", "--config")
+    error = daemon.cairn("clone", "--live", "a", "d", "--snapshotname", "more", ok=4).stderr
+    assert "the guest of snapshot 'more' lacks the interface" in error and "cairn detach-interface --config" in error
+
+
 @pytest.mark.skipif(not guestlib.has_userfaultfd(), reason="memory is read on demand only with userfaultfd")
 def test_disk_stays_until_memory_is_read_from_it(daemon, guest, tmp_path):
     """The memory that was reclaimed comes back from the VM's only disk, which the guest releases."""
