@@ -150,6 +150,7 @@ void command_vm_managed_save_remove(struct call *c);
 void command_vm_restore(struct call *c);
 void command_vm_dump(struct call *c);
 void command_vm_screenshot(struct call *c);
+void command_vm_inject_nmi(struct call *c);
 void command_vm_send_key(struct call *c);
 void command_vm_fork(struct call *c);
 void command_group_clone(struct call *c);

@@ -67,6 +67,7 @@ const struct command_handler command_handlers[] = {
 	{ "vm-restore", command_vm_restore },
 	{ "vm-dump", command_vm_dump },
 	{ "vm-screenshot", command_vm_screenshot },
+	{ "vm-inject-nmi", command_vm_inject_nmi },
 	{ "vm-send-key", command_vm_send_key },
 	{ "vm-export", command_vm_export },
 	{ "vm-import", command_vm_import },

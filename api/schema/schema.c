@@ -656,8 +656,7 @@ static const struct command commands[] = {
 		ROLE_ADMIN, COMMAND_CONCERNS_VM | COMMAND_MUTATES, ANY_STATE },
 	{ "vm-reset", "reset the VM, like a hardware reset button", vm_only, NULL, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_RESET },
-	{ "vm-suspend", "pause the vCPUs", vm_only, NULL, ROLE_OPERATOR,
-		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_SUSPEND },
+	{ "vm-suspend", "pause the vCPUs", vm_only, NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_SUSPEND },
 	{ "vm-resume", "resume the vCPUs", vm_only, NULL, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_RESUME },
 	{ "vm-destroy", "stop the VM at once, or end its start; return when its process has ended (a transient VM: is undefined), or fail if it is stuck in the kernel",
@@ -687,8 +686,8 @@ static const struct command commands[] = {
 	{ "vm-restart-process", "move the VM to a new process, for example of a newer version of Cairn, by a handover or else by a "
 		"save and a start; after a failure, the VM still runs or is saved", save_args, job_returns, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB, VM_ASK_RESTART_PROCESS },
-	{ "vm-managed-save-remove", "remove the managed save of a VM", vm_only, NULL,
-		ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_DROP_SAVED },
+	{ "vm-managed-save-remove", "remove the managed save of a VM", vm_only, NULL, ROLE_OPERATOR,
+		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_DROP_SAVED },
 	{ "vm-restore", "start a VM from the saved state passed as an fd, and define it if it is not defined; a VM with another definition "
 			"runs with that of the state until it is off, which requires the role owner",
 		restore_args, restore_returns, ROLE_OPERATOR, COMMAND_RESTORES | COMMAND_MUTATES | COMMAND_TAKES_FD, ANY_STATE },
@@ -697,6 +696,7 @@ static const struct command commands[] = {
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_JOB | COMMAND_TAKES_FD, VM_ASK_DUMP },
 	{ "vm-screenshot", "write a picture of the guest's screen to the file passed as an fd (empty, regular, open for writing)",
 		screenshot_args, NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES | COMMAND_TAKES_FD, VM_ASK_DUMP },
+	{ "vm-inject-nmi", "send an NMI to every vCPU", vm_only, NULL, ROLE_OPERATOR, COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_GUEST },
 	{ "vm-send-key", "press keys of the guest's keyboard together, and release them", send_key_args, NULL, ROLE_OPERATOR,
 		COMMAND_CONCERNS_VM | COMMAND_MUTATES, VM_ASK_GUEST },
 	{ "vm-export", "export definition, disks, kernel and initrd to the file passed as an fd; owners only, because the archive "

@@ -316,6 +316,8 @@ int verb_dump(struct cli *c);
 int verb_screenshot(struct cli *c);
 int verb_send_key(struct cli *c);
 int verb_vncdisplay(struct cli *c);
+int verb_domdisplay(struct cli *c);
+int verb_inject_nmi(struct cli *c);
 int verb_save(struct cli *c);
 int verb_restore(struct cli *c);
 int verb_save_image_define(struct cli *c);

@@ -683,9 +683,15 @@ cairn dommemstat web1
 cairn send-key web1 KEY_LEFTCTRL KEY_LEFTALT KEY_DELETE
     given: definition web1; sed -i 's/{/{"screen": true,/' web1.json; cairn define web1.json; cairn start web1
     then: is web1 running
+cairn inject-nmi web1
+    given: running web1
+    then: is web1 running
 cairn vncdisplay web1
     given: definition web1; sed -i 's/{/{"screen": true, "vnc": true,/' web1.json; cairn define web1.json; cairn start web1
     then: shows /web1.vnc
+cairn domdisplay web1
+    given: definition web1; sed -i 's/{/{"screen": true, "vnc": true,/' web1.json; cairn define web1.json; cairn start web1
+    then: shows '^vnc+unix:///.*/web1.vnc$'
 cairn screenshot web1 web1.png
     given: definition web1; sed -i 's/{/{"screen": true,/' web1.json; cairn define web1.json; cairn start web1
     how: {} 2>said || grep 'the screen is off' said

@@ -199,6 +199,8 @@ def test_tcp_needs_the_password(vm, daemon, tmp_path):
     port = free_port()
     server = begin(vm, daemon, {"port": port, "password_file": str(secret)})
     assert server == f"127.0.0.1:{port - 5900}"
+    assert daemon.cairn("domdisplay", "src").stdout == f"vnc://127.0.0.1:{port - 5900}\n"
+    assert "--type must be vnc" in daemon.cairn("domdisplay", "src", "--type", "spice", ok=2).stderr
     draw(vm, "src")
     server = f"127.0.0.1:{port}"
     client(server, "wait:640,480,10,20,ff0000", password="swordfis")
@@ -356,7 +358,9 @@ def test_clone_has_no_display(vm, daemon):
     begin(vm, daemon)
     draw(vm, "src")
     vm.clone("copy")
-    assert "runs without VNC" in daemon.cairn("vncdisplay", "copy", ok=False).stderr
+    for verb in ("vncdisplay", "domdisplay"):
+        assert "runs without VNC" in daemon.cairn(verb, "copy", ok=False).stderr
+    assert daemon.cairn("domdisplay", "src").stdout == "vnc+unix://" + daemon.cairn("vncdisplay", "src").stdout
 
 
 @pytest.mark.parametrize("vnc, said", [

@@ -1,5 +1,5 @@
-/* screenshot: save a picture of a guest's screen. send-key: press keys. vncdisplay:
- * print where VNC clients find the screen. */
+/* screenshot: save a picture of a guest's screen. send-key: press keys. inject-nmi: send an NMI. vncdisplay,
+ * domdisplay: print where VNC clients find the screen. */
 #include "tools/cairn/cli.h"
 #include "tools/cairn/output.h"
 #include "api/wire/json.h"
@@ -62,38 +62,69 @@ int verb_send_key(struct cli *c)
 		CLI_OK;
 }
 
-/* virsh's form: display 1 is port 5901. */
-static void vnc_print(struct json_object *vnc)
+int verb_inject_nmi(struct cli *c)
+{
+	CLEANUP_JS struct json_object *answer = NULL;
+	struct err e;
+
+	return cli_execute(c, "vm-inject-nmi", cli_vm_args(c->pos[0]), &answer, NULL, &e) < 0 ?
+		cli_fail(&e, "Failed to send an NMI to domain '%s'", c->pos[0]) : CLI_OK;
+}
+
+/* Print the address in virsh's form: display 1 is port 5901. */
+static void vnc_print(struct json_object *vnc, bool uri)
 {
 	const char *path = js_get_str(vnc, "path"), *address = js_get_str_or(vnc, "address", "");
 	long long port = js_get_int(vnc, "port", 0);
 	bool six = strchr(address, ':') != NULL;
 
 	if (path)
-		printf("%s\n", path);
+		printf("%s%s\n", uri ? "vnc+unix://" : "", path);
 	else
-		printf("%s%s%s:%s%lld\n", six ? "[" : "", address, six ? "]" : "", port < 5900 ? ":" : "", port < 5900 ? port : port - 5900);
+		printf("%s%s%s%s:%s%lld\n", uri ? "vnc://" : "", six ? "[" : "", address, six ? "]" : "", port < 5900 ? ":" : "",
+			port < 5900 ? port : port - 5900);
+}
+
+/* Get `vnc` of the definition that the VM runs with. *ret_o: owns it. */
+static int vnc_get(struct cli *c, struct json_object **ret_o, struct json_object **ret_vnc, struct err *e)
+{
+	CLEANUP_JS struct json_object *info = NULL;
+	const char *name = c->pos[0];
+	int r = cli_vm_info(c, name, &info, e);
+
+	if (!r && !js_get(info, "pid"))
+		r = err_set(e, -EPERM, ERR_WRONG_STATE, "VM '%s' is %s. Next: cairn start %s", name, cli_vm_state(info), shell_word(name).s);
+	if (!r)
+		r = cli_execute(c, "vm-dump-definition", cli_vm_args(name), ret_o, NULL, e);
+	if (r < 0)
+		return r;
+	*ret_vnc = js_get(js_get(*ret_o, "definition"), "vnc");
+	return *ret_vnc ? 0 : err_set(e, -ENOENT, ERR_NOT_FOUND, "VM '%s' runs without VNC; set \"vnc\": true (cairn edit %s), shut the VM "
+		"down and start it", name, shell_word(name).s);
+}
+
+static int display_print(struct cli *c, bool uri)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	struct json_object *vnc = NULL;
+	struct err e;
+
+	if (vnc_get(c, &o, &vnc, &e) < 0)
+		return cli_fail(&e, "Failed to get the VNC display of domain '%s'", c->pos[0]);
+	vnc_print(vnc, uri);
+	return CLI_OK;
 }
 
 int verb_vncdisplay(struct cli *c)
 {
-	CLEANUP_JS struct json_object *info = NULL, *o = NULL;
-	const char *name = c->pos[0];
-	struct json_object *vnc = NULL;
-	struct err e;
-	int r = cli_vm_info(c, name, &info, &e);
+	return display_print(c, false);
+}
 
-	if (!r && !js_get(info, "pid"))
-		r = err_set(&e, -EPERM, ERR_WRONG_STATE, "VM '%s' is %s. Next: cairn start %s", name, cli_vm_state(info), shell_word(name).s);
-	if (!r)
-		r = cli_execute(c, "vm-dump-definition", cli_vm_args(name), &o, NULL, &e);
-	if (!r) {
-		vnc = js_get(js_get(o, "definition"), "vnc");
-		r = vnc ? 0 : err_set(&e, -ENOENT, ERR_NOT_FOUND, "VM '%s' runs without VNC; set \"vnc\": true (cairn edit %s), shut the VM "
-			"down and start it", name, shell_word(name).s);
-	}
-	if (r < 0)
-		return cli_fail(&e, "Failed to get the VNC display of domain '%s'", name);
-	vnc_print(vnc);
-	return CLI_OK;
+int verb_domdisplay(struct cli *c)
+{
+	const char *type = option_value(c, "type");
+
+	if (type && strcmp(type, "vnc") != 0)
+		return cli_usage(c, "a screen of Cairn is shown by VNC only; --type must be vnc, not \"%s\"", type);
+	return display_print(c, true);
 }

@@ -172,6 +172,10 @@ static const struct verb_option domstats_options[] = {
 	{ "raw", NULL, "no effect: the figures are plain numbers" }, END };
 static const struct verb_option screenshot_options[] = {
 	{ "screen", "0", "take the screen of this number; a VM has one, 0" }, END };
+static const struct verb_option domdisplay_options[] = {
+	{ "type", "vnc", "print the URI of this type; a VM has VNC only" },
+	{ "all", NULL, "no effect: a VM has one display" },
+	{ "include-password", NULL, "no effect: the URI has no password" }, END };
 static const struct verb_option version_options[] = {
 	{ "daemon", NULL, "fail if the daemon does not answer" }, END };
 static const struct verb_option domdirtyrate_options[] = {
@@ -703,10 +707,13 @@ const struct verb verbs[] = {
 		"vm-info vm-set-memory", verb_dommemstat },
 	{ "send-key", "Monitoring", "VM KEY...", "press keys of the guest's keyboard together, such as KEY_LEFTCTRL KEY_LEFTALT KEY_DELETE",
 		send_key_options, 2, MANY, false, "vm", "vm-send-key", verb_send_key },
+	{ "inject-nmi", "Monitoring", "VM", "send an NMI to every vCPU of a running VM", NULL, 1, 1, false, "vm", "vm-inject-nmi", verb_inject_nmi },
 	{ "screenshot", "Monitoring", "VM FILE", "save a picture of the guest's screen, as PNG if FILE ends in .png, or else as PPM", screenshot_options, 2, 2,
 		false, "vm", "vm-screenshot", verb_screenshot },
 	{ "vncdisplay", "Monitoring", "VM", "print where VNC clients find the screen of a running VM", NULL, 1, 1, false, "vm",
 		"vm-dump-definition vm-info", verb_vncdisplay },
+	{ "domdisplay", "Monitoring", "VM", "print the URI at which viewers find the screen of a running VM", domdisplay_options, 1, 1, false, "vm",
+		"vm-dump-definition vm-info", verb_domdisplay },
 	{ "top", "Monitoring", "[VM...]", "show the resource usage of VMs, continuously", top_options, 0, MANY, true, "vm", "vm-info", verb_top },
 	{ "qmp-path", "Monitoring", "VM", "print the path of a VM's own socket, for programs that speak QEMU's QMP", NULL, 1, 1, false,
 		"vm", "vm-qmp-path", verb_qmp_path },

@@ -317,10 +317,14 @@ def test_nmi_reaches_halted_vcpu(daemon, guest, kvm):
     assert q.run("inject-nmi") == {}
     while "vector=0x2 count=1" not in console.run("irqs"):
         time.sleep(0.01)
+    assert daemon.cairn("inject-nmi", "vm1").stdout == ""
+    while "vector=0x2 count=2" not in console.run("irqs"):
+        time.sleep(0.01)
     console.close()
     q.run("stop")
     with pytest.raises(QmpError, match="NMI"):
         q.run("inject-nmi")
+    assert "paused" in daemon.cairn("inject-nmi", "vm1", ok=4).stderr
     q.close()
 
 

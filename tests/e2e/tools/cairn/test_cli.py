@@ -28,7 +28,7 @@ VERBS = ["define", "create", "validate", "dumpjson", "dumpxml", "edit", "domrena
          "snapshot-parent", "snapshot-diff", "snapshot-revert", "snapshot-delete", "snapshot-rename", "snapshot-tag",
          "snapshot-schedule", "list", "dominfo", "domstate", "domid", "domuuid", "domname", "domblklist",
          "domblkinfo", "domblkstat", "domiflist", "domifstat", "domif-getlink", "domifaddr", "domblkerror", "vcpuinfo", "vcpucount", "nodeinfo",
-         "nodecpustats", "domstats", "domdirtyrate-calc", "metrics", "trend", "advise", "threshold", "threshold-list", "threshold-remove", "web-hook", "web-hook-list", "web-hook-remove", "web-hook-test", "dommemstat", "send-key", "screenshot", "vncdisplay", "top",
+         "nodecpustats", "domstats", "domdirtyrate-calc", "metrics", "trend", "advise", "threshold", "threshold-list", "threshold-remove", "web-hook", "web-hook-list", "web-hook-remove", "web-hook-test", "dommemstat", "send-key", "inject-nmi", "screenshot", "vncdisplay", "domdisplay", "top",
          "qmp-path", "console", "log", "vsock", "ssh", "wait", "event", "events", "pool-list", "pool-info", "pool-define-as", "pool-undefine", "vol-list", "vol-info", "vol-path",
          "vol-create-as", "vol-clone", "vol-delete", "vol-resize", "image-list", "image-remove", "net-list", "net-info", "net-start",
          "net-destroy", "net-autostart", "net-define", "net-create", "net-dumpjson", "net-dumpxml", "net-update", "net-edit",

@@ -82,7 +82,7 @@ def test_completion_offers_matching_words(fake):
     assert complete("cairn snapshot-revert --domain web1 ") == {"before"}
     assert complete("cairn snapshot-revert --di") == {"--disk", "--disks-only"}
     assert complete("cairn help dom") == {"dominfo", "domstate", "domid", "domuuid", "domname", "domblkerror", "domblkinfo", "domblklist", "domblkstat", "domiflist", "domifstat", "domif-getlink", "domif-egress", "domif-setlink", "domiftune", "domifaddr", "domrename", "domstats", "domdirtyrate-calc", "dommemstat", "domhostname", "domfsinfo",
-                                         "domfstrim", "domfsfreeze", "domfsthaw", "domtime", "domjobinfo", "domjobabort"}
+                                         "domfstrim", "domfsfreeze", "domfsthaw", "domtime", "domjobinfo", "domjobabort", "domdisplay"}
     assert complete(f"cairn -c {fake.socket} start web2") == {"web2"}
     # Words with characters at which the shell splits.
     fake.cairn("start", "web2")

@@ -377,7 +377,9 @@ reset vm1
 dump vm1 core
 screenshot vm1 picture.png
 send-key vm1 KEY_ENTER
+inject-nmi vm1
 vncdisplay vm1
+domdisplay vm1
 save vm1 saved
 restore saved
 restart-process vm1
