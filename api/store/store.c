@@ -25,6 +25,7 @@
 
 struct store {
 	char *dir;
+	int dir_fd; /* of the folder: it may be moved or unmounted */
 	int lock_fd;
 	bool took_over;
 	struct store_writer writer;
@@ -74,6 +75,11 @@ static void file_queue(struct store *s, const char *path, struct json_object *o)
 	store_writer_put(&s->writer, PENDING_WRITE, path, text_of(path, o, 0));
 }
 
+static int place_check(const struct store *s, struct err *e)
+{
+	return store_place_check(s->dir_fd, s->dir, e);
+}
+
 /* Write a file and wait. Waits for queued writes of the file first, which would otherwise overwrite it. */
 static int file_write(struct store *s, const char *path, struct json_object *o, struct err *e)
 {
@@ -81,6 +87,8 @@ static int file_write(struct store *s, const char *path, struct json_object *o, 
 	int r = store_size_check(path, text, e);
 
 	store_writer_drain_path(&s->writer, path);
+	if (!r)
+		r = place_check(s, e);
 	if (!r)
 		r = store_unread_check(&s->unread, NULL, path, e);
 	return r < 0 ? r : file_write_atomic(path, text, strlen(text), 0600, e);
@@ -92,6 +100,8 @@ static int file_switch(struct store *s, const char *path, struct json_object *o,
 	CLEANUP_FREE char *text = text_of(path, o, 0);
 	int r = store_size_check(path, text, e);
 
+	if (!r)
+		r = place_check(s, e);
 	if (!r)
 		r = store_unread_check(&s->unread, NULL, path, e);
 	if (!r)
@@ -182,16 +192,22 @@ int store_open(const char *dir, const struct store_takeover *t, struct store **r
 
 	if (!s)
 		return err_set_errno(e, -ENOMEM, "%s", dir);
-	s->lock_fd = -1;
+	s->dir_fd = s->lock_fd = -1;
 	store_unread_init(&s->unread);
 	store_writer_init(&s->writer, STORE_THREAD, &s->unread);
 	s->dir = strdup(dir);
 	r = s->dir ? folders_make(s, e) : err_set_errno(e, -ENOMEM, "%s", dir);
+	if (!r) {
+		s->dir_fd = open(s->dir, O_PATH | O_DIRECTORY | O_CLOEXEC);
+		r = s->dir_fd < 0 ? err_set_errno(e, -errno, "%s", dir) : 0;
+	}
 	if (!r)
 		r = store_lock(s->dir, t, &s->lock_fd, &s->took_over, e);
 	if (!r) {
 		if (vm_path(s, "", "", path, NULL) == 0)
 			store_files_drop(path, DRAFT); /* drafts whose daemon ended before it kept or dropped them */
+		s->writer.dir = s->dir;
+		s->writer.dir_fd = s->dir_fd;
 		s->writer.ordered_device = store_ordered_device(s->dir);
 		r = store_writer_start(&s->writer, e);
 	}
@@ -213,6 +229,8 @@ void store_close(struct store *s)
 	if (!s)
 		return;
 	store_writer_done(&s->writer);
+	if (s->dir_fd >= 0)
+		close(s->dir_fd);
 	if (s->lock_fd >= 0)
 		close(s->lock_fd);
 	store_unread_done(&s->unread);
@@ -572,6 +590,8 @@ static int definition_put(struct store *s, const char *name, const char *text, c
 	int r = vm_path(s, name, "", path, e);
 
 	if (!r)
+		r = place_check(s, e);
+	if (!r)
 		r = mkdir_all(path, 0700, e);
 	if (!r && marker)
 		r = vm_path(s, name, marker, path, e);
@@ -783,6 +803,8 @@ int store_open_file(struct store *s, const char *name, const char *file, int fla
 	char path[PATH_MAX];
 	int r = vm_path(s, name, file, path, e), fd;
 
+	if (!r && flags & O_CREAT)
+		r = place_check(s, e);
 	if (r < 0)
 		return r;
 	fd = open(path, flags | O_CLOEXEC | O_NOFOLLOW, 0600);

@@ -52,6 +52,17 @@ dev_t store_ordered_device(const char *folder)
 	return fs.f_type == XFS_SUPER_MAGIC || (fs.f_type == EXT4_SUPER_MAGIC && has_journal(st.st_dev)) ? st.st_dev : 0;
 }
 
+int store_place_check(int fd, const char *path, struct err *e)
+{
+	struct stat opened, now = { 0 };
+
+	if (fstat(fd, &opened) < 0 || (stat(path, &now) < 0 && errno != ENOENT && errno != ENOTDIR) ||
+		(now.st_dev == opened.st_dev && now.st_ino == opened.st_ino))
+		return 0;
+	return err_set(e, -EIO, ERR_IO, "the state folder %s is gone: since cairnd started, it was removed or moved, or its file system was "
+		"unmounted; put it back, or restart cairnd to begin with an empty one", path);
+}
+
 int store_folder_sync(const char *path)
 {
 	CLEANUP_CLOSE int fd = -1;

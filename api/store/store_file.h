@@ -22,6 +22,8 @@ struct err;
  * in the order in which they were made, and these acts change the file's inode, which the sync writes. After a
  * removal, the folder needs a sync there, too. Returns 0 if the file system is another one or unknown. */
 dev_t store_ordered_device(const char *folder);
+/* Check that the state folder's path leads to the folder that was opened. fd: of that folder. Returns -EIO if not. */
+int store_place_check(int fd, const char *path, struct err *e);
 /* Sync a folder. */
 int store_folder_sync(const char *path);
 /* Sync a folder, if it still exists. */

@@ -98,6 +98,8 @@ static int pending_do(struct store_writer *w, const struct pending *p, struct er
 {
 	int r = p->text ? store_size_check(p->path, p->text, e) : 0;
 
+	if (!r && w->dir && p->kind != PENDING_NONE)
+		r = store_place_check(w->dir_fd, w->dir, e);
 	if (!r && p->kind == PENDING_WRITE)
 		r = store_unread_check(w->unread, NULL, p->path, e);
 	if (r < 0)

@@ -34,6 +34,8 @@ enum pending_kind {
 struct store_writer {
 	struct store_unread *unread;
 	const char *name;
+	const char *dir; /* borrowed: the state folder's path; NULL: do not check it. Set it and dir_fd before store_writer_start() */
+	int dir_fd; /* borrowed */
 	pthread_t thread;
 	bool runs;
 	pthread_mutex_t mutex;

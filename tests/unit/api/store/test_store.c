@@ -446,6 +446,52 @@ static void test_file_is_ended_in_place(void **state)
 	loop_free(l);
 }
 
+static void put_is_refused(struct store *s, struct loop *l)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	struct store_work w;
+	struct err e;
+
+	js_put_str(o, "a", "1");
+	assert_int_equal(store_put(s, NULL, "jobs.json", o, STORE_NOW, NULL, &e), -EIO);
+	assert_non_null(strstr(e.msg, "put it back, or restart cairnd"));
+	assert_int_equal(store_put(s, NULL, "batches/x.json", o, STORE_SOON, NULL, &e), -EIO);
+	begin(&w, l);
+	store_put(s, NULL, "jobs.json", o, STORE_WITH_WORK, &w, &e);
+	assert_int_equal(finish(s, &w), -EIO);
+	assert_int_equal(w.e.cls, ERR_IO);
+	draft(s, &w, l, "a");
+	assert_int_equal(finish(s, &w), -EIO);
+	assert_int_equal(store_save_definition_soon(s, "a", o, true, NULL, &e), -EIO);
+	assert_int_equal(store_open_file(s, "vm", "log", O_WRONLY | O_CREAT, &e), -EIO);
+}
+
+/* Nothing is written to another folder of that name, such as the one below a file system that was unmounted. */
+static void test_state_folder_that_is_gone_is_not_replaced(void **state)
+{
+	CLEANUP_JS struct json_object *o = json_object_new_object();
+	char dir[PATH_MAX], away[PATH_MAX];
+	struct store *s;
+	struct loop *l;
+	struct err e;
+
+	snprintf(dir, sizeof(dir), "%s/state", (const char *)*state);
+	snprintf(away, sizeof(away), "%s/away", (const char *)*state);
+	s = opened(dir);
+	define(s, "vm");
+	assert_int_equal(loop_new(8, &l, &e), 0);
+	assert_int_equal(rename(dir, away), 0);
+	put_is_refused(s, l);
+	assert_int_equal(mkdir(dir, 0700), 0);
+	put_is_refused(s, l);
+	assert_int_equal(rmdir(dir), 0); /* it is empty */
+	assert_int_equal(rename(away, dir), 0);
+	js_put_str(o, "a", "1");
+	assert_int_equal(store_put(s, NULL, "jobs.json", o, STORE_NOW, NULL, &e), 0);
+	store_close(s);
+	loop_free(l);
+}
+
 static void test_order_of_names_is_unknown_without_a_disk(void **state)
 {
 	(void)state;
@@ -692,6 +738,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_too_large_file_is_not_saved, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_files_beside_vms_are_written_atomically, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_file_is_ended_in_place, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_state_folder_that_is_gone_is_not_replaced, setup, teardown),
 		cmocka_unit_test(test_order_of_names_is_unknown_without_a_disk),
 		cmocka_unit_test_setup_teardown(test_file_without_text_is_not_ended, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_clone_exists_with_marker_or_not_at_all, setup, teardown),
