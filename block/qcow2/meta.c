@@ -267,6 +267,8 @@ int qcow2_meta_load(struct qcow2 *q, struct err *e)
 		return qcow2_memory_exceeded(q, e);
 	if (r < 0 && !*why.msg)
 		err_set_errno(&why, r, "%s", q->base.name);
+	else if (r < 0)
+		err_prefix(&why, "%s", q->base.name);
 	if (r < 0 && e)
 		*e = why;
 	return r;

@@ -136,7 +136,7 @@ struct qcow2_snapshot_info {
 int qcow2_snapshots_read(int fd, const struct qcow2_header *h,
 	struct qcow2_snapshot_info **ret_list, size_t *ret_n, struct err *e);
 /* Like qcow2_snapshots_read(), for checks and repairs: cut extra data to the limit, and end before the first
- * entry that is over the limit of entries or of the table's size. */
+ * entry that is over the limit of entries, the limit of the size, or the end of the file. */
 int qcow2_snapshots_read_damaged(int fd, const struct qcow2_header *h, struct qcow2_snapshot_info **ret_list, size_t *ret_n,
 	struct err *e);
 void qcow2_snapshots_free(struct qcow2_snapshot_info *list, size_t n);

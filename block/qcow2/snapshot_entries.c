@@ -90,6 +90,7 @@ struct table_reader {
 	uint64_t buf_at;
 	size_t buf_cap, buf_len, next_len;
 	bool damaged; /* see qcow2_snapshots_read_damaged() */
+	bool cut; /* the file ends before the part that was read last */
 };
 
 static int reader_grow(struct table_reader *t, size_t n)
@@ -123,15 +124,22 @@ static int reader_at(struct table_reader *t, uint64_t off, size_t len, struct cu
 	return 0;
 }
 
+static int table_is_cut(struct err *e)
+{
+	return err_set(e, -EINVAL, ERR_CORRUPT, "the image's file ends inside its snapshot table; `cairn-img check -r all` discards the "
+		"snapshots that are lost");
+}
+
 /* Get a cursor over [off, off + len), which fails if the file ends before. */
 static int part_at(struct table_reader *t, uint64_t off, size_t len, struct cursor *ret, struct err *e)
 {
-	int r = reader_at(t, off, len, ret);
+	int r;
 
-	if (r < 0)
-		return err_set_errno(e, r, "cannot read the snapshot table");
-	return cursor_left(ret) >= len ? 0
-		: err_set(e, -EINVAL, ERR_CORRUPT, "the snapshot table ends inside an entry");
+	t->cut = !range_inside(off, len, t->end);
+	if (t->cut)
+		return table_is_cut(e);
+	r = reader_at(t, off, len, ret);
+	return r < 0 ? err_set_errno(e, r, "cannot read the snapshot table") : 0;
 }
 
 /* Parse the entry at off. Returns 0 or -errno with a sentence; s has the parts that were read. */
@@ -181,6 +189,8 @@ static int table_parse(struct table_reader *t, const struct qcow2_header *h, str
 		uint64_t len;
 		int r = entry_parse(t, h, off, s, e);
 
+		if (r < 0 && t->cut && t->damaged)
+			return (int)i;
 		if (r < 0)
 			return r;
 		len = QCOW2_SNAPSHOT_HEADER_BYTES + (uint64_t)s->extra_in_file + s->id_len + s->name_len;
@@ -206,8 +216,8 @@ static int snapshots_read(int fd, const struct qcow2_header *h, bool damaged, st
 	struct qcow2_snapshot_info *list;
 	int r;
 
-	if (end >= 0 && !range_inside(h->snapshots_offset, (uint64_t)n * QCOW2_SNAPSHOT_HEADER_BYTES, (uint64_t)end))
-		return err_set(e, -EINVAL, ERR_CORRUPT, "the snapshot table ends inside an entry");
+	if (!damaged && end >= 0 && !range_inside(h->snapshots_offset, (uint64_t)n * QCOW2_SNAPSHOT_HEADER_BYTES, (uint64_t)end))
+		return table_is_cut(e);
 	list = calloc(n + 1u, sizeof(*list));
 	if (!list)
 		return err_set_errno(e, -ENOMEM, "snapshot table");
@@ -219,7 +229,7 @@ static int snapshots_read(int fd, const struct qcow2_header *h, bool damaged, st
 		return r;
 	}
 	if ((uint32_t)r < n)
-		snapshot_entry_done(&list[r]); /* the entry exceeded the limit */
+		snapshot_entry_done(&list[r]); /* the entry exceeds the limit, or the file's end */
 	*ret_list = list;
 	*ret_n = (size_t)r;
 	return 0;

@@ -349,6 +349,29 @@ def test_overhanging_snapshots_are_discarded_by_a_repair(box):
     assert len(json.loads(box.img("info", "--output", "json", "a").stdout)["snapshots"]) == 65536
 
 
+@pytest.mark.parametrize("kept,left", [(0, 0), (20, 0), (100, 1)])
+def test_snapshots_behind_the_end_of_the_file_are_discarded_by_a_repair(box, kept, left):
+    a = box.path / "a"
+    box.img("create", "-q", "-f", "qcow2", "a", "1M")
+    box.io("a", "write -P 5 0 256k")
+    for name in "xyz":
+        box.img("snapshot", "-c", name, "a")
+    table = os.path.getsize(a)
+    with open(a, "r+b") as f:
+        f.seek(be64(a, 64))
+        entries = f.read(4096)
+        f.seek(table)
+        f.write(entries)
+    poke(a, 64, table.to_bytes(8, "big"))
+    os.truncate(a, table + kept)
+    assert "discards the snapshots that are lost" in box.fails("snapshot", "-l", "a")
+    assert f"ERROR {3 - left} overhanging snapshots" in box.img("check", "a", status=2).stdout
+    assert f"Discarding {3 - left} overhanging snapshots" in box.img("check", "-r", "all", "a").stdout
+    assert len(box.img("snapshot", "-l", "a").stdout.splitlines()) == (2 + left if left else 0)
+    box.qemu("check", "a")
+    box.io("a", "read -P 5 0 256k")
+
+
 def test_check_lists_every_fault(box):
     box.qemu("create", "-q", "-f", "qcow2", "a", "16M")
     block = be64(box.path / "a", be64(box.path / "a", 48))
