@@ -46,10 +46,10 @@ struct open_as {
 static int files_open(const void *arg, struct fork_as_result *out, struct err *e)
 {
 	const struct part *p = arg;
+	int fd = -1;
 
 	for (unsigned i = 0; i < p->n; i++) {
-		int fd = config_open_file(&p->files->list[p->at[i]], p->rights, e);
-
+		fd = config_open_file(&p->files->list[p->at[i]], p->rights, fd, e);
 		if (fd < 0)
 			return fd;
 		if (i >= p->nheld) {
@@ -99,7 +99,7 @@ static int files_check(const void *arg, struct fork_as_result *out, struct err *
 
 	(void)out;
 	for (unsigned i = 0; i < p->n; i++) {
-		int fd = config_open_file(&p->files->list[p->at[i]], p->rights, e);
+		int fd = config_open_file(&p->files->list[p->at[i]], p->rights, -1, e);
 
 		if (fd < 0)
 			return fd;
@@ -251,7 +251,7 @@ static int open_as_start(struct open_as *o, struct helpers *h, const struct defi
 		struct part *p;
 
 		if (own && files->list[i].forward) {
-			r = o->fds[i] = config_open_file(&files->list[i], false, e);
+			r = o->fds[i] = config_open_file(&files->list[i], false, -1, e);
 			if (r < 0)
 				return r;
 			continue;

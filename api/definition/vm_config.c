@@ -177,7 +177,7 @@ static int path_open(const char *path, int flags, bool foreign)
 
 /* open() needs O_NONBLOCK, because a FIFO in place of a disk must not block the daemon; afterwards fcntl() clears the
  * flag. */
-int config_open_file(const struct config_file *f, bool foreign, struct err *e)
+int config_open_file(const struct config_file *f, bool foreign, int before, struct err *e)
 {
 	CLEANUP_CLOSE int fd = -1;
 	struct stat st;
@@ -189,7 +189,7 @@ int config_open_file(const struct config_file *f, bool foreign, struct err *e)
 	if (f->kind == CONFIG_LISTENS)
 		return path_listen(f->path, f->key, e);
 	if (f->kind == CONFIG_DIALS)
-		return vsock_dial_start(f->path, f->key, e);
+		return vsock_dial_start(f->path, f->key, before, e);
 	if (f->kind == CONFIG_SHOWS)
 		return screen_show(f->definition, e);
 	if (f->kind == CONFIG_SHARES)
@@ -206,9 +206,10 @@ int config_open_file(const struct config_file *f, bool foreign, struct err *e)
 
 int config_open_files(struct config *c, const struct config_files *files, struct err *e)
 {
-	for (unsigned i = 0; i < files->n; i++) {
-		int fd = config_open_file(&files->list[i], false, e);
+	int fd = -1;
 
+	for (unsigned i = 0; i < files->n; i++) {
+		fd = config_open_file(&files->list[i], false, fd, e);
 		if (fd < 0) {
 			config_done(c);
 			return fd;
@@ -395,7 +396,7 @@ static int rom_open(struct config *c, const char *key, const char *path, uint16_
 	int fd;
 
 	snprintf(f.key, sizeof(f.key), "%s", key);
-	fd = config_open_file(&f, false, e);
+	fd = config_open_file(&f, false, -1, e);
 	if (fd < 0)
 		return fd;
 	at = config_add_fd(c, fd);

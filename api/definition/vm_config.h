@@ -79,8 +79,9 @@ int config_prepare_forwards(const struct definition *d, struct config *c, struct
  * config_open_file() does, but for the fd. */
 int config_check_forward(const struct definition_forward *f, const char *key, struct err *e);
 /* Open a file of the list. foreign: this process acts for another user; links of /proc to files that this process has
- * open are errors. Returns an owned fd; -errno with an error that names the key. */
-int config_open_file(const struct config_file *f, bool foreign, struct err *e);
+ * open are errors. before: the fd of the file before it in the list, which CONFIG_DIALS needs; -1: it was another kind.
+ * Returns an owned fd; -errno with an error that names the key. */
+int config_open_file(const struct config_file *f, bool foreign, int before, struct err *e);
 /* Open all files of the list into c. Returns 0; -errno, and then c has no fds. */
 int config_open_files(struct config *c, const struct config_files *files, struct err *e);
 /* Add fds that another process opened, in the order of the list. fds: taken, also on failure. Returns 0; -EMFILE: some

@@ -1,6 +1,7 @@
 #include "api/definition/vnc_start.h"
 #include "api/definition/definition.h"
 #include "api/definition/detached_program.h"
+#include "api/definition/vsock_socket.h"
 #include "api/store/paths.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -40,16 +41,25 @@ static int password_open(const char *path, struct err *e)
 int vnc_start(const struct definition *d, int listener, struct err *e)
 {
 	const char *path = d->vnc.password_file;
-	CLEANUP_CLOSE int password = path ? password_open(path, e) : -1;
+	CLEANUP_CLOSE int password = path ? password_open(path, e) : -1, guard = -1;
 	char program[PATH_MAX];
 	char *argv[] = { "cairn-vnc", (char *)d->name, path ? "password" : NULL, NULL };
 	int pair[2], r = paths_helper("cairn-vnc", program, sizeof(program), e);
+	int fds[4], n = 0;
 
 	if (r < 0 || (path && password < 0))
 		return r < 0 ? r : password;
+	if (d->vnc.path && (guard = socket_guard_start(d->vnc.path, "vnc.path", listener, e)) < 0)
+		return guard;
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return err_set_errno(e, -errno, "vnc");
-	r = detached_program_start(program, argv, (const int[]){ pair[1], listener, password }, path ? 3 : 2);
+	fds[n++] = pair[1];
+	fds[n++] = listener;
+	if (path)
+		fds[n++] = password;
+	if (guard >= 0)
+		fds[n++] = guard; /* cairn-vnc keeps it to its end, and does not use it */
+	r = detached_program_start(program, argv, fds, (unsigned)n);
 	close(pair[1]);
 	if (r < 0) {
 		close(pair[0]);

@@ -5,6 +5,7 @@
 #include "base/err.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdbool.h>
 #include <stdio.h>
@@ -28,7 +29,8 @@ static bool is_listened_on(const struct sockaddr_un *address)
 
 		if (i)
 			usleep(10000);
-		listens = probe < 0 || connect(probe, (const struct sockaddr *)address, sizeof(*address)) == 0 || errno != ECONNREFUSED;
+		listens = probe < 0 || connect(probe, (const struct sockaddr *)address, sizeof(*address)) == 0 ||
+			(errno != ECONNREFUSED && errno != ENOENT);
 	}
 	return listens;
 }
@@ -46,7 +48,7 @@ static int stale_remove(const char *path, const char *key, const struct sockaddr
 	if (is_listened_on(address))
 		return err_set(e, -EBUSY, ERR_BUSY, "%s: a program listens on %s, perhaps another VM; end it, or choose another path",
 			key, path);
-	return unlink(path) < 0 ? err_set_errno(e, -errno, "%s: %s", key, path) : 0;
+	return unlink(path) < 0 && errno != ENOENT ? err_set_errno(e, -errno, "%s: %s", key, path) : 0;
 }
 
 int path_listen(const char *path, const char *key, struct err *e)
@@ -68,21 +70,37 @@ int path_listen(const char *path, const char *key, struct err *e)
 
 /* ---- cairn-dial ---- */
 
-int vsock_dial_start(const char *path, const char *key, struct err *e)
+/* ends: the caller's and the program's; taken. */
+static int dial_start(const int ends[2], const char *path, const char *key, int listener, struct err *e)
 {
 	char program[PATH_MAX];
-	char *argv[] = { "cairn-dial", "3", (char *)path, NULL };
-	int pair[2], r = paths_helper("cairn-dial", program, sizeof(program), e);
+	char *argv[] = { "cairn-dial", "3", "4", (char *)path, NULL };
+	int r = paths_helper("cairn-dial", program, sizeof(program), e);
 
+	if (!r) {
+		r = detached_program_start(program, argv, (const int[]){ ends[1], listener }, 2);
+		r = r < 0 ? err_set_errno(e, r, "%s: cannot start %s", key, program) : 0;
+	}
+	close(ends[1]);
 	if (r < 0)
-		return r;
+		close(ends[0]);
+	return r < 0 ? r : ends[0];
+}
+
+int vsock_dial_start(const char *path, const char *key, int listener, struct err *e)
+{
+	int pair[2];
+
 	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
 		return err_set_errno(e, -errno, "%s", key);
-	r = detached_program_start(program, argv, &pair[1], 1);
-	close(pair[1]);
-	if (r < 0) {
-		close(pair[0]);
-		return err_set_errno(e, r, "%s: cannot start %s", key, program);
-	}
-	return pair[0];
+	return dial_start(pair, path, key, listener, e);
+}
+
+int socket_guard_start(const char *path, const char *key, int listener, struct err *e)
+{
+	int fds[2];
+
+	if (pipe2(fds, O_CLOEXEC) < 0)
+		return err_set_errno(e, -errno, "%s", key);
+	return dial_start((const int[]){ fds[1], fds[0] }, path, key, listener, e);
 }

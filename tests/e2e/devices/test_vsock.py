@@ -202,7 +202,10 @@ def test_guest_without_driver_is_refused(kvm, folder):
 
 def test_socket_of_ended_vm_is_replaced_and_others_are_not(kvm, folder):
     path = folder / "s"
-    for _ in range(2):
+    for left in (False, True):
+        if left:
+            with socket.socket(socket.AF_UNIX) as s:
+                s.bind(str(path))
         with guestlib.interp(vsock={"path": str(path)}) as g:
             assert path.is_socket()
             other = guestlib.Guest(guestlib.definition(vsock={"path": str(path)}))
@@ -210,7 +213,7 @@ def test_socket_of_ended_vm_is_replaced_and_others_are_not(kvm, folder):
             assert f"vsock.path: a program listens on {path}" in other.log()
             other.close()
             g.command("vsock open")
-    path.unlink()
+        until(lambda: not path.exists())
     path.write_text("mine")
     other = guestlib.Guest(guestlib.definition(vsock={"path": str(path)}))
     assert other.wait() == 2 and "exists and is no socket" in other.log()
@@ -469,7 +472,7 @@ def test_rights_of_the_user_decide_about_the_sockets(reached):
     if not guestlib.SANITIZED:
         assert (status["CapPrm"], status["Seccomp"], status["NoNewPrivs"]) == ("0" * 16, "2", "1")
     fds = {target.split(":")[0] for n, target in open_fds(pid).items() if n > 2}
-    assert fds == {"socket"}
+    assert fds == {"socket", str(reached.tmp / "own")}  # the folder without a right to read it (O_PATH)
 
 
 def test_path_in_a_folder_of_somebody_else_is_refused(reached):
@@ -619,6 +622,49 @@ def test_new_process_serves_the_same_socket(kvm, daemon, guest, folder):
     vm.serve("connect", 9)
     assert listener.serve(b"and the other way")
     assert vm.answer()["bytes"] == 17
+
+
+@pytest.mark.parametrize("how", ["destroy", "kill"])
+def test_sockets_of_the_host_end_with_the_vm(kvm, daemon, guest, folder, how):
+    """Those of vsock and of VNC, also without a daemon. A start right after the end makes its own, and they stay."""
+    vsock, vnc = folder / "s", folder / "v"
+    daemon.define("vm1", boot={"kernel": guest("interp.elf")}, vsock={"path": str(vsock)}, screen=True, vnc={"path": str(vnc)})
+
+    def end():
+        if how == "kill":
+            os.kill(daemon.info("vm1")["pid"], signal.SIGKILL)
+            daemon.wait("vm1", "crashed")
+        else:
+            daemon.cairn("destroy", "vm1")
+
+    def serve():
+        with socket.socket(socket.AF_UNIX) as s:
+            s.settimeout(30 * guestlib.SLOW)
+            s.connect(str(vnc))
+            assert s.recv(4) == b"RFB "
+        with socket.socket(socket.AF_UNIX) as s:
+            s.connect(str(vsock))
+
+    for _ in range(3):
+        daemon.cairn("start", "vm1")
+        old = dialer(vsock) + dialer(vnc)
+        assert len(old) == 2
+        serve()
+        end()
+        daemon.cairn("start", "vm1")
+        until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in old))
+        serve()
+        end()
+        until(lambda: not vsock.exists() and not vnc.exists())
+    daemon.cairn("start", "vm1")
+    pid = daemon.info("vm1")["pid"]
+    daemon.stop()
+    # What another program has made there stays.
+    vnc.unlink()
+    vnc.write_text("mine")
+    os.kill(pid, signal.SIGKILL)
+    until(lambda: not vsock.exists() and not dialer(vnc))
+    assert vnc.read_text() == "mine"
 
 
 def test_next_daemon_connects(vm):
