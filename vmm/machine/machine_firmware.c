@@ -66,8 +66,8 @@ static void bios_config_fill(const struct machine *m, uint32_t hardware, struct 
 	memcpy(c->uuid, m->cfg.uuid, sizeof(c->uuid));
 	for (unsigned place = 1; place <= VM_BOOT_PLACES_MAX; place++)
 		order_add(m, place, c);
-	/* Without an order, a UEFI takes its own boot entries. */
-	if (!c->uefi)
+	/* Without an order, a UEFI takes its own boot entries. With one, OVMF deletes those of other devices. */
+	if (!c->uefi || c->norder)
 		order_add(m, 0, c);
 }
 

@@ -57,6 +57,17 @@ def test_boot_entry_survives_revert_reset_and_clone(daemon, kvm, tmp_path, scree
     console.close()
 
 
+def test_disk_without_order_boots_after_devices_with_one(daemon, kvm, tmp_path):
+    """The drive is empty."""
+    efidisk.make(tmp_path / "raw", os.path.join(GUESTS, "efi_app.efi"))
+    daemon.define("vm1", memory="128M", boot={"firmware": "uefi"}, rng=True, disks=[
+        {"path": str(tmp_path / "raw"), "format": "raw"}, {"id": "cd", "device": "cdrom", "bus": "scsi", "boot_order": 1}])
+    daemon.cairn("start", "vm1")
+    console = attach(daemon, "vm1")
+    boot(console)
+    console.close()
+
+
 def read_raw(console, end):
     """Read until the console says `end`; a prompt has no newline."""
     said = ""
