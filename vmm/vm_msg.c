@@ -390,8 +390,8 @@ int vm_config_check(struct vm_config *c, unsigned nfds, struct err *e)
 		!fd_ok(&f, c->vsock_dial_fd)))
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the vsock device has a value out of range, or a file that "
 			"is missing or used twice");
-	if (c->network_place && (c->network_place > VM_BOOT_PLACES_MAX || !c->firmware || c->network_rom_fd == VM_NO_FD ||
-		!fd_ok(&f, c->network_rom_fd)))
+	if (c->network_place && (c->network_place > VM_BOOT_PLACES_MAX || !c->firmware || (c->firmware == VM_FIRMWARE_BIOS &&
+		(c->network_rom_fd == VM_NO_FD || !fd_ok(&f, c->network_rom_fd)))))
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: the ROM for network boot is missing or used twice");
 	if (c->firmware == VM_FIRMWARE_UEFI && !c->images_only && (c->nvram_fd == VM_NO_FD || c->nvram_template_fd == VM_NO_FD ||
 		!fd_ok(&f, c->nvram_fd) || !fd_ok(&f, c->nvram_template_fd)))

@@ -432,7 +432,7 @@ struct vm_config {
 	/* The network's place in the boot order, as boot_place; 0: the firmware does not boot from the network, and the
 	 * fd counts for nothing. */
 	uint8_t network_place;
-	uint16_t network_rom_fd; /* the ROM of a network boot program */
+	uint16_t network_rom_fd; /* the ROM of a network boot program, for a BIOS */
 	char sysinfo[VM_SYSINFO_MAX]; /* enum vm_sysinfo_key */
 	struct vm_disk_more disk_more[VM_DISKS_MAX]; /* of the disks */
 	uint8_t balloon; /* a virtio-balloon device */

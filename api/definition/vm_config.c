@@ -368,9 +368,6 @@ static int choice_check(const struct definition *d, const struct boot_choice *b,
 	if ((b->first || b->menu) && !d->firmware)
 		return err_set(e, -EINVAL, ERR_INVALID, "the VM boots a kernel without a firmware, so there is no boot order and no boot "
 			"menu; remove boot.kernel from its definition if a disk boots");
-	if (b->first == VM_BOOT_NETWORK && d->firmware == VM_FIRMWARE_UEFI)
-		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "UEFI boots from the network after all disks only; choose the network in its "
-			"boot menu (--bootmenu), or let the guest change its boot entries");
 	if (!has_kind(d, b->first))
 		return err_set(e, -EINVAL, ERR_INVALID, "the VM has no %s to boot from; add one to its definition (cairn edit), or boot "
 			"from something else", devices[b->first]);
@@ -424,9 +421,9 @@ int config_choose_boot(const struct definition *d, const struct boot_choice *cho
 	c->vm.boot_menu |= choice->menu;
 	for (unsigned i = 0; i < d->ndisks && i < VM_DISKS_MAX; i++)
 		c->vm.boot_place[i] = boot_place(d, choice->first, disk_rank(&d->disks[i], choice->first));
+	c->vm.network_place = boot_place(d, choice->first, network_rank(d, choice->first));
 	if (d->firmware == VM_FIRMWARE_UEFI)
 		return 0;
-	c->vm.network_place = boot_place(d, choice->first, network_rank(d, choice->first));
 	r = c->vm.network_place ? rom_open(c, "network boot", DEFINITION_NETWORK_ROM_PATH, &c->vm.network_rom_fd, e) : 0;
 	return r || !d->screen ? r : screen_rom_open(c, e);
 }

@@ -162,6 +162,8 @@ static int order_describe(struct device *d, const struct bios_config *c, file_pu
 
 		if (at == BIOS_ORDER_NETWORK)
 			n += (size_t)snprintf(text + n, sizeof(text) - n, "%s/rom@" NETWORK_ROM, line);
+		else if (at >= BIOS_ORDER_INTERFACE(0))
+			n += (size_t)snprintf(text + n, sizeof(text) - n, "%s/pci@i0cf8/ethernet@%x/ethernet-phy@0", line, at & 0xff);
 		else if (at >= BIOS_ORDER_SCSI(0, 0))
 			n += (size_t)snprintf(text + n, sizeof(text) - n, "%s/pci@i0cf8/scsi@%x/channel@0/disk@%x,0", line, at & 0xff,
 				at >> 8 & 0xff);

@@ -12,8 +12,9 @@ struct err;
 struct memory;
 
 #define BIOS_ORDER_MAX 64
-#define BIOS_ORDER_NETWORK 0 /* no disk is in slot 0 */
+#define BIOS_ORDER_NETWORK 0 /* SeaBIOS' ROM for all interfaces; no disk is in slot 0 */
 #define BIOS_ORDER_SCSI(slot, target) (0x10000 | (target) << 8 | (slot)) /* a target of the SCSI controller */
+#define BIOS_ORDER_INTERFACE(slot) (0x20000 | (slot)) /* an interface, for OVMF's own driver */
 #define BIOS_NETWORK_ROM_MAX (128u << 10)
 
 struct bios_config {
@@ -28,7 +29,7 @@ struct bios_config {
 	const char *sysinfo; /* vm_config.sysinfo; borrowed */
 	bool menu;
 	uint16_t menu_ms; /* 0: SeaBIOS' own waiting time */
-	unsigned order[BIOS_ORDER_MAX]; /* PCI slots of disks, BIOS_ORDER_SCSI() or BIOS_ORDER_NETWORK; the first to boot first */
+	unsigned order[BIOS_ORDER_MAX]; /* PCI slots of disks, or BIOS_ORDER_…; the first to boot first */
 	unsigned norder;
 	const uint8_t *network_rom; /* an option ROM that boots from the network; NULL: none */
 	size_t network_rom_bytes;

@@ -332,7 +332,7 @@ static int files_take(struct machine *m, int *fds, struct err *e)
 		m->initrd_fd = fds[m->cfg.initrd_fd];
 		fds[m->cfg.initrd_fd] = -1;
 	}
-	if (m->cfg.network_place)
+	if (m->cfg.network_place && !is_uefi(m))
 		m->network_rom_fd = fd_take(m->cfg.network_rom_fd, fds);
 	if (m->cfg.screen_rom)
 		m->screen_rom_fd = fd_take(m->cfg.screen_rom_fd, fds);

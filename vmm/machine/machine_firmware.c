@@ -34,7 +34,11 @@ static void order_add(const struct machine *m, unsigned place, struct bios_confi
 		if (m->cfg.boot_place[i] == place)
 			c->order[c->norder++] = at;
 	}
-	if (place && m->cfg.network_place == place && c->norder < BIOS_ORDER_MAX)
+	if (!place || m->cfg.network_place != place)
+		return;
+	for (unsigned i = 0; c->uefi && i < m->nnics && c->norder < BIOS_ORDER_MAX; i++)
+		c->order[c->norder++] = BIOS_ORDER_INTERFACE(machine_slot(m, m->nics[i].dev));
+	if (!c->uefi && c->norder < BIOS_ORDER_MAX)
 		c->order[c->norder++] = BIOS_ORDER_NETWORK;
 }
 

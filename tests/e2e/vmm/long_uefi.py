@@ -57,14 +57,18 @@ def test_boot_entry_survives_revert_reset_and_clone(daemon, kvm, tmp_path, scree
     console.close()
 
 
-def test_disk_without_order_boots_after_devices_with_one(daemon, kvm, tmp_path):
-    """The drive is empty."""
+@pytest.mark.parametrize("first", ["network", "cdrom"])
+def test_disk_without_order_boots_after_devices_with_one(daemon, kvm, tmp_path, first):
+    """The user network and the empty drive have nothing to boot."""
+    network = first == "network"
     efidisk.make(tmp_path / "raw", os.path.join(GUESTS, "efi_app.efi"))
-    daemon.define("vm1", memory="128M", boot={"firmware": "uefi"}, rng=True, disks=[
-        {"path": str(tmp_path / "raw"), "format": "raw"}, {"id": "cd", "device": "cdrom", "bus": "scsi", "boot_order": 1}])
+    daemon.define("vm1", memory="128M", boot={"firmware": "uefi"}, rng=True,
+                  interfaces=[{"type": "user", "boot_order": 2}] if network else [],
+                  disks=[{"path": str(tmp_path / "raw"), "format": "raw"},
+                         {"id": "cd", "device": "cdrom", "bus": "scsi", "boot_order": 1}])
     daemon.cairn("start", "vm1")
     console = attach(daemon, "vm1")
-    boot(console)
+    boot(console, *(["Start PXE over IPv4"] if network else []))
     console.close()
 
 

@@ -324,6 +324,8 @@ static void test_duplicate_files_and_names_are_refused(void **state)
 	REFUSED((c.firmware = VM_FIRMWARE_BIOS, c.screen_rom = 1, c.screen_rom_fd = NFDS - 1)); /* no screen */
 	REFUSED((c.screen = c.screen_rom = 1, c.screen_rom_fd = NFDS - 1)); /* no firmware */
 	ACCEPTED((c.firmware = VM_FIRMWARE_UEFI, c.nvram_fd = NFDS - 1, c.nvram_template_fd = c.kernel_fd, c.kernel_fd = VM_NO_FD));
+	ACCEPTED((c.firmware = VM_FIRMWARE_UEFI, c.nvram_fd = NFDS - 1, c.nvram_template_fd = c.kernel_fd, c.kernel_fd = VM_NO_FD,
+		c.network_place = 1)); /* OVMF needs no ROM */
 	ACCEPTED((c.forked = c.state_later = 1, c.restore_fd = NFDS - 1, c.state_ready_fd = c.kernel_fd, c.kernel_fd = VM_NO_FD));
 	REFUSED((c.state_later = 1, c.restore_fd = NFDS - 1, c.state_ready_fd = c.kernel_fd, c.kernel_fd = VM_NO_FD));
 	REFUSED((c.forked = c.state_later = 1, c.restore_fd = NFDS - 1, c.state_ready_fd = NFDS - 1));

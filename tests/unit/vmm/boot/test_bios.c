@@ -98,13 +98,15 @@ static void test_boot_order_has_disks_and_the_network(void **state)
 	s->c.order[0] = 3;
 	s->c.order[1] = BIOS_ORDER_NETWORK;
 	s->c.order[2] = 0x1f;
-	s->c.norder = 3;
+	s->c.order[3] = BIOS_ORDER_INTERFACE(0x12);
+	s->c.norder = 4;
 	s->c.network_rom = rom;
 	s->c.network_rom_bytes = sizeof(rom);
 	assert_int_equal(bios_describe(s->d, &s->c, NULL), 0);
 	assert_true(file_read(s, "bootorder", text, sizeof(text)) > 0);
 	assert_string_equal(text,
-		"/pci@i0cf8/scsi@3/disk@0,0\n/rom@genroms/pxe-virtio.rom\n/pci@i0cf8/scsi@1f/disk@0,0");
+		"/pci@i0cf8/scsi@3/disk@0,0\n/rom@genroms/pxe-virtio.rom\n/pci@i0cf8/scsi@1f/disk@0,0\n"
+		"/pci@i0cf8/ethernet@12/ethernet-phy@0");
 	assert_int_equal(file_read(s, "genroms/pxe-virtio.rom", got, sizeof(got)), 3);
 	assert_memory_equal(got, rom, 3);
 }
