@@ -65,7 +65,7 @@ static bool number_read(struct cursor *c, int64_t *ret)
 	int64_t n = 0;
 
 	for (; c->at < c->end && isdigit((unsigned char)*c->at); c->at++) {
-		if (c->at - from >= 18)
+		if (n > (INT64_MAX - 9) / 10)
 			return false;
 		n = 10 * n + (*c->at - '0');
 	}

@@ -351,6 +351,8 @@ static void test_answers_are_parsed(void **state)
 	(void)state;
 	x = parsed(" { \"return\" : -12 , \"id\": {\"a\": [1, \"]\", {}]} }\r");
 	assert_true(x.kind == AGENT_RETURN && x.is_number && x.number == -12);
+	x = parsed("{\"return\":1796074170123456789}"); /* nanoseconds of guest-get-time */
+	assert_true(x.kind == AGENT_RETURN && x.number == 1796074170123456789);
 	x = parsed("{\"return\":{}}");
 	assert_true(x.kind == AGENT_RETURN && !x.is_number);
 	x = parsed("{\"return\":true}");
