@@ -78,7 +78,7 @@ struct agent {
 	bool waits; /* a freeze is due once the current command ends */
 	bool hurried; /* the command in progress has less time than its client gave it, because a freeze waits */
 	uint64_t due_ns; /* when the timer fires; without meaning in IDLE */
-	bool time_due, thaw_due;
+	bool time_due, thaw_due, time_late; /* time_late: set the clock once an agent answers */
 	struct request requests[REQUEST_COUNT], *request; /* *request: the one in progress */
 	struct agent_command *commands; /* the first one is in progress in the states COMMAND_ */
 	unsigned ncommands;
@@ -92,8 +92,7 @@ struct agent {
 	void *opaque;
 	struct loop_task port_task;
 	atomic_bool port_posted, port_open, ping_due;
-	bool answers;
-	bool told_open, told_answers;
+	bool answers, told_open, told_answers;
 	uint64_t tell_window_ns; /* start of the current window */
 	unsigned told;		 /* changed() calls in that window */
 	struct loop_timer *tell_timer;
@@ -183,7 +182,7 @@ static void freeze_begin(struct agent *a)
 
 static void time_begin(struct agent *a)
 {
-	a->time_due = false;
+	a->time_due = a->time_late = false;
 	sync_begin(a, TIME_SYNC);
 }
 
@@ -194,6 +193,7 @@ static void time_send(struct agent *a)
 	snprintf(text, sizeof(text), "{\"execute\":\"guest-set-time\",\"arguments\":{\"time\":%" PRId64 "}}\n",
 		(int64_t)clock_realtime_ns());
 	line_send(a, text);
+	a->synced_ns = a->time_late = 0;
 	state_set(a, TIME_ASKED, a->times.sync_ns);
 }
 
@@ -219,16 +219,11 @@ static void request_begin(struct agent *a, struct request *which)
 	sync_begin(a, REQUEST_SYNC);
 }
 
-/* Set the host name, both of the running system and in /etc/hostname. The shell command needs no quotes, because the
- * name has only letters, digits and hyphens. */
 static void name_send(struct agent *a)
 {
-	char text[320];
+	char text[AGENT_NAME_COMMAND_MAX];
 
-	snprintf(text, sizeof(text),
-		"{\"execute\":\"guest-exec\",\"arguments\":{\"path\":\"/bin/sh\",\"arg\":[\"-c\","
-		"\"hostnamectl set-hostname $1 || { hostname $1 && echo $1 >/etc/hostname; }\",\"sh\",\"%s\"]}}\n",
-		a->hostname);
+	agent_name_command(a->hostname, text);
 	a->hostname[0] = 0;
 	line_send(a, text);
 	state_set(a, NAME_ASKED, a->times.sync_ns);
@@ -477,10 +472,14 @@ static void sync_answered(struct agent *a, const struct agent_answer *x)
 	if (a->state == PING_SYNC || a->state == IDLE) {
 		a->late_bytes = a->unsynced ? LATE_BYTES_MAX : 0;
 		a->synced_ns = a->unsynced ? 0 : loop_now_ns();
-		queue_resume(a);
+		if (a->time_late && !a->unsynced)
+			time_send(a);
+		else
+			queue_resume(a);
 		return;
 	}
 	a->first_id = a->id + 1;
+	a->time_due |= a->time_late;
 	if (a->state == THAW_SYNC) {
 		a->unsynced = a->wants_sentinel = false; /* a thaw follows each of these syncs */
 		state_set(a, THAW_ASKED, 0);
@@ -618,7 +617,8 @@ static void deadline_passed(void *opaque)
 		break;
 	case TIME_SYNC:
 	case TIME_ASKED:
-		log_info("agent", "cannot set the guest's clock: no agent answers");
+		a->time_late = a->state == TIME_SYNC;
+		log_info("agent", "cannot set the guest's clock: no agent answers%s", a->time_late ? " yet" : "");
 		queue_resume(a);
 		break;
 	case REQUEST_SYNC:

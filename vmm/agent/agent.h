@@ -147,6 +147,10 @@ void agent_guest_off(struct agent *a);
  * characters become '-'. Writes "" when nothing remains. */
 #define AGENT_HOSTNAME_MAX 63
 void agent_hostname(const char *name, char ret[AGENT_HOSTNAME_MAX + 1]);
+/* Write the command that sets the host name, both of the running system and in /etc/hostname. The shell command needs
+ * no quotes, because the name has only letters, digits and hyphens. */
+#define AGENT_NAME_COMMAND_MAX 320
+void agent_name_command(const char *hostname, char ret[AGENT_NAME_COMMAND_MAX]);
 /* Escape the first AGENT_WORDS_MAX bytes of a line for a string of JSON. Control characters become '?'. */
 void agent_quote(const char *line, char ret[2 * AGENT_WORDS_MAX + 1]);
 

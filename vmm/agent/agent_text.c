@@ -1,5 +1,7 @@
 #include "vmm/agent/agent.h"
 
+#include <stdio.h>
+
 void agent_hostname(const char *name, char ret[AGENT_HOSTNAME_MAX + 1])
 {
 	size_t n = 0;
@@ -15,6 +17,13 @@ void agent_hostname(const char *name, char ret[AGENT_HOSTNAME_MAX + 1])
 	while (n && ret[n - 1] == '-')
 		n--;
 	ret[n] = 0;
+}
+
+void agent_name_command(const char *name, char ret[AGENT_NAME_COMMAND_MAX])
+{
+	snprintf(ret, AGENT_NAME_COMMAND_MAX,
+		"{\"execute\":\"guest-exec\",\"arguments\":{\"path\":\"/bin/sh\",\"arg\":[\"-c\","
+		"\"hostnamectl set-hostname $1 || { hostname $1 && echo $1 >/etc/hostname; }\",\"sh\",\"%s\"]}}\n", name);
 }
 
 void agent_quote(const char *line, char ret[2 * AGENT_WORDS_MAX + 1])

@@ -3,6 +3,18 @@
 
 #define STRAY "{\"error\": {\"class\": \"GenericError\", \"desc\": \"JSON parse error, stray '\\u00FF'\"}}\n"
 
+static void command_ignored(struct agent_command *x, int r, const struct err *e)
+{
+	(void)x;
+	(void)r;
+	(void)e;
+}
+
+static void time_heard(struct fixture *f)
+{
+	assert_non_null(strstr(heard(f), "\"guest-set-time\""));
+}
+
 /* An agent on a busy host answers after the time limit. */
 static void test_late_answer_shows_an_agent(void **state)
 {
@@ -26,7 +38,25 @@ static void test_late_answer_shows_an_agent(void **state)
 	assert_true(p.n == 3 && !p.answers);
 	sync_answer(f, id);
 	assert_true(p.n == 4 && p.answers);
-	assert_string_equal(heard(f), "");
+	time_heard(f);
+}
+
+/* A client's command comes before the agent answers. */
+static void test_clock_is_set_after_a_command_that_an_agent_answers(void **state)
+{
+	struct fixture *f = *state;
+	char text[] = "{}\n";
+	struct agent_command x = { .text = text, .len = 3, .fd = -1, .done = command_ignored };
+
+	agent_set_time(f->a);
+	(void)sync_heard(f);
+	limit_ends(f);
+	assert_int_equal(agent_command(f->a, &x, &f->e), 0);
+	sync_answer(f, sync_heard(f));
+	assert_string_equal(heard(f), "{}");
+	limit_ends(f);
+	sync_answer(f, sync_heard(f));
+	time_heard(f);
 }
 
 /* Each request sends a sync of its own. The answer to that comes when the next request waits. */
@@ -97,13 +127,6 @@ static void test_answer_to_a_sync_before_the_last_command_is_ignored(void **stat
 	assert_false(agent_needs_thaw(f->a));
 }
 
-static void command_ignored(struct agent_command *x, int r, const struct err *e)
-{
-	(void)x;
-	(void)r;
-	(void)e;
-}
-
 /* The answer comes while no request waits. */
 static void test_late_answer_counts_as_the_next_sync(void **state)
 {
@@ -113,7 +136,7 @@ static void test_late_answer_counts_as_the_next_sync(void **state)
 	char text[] = "{}\n";
 	struct agent_command x = { .text = text, .len = 3, .fd = -1, .done = command_ignored };
 
-	agent_set_time(f->a);
+	freeze(f);
 	id = sync_heard(f);
 	limit_ends(f);
 	begin = loop_now_ns();
@@ -218,6 +241,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(test_late_answer_shows_an_agent, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_clock_is_set_after_a_command_that_an_agent_answers, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_request_takes_the_answer_to_an_earlier_sync, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_answer_to_a_sync_before_the_last_command_is_ignored, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_late_answer_counts_as_the_next_sync, setup, teardown),
