@@ -15,6 +15,7 @@
 #include "api/store/store.h"
 #include "api/vm/mirrors.h"
 #include "api/vm/systemd_scope.h"
+#include "api/vm/owner_claim.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_compat.h"
 #include "api/vm/vm_figures.h"
@@ -355,6 +356,7 @@ void command_vm_list(struct call *c)
 	}
 	jw_array_end(&vms);
 	js_put(o, "vms", jw_value(&vms));
+	js_put_bool(o, "may-define", call_role_for(c, NULL) >= ROLE_ADMIN || creator_is(c));
 	if (i < host->nvms)
 		js_put_str(o, "next", host->vms[i - 1]->def->name);
 	call_return(c, o);
@@ -758,6 +760,7 @@ static void info_answer(struct call *c, const struct vm_info *info, const struct
 	jw_object(&w, NULL);
 	command_vm_figures(&w, c->vm, info, more);
 	put_growth(&w, c->vm);
+	jw_str(&w, "role", role_name(call_role_for(c, c->vm->def->uuid)));
 	if (more)
 		put_affinities(&w, c->vm, info->vcpus);
 	jw_object_end(&w);

@@ -67,10 +67,10 @@ static const struct field list_args[] = {
 	{ "brief", FIELD_BOOL, OPTIONAL, "return only id, name, state, word, outdated and waits-for-hook" }, END };
 
 static const struct field list_returns[] = {
-	{ "vms", LIST_OF(FIELD_VM_ENTRY), REQUIRED,
-		"VMs by name" },
+	{ "vms", LIST_OF(FIELD_VM_ENTRY), REQUIRED, "VMs by name" },
 	{ "unloaded", LIST_OF(FIELD_UNLOADED_VM), OPTIONAL,
 		"on the first page: VMs that the daemon could not load (not all if there are very many)" },
+	{ "may-define", FIELD_BOOL, REQUIRED, "true: you may define new VMs: as admin for all VMs, or as creator" },
 	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
 
 static const struct field stats_args[] = {
@@ -158,8 +158,7 @@ static const struct field daemon_stop_returns[] = {
 static const struct field autostart_args[] = { FIELD_VM,
 	{ "disable", FIELD_BOOL, OPTIONAL, "turn the automatic start off" }, END };
 static const struct field addresses_returns[] = {
-	{ "interfaces", LIST_OF(FIELD_GUEST_INTERFACE), REQUIRED,
-		"the guest's interfaces as its agent reports them" },
+	{ "interfaces", LIST_OF(FIELD_GUEST_INTERFACE), REQUIRED, "the guest's interfaces as its agent reports them" },
 	{ "cut", FIELD_BOOL, OPTIONAL, "the list is truncated" }, END };
 static const struct field interface_args[] = { FIELD_VM,
 	{ "interface", FIELD_STRING, REQUIRED, "id or MAC address of the interface" },
@@ -843,8 +842,7 @@ static const struct command commands[] = {
 		COMMAND_FILTERS, ANY_STATE },
 	{ "net-info", "show the state of a network", network_only, net_info_returns, ROLE_VIEWER, 0, ANY_STATE },
 	{ "net-dump-definition", "show the definition of a network", net_dump_args, net_dump_returns, ROLE_VIEWER, 0, ANY_STATE },
-	{ "net-dhcp-leases", "show the addresses that a network's guests got by DHCP", net_leases_args, net_leases_returns, ROLE_VIEWER, 0,
-		ANY_STATE },
+	{ "net-dhcp-leases", "show the addresses that a network's guests got by DHCP", net_leases_args, net_leases_returns, ROLE_VIEWER, 0, ANY_STATE },
 };
 
 /* ---- lookups in the tables ---- */

@@ -113,6 +113,7 @@ const struct field info_returns[] = {
 	{ "agent", FIELD_STRING, OPTIONAL, "state of the guest agent's port: closed, open, connected (an agent answers)" },
 	{ "growth", FIELD_INT, OPTIONAL, "bytes a day by which the images that the VM writes grew in the last week; this and days-left only in vm-info" },
 	{ "days-left", FIELD_INT, OPTIONAL, "days until these images have the size that the guest sees" },
+	{ "role", FIELD_ROLE, OPTIONAL, "your role for the VM, which is admin for its owner, too; only in vm-info" },
 	{ "disks", LIST_OF(FIELD_DISK_FIGURES), OPTIONAL, "figures of each disk" },
 	{ "interfaces", LIST_OF(FIELD_INTERFACE_FIGURES), OPTIONAL, "figures of each interface" }, END };
 static const struct field balloon_figures[] = {

@@ -158,3 +158,18 @@ def test_user_gets_events_of_visible_vms_only(shared):
     assert ev["data"]["vm"] == "mine"
     p.stdout.close()
     p.wait()
+
+
+def test_own_role_is_shown(shared):
+    """So that a client, such as the page of cairn web, offers only what the user may do."""
+    def shown():
+        info, vms = as_nobody(shared, ["vm-info", {"vm": "mine"}], ["vm-list", {}])
+        return info["return"]["role"], vms["return"]["may-define"]
+    for role, want in (("viewer", "viewer"), ("operator", "operator"), ("owner", "admin")):
+        shared.cairn("grant", role, "mine", "--user", "nobody")
+        assert shown() == (want, False)
+    shared.cairn("grant", "creator", "--user", "nobody")
+    assert shown() == ("admin", True)
+    shared.cairn("revoke", "--role", "creator", "--user", "nobody")
+    shared.cairn("grant", "admin", "--user", "nobody")
+    assert shown() == ("admin", True) and shared.qmp().run("vm-list")["may-define"]
