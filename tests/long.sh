@@ -207,7 +207,7 @@ e2e attacks attacks/long_attacks.py
 e2e systemd tools/systemd/long_scope.py
 e2e packages tools/packaging/long_packages.py
 e2e prometheus tools/metrics/long_prometheus.py
-e2e browser tools/web/long_browser.py
+e2e browser "tools/web/long_browser.py tests/e2e/tools/web/long_browser_vms.py"
 e2e firewalls "tools/net/long_firewalls.py tests/e2e/tools/net/long_docker.py"
 e2e cloud cloud/long_cloud.py
 part epoll-unit UNIT_SECONDS=1200 CAIRN_LOOP=epoll tests/run.sh "$build" unit

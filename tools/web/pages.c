@@ -17,6 +17,11 @@ PAGE_DATA(page_lines, "lines.js")
 PAGE_DATA(page_list, "list.js")
 PAGE_DATA(page_vm, "vm.js")
 PAGE_DATA(page_disks, "disks.js")
+PAGE_DATA(page_new, "new.js")
+PAGE_DATA(page_manage, "manage.js")
+PAGE_DATA(page_devices, "devices.js")
+PAGE_DATA(page_interfaces, "interfaces.js")
+PAGE_DATA(page_form, "form.js")
 PAGE_DATA(page_events, "events.js")
 PAGE_DATA(page_snapshots, "snapshots.js")
 PAGE_DATA(page_definition, "definition.js")
@@ -43,6 +48,11 @@ static const struct page pages[] = {
 	{ "/list.js", JS, page_list },
 	{ "/vm.js", JS, page_vm },
 	{ "/disks.js", JS, page_disks },
+	{ "/new.js", JS, page_new },
+	{ "/manage.js", JS, page_manage },
+	{ "/devices.js", JS, page_devices },
+	{ "/interfaces.js", JS, page_interfaces },
+	{ "/form.js", JS, page_form },
 	{ "/events.js", JS, page_events },
 	{ "/snapshots.js", JS, page_snapshots },
 	{ "/definition.js", JS, page_definition },

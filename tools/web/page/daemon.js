@@ -103,6 +103,18 @@ export async function executePages(name, member, key, args = {}) {
 	}
 }
 
+// Return whether the user may define new VMs. An older daemon does not say so, and refuses.
+export async function mayDefine() {
+	return (await execute("vm-list", { brief: true, limit: 1 }))["may-define"] ?? true;
+}
+
+const ROLES = ["viewer", "guest", "operator", "admin"];
+
+// Return whether the user's role for a VM, of vm-info, is at least this one. An older daemon does not tell the role, and refuses.
+export function hasRole(info, role) {
+	return info.role === undefined || ROLES.indexOf(info.role) >= ROLES.indexOf(role);
+}
+
 // Fetch all jobs. An empty page ends their list; if the last job of a page was dismissed meanwhile, the list begins anew.
 export async function executeJobs() {
 	const all = [];

@@ -1,24 +1,19 @@
 // The definition of a VM: a form for common keys, and all of it as JSON.
 import { execute } from "./daemon.js";
-import { act, element, message } from "./element.js";
+import { act, element, message, wholeNumber } from "./element.js";
+import { JsonField } from "./form.js";
 
 const FIELDS = [["title", "Title", String], ["description", "Description", String], ["memory", "Memory", String], ["vcpus", "vCPUs", wholeNumber]];
 
-function wholeNumber(text) {
-	if (!/^\d+$/.test(text.trim()))
-		throw new Error(`"${text}" is no whole number.`);
-	return Number(text);
-}
-
 export function showDefinition(box, vm) {
 	let was = null;
-	const text = element("textarea", { rows: 18, spellcheck: false, "aria-label": "Definition as JSON" });
+	const json = new JsonField("Definition as JSON");
 	const inputs = FIELDS.map(([key]) => element("input", { "aria-label": key }));
 	const save = (definition) => execute("vm-define", { definition, was });
 
 	async function show() {
 		was = (await execute("vm-dump-definition", { vm, inactive: true })).definition;
-		text.value = JSON.stringify(was, null, 2);
+		json.input.value = JSON.stringify(was, null, 2);
 		FIELDS.forEach(([key], i) => { inputs[i].value = was[key] ?? ""; });
 	}
 
@@ -41,8 +36,8 @@ export function showDefinition(box, vm) {
 			await define(changed);
 		});
 	} }, ...FIELDS.map(([, label], i) => element("label", {}, label, inputs[i])), element("button", {}, "Save definition"));
-	box.replaceChildren(form, element("details", {}, element("summary", {}, "As JSON"), text, element("div", { className: "bar" },
-		element("button", { onclick: (event) => act(event.target, async () => define(JSON.parse(text.value))) }, "Save JSON"),
+	box.replaceChildren(form, element("details", {}, element("summary", {}, "As JSON"), json.box, element("div", { className: "bar" },
+		element("button", { onclick: (event) => act(event.target, () => json.run(define)) }, "Save JSON"),
 		element("button", { onclick: (event) => act(event.target, show) }, "Reload"))));
 	show().catch((error) => message(error.message, true));
 }

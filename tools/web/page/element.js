@@ -48,6 +48,12 @@ export function sizeBytes(text) {
 	return Math.round(Number(parts[1]) * 1024 ** "BKMGTP".indexOf(parts[2].toUpperCase() || "B"));
 }
 
+export function wholeNumber(text) {
+	if (!/^\d+$/.test(text.trim()))
+		throw new Error(`"${text}" is no whole number.`);
+	return Number(text);
+}
+
 export function when(ns) {
 	return new Date(ns / 1e6).toLocaleString();
 }

@@ -1,5 +1,5 @@
 // The list of all VMs. Only the rows that are in sight are elements, so that 1,000 VMs cost no more than twenty.
-import { executeAwhile, executeEach, executePages, listen, OFF } from "./daemon.js";
+import { executeAwhile, executeEach, executePages, listen, mayDefine, OFF } from "./daemon.js";
 import { act, bytes, element, message, setText, stateName } from "./element.js";
 import { repeat } from "./repeat.js";
 
@@ -64,11 +64,12 @@ export function showList(main) {
 	let loading = Promise.resolve(), loadTimer = null, loadedAt = -LOAD_MS;
 	const filter = element("input", { type: "search", placeholder: "Filter by name", "aria-label": "Filter by name" });
 	const count = element("span", { className: "soft" });
+	const create = element("a", { className: "button", href: "#/new", hidden: true }, "New VM");
 	const box = element("div", { className: "rows", role: "table", "aria-label": "Virtual machines" });
 	const place = placeLoad();
 	let isPlaced = false; // the list is where it was
 	filter.value = place.filter;
-	main.replaceChildren(element("div", { className: "bar" }, filter, count), box);
+	main.replaceChildren(element("div", { className: "bar" }, filter, count, create), box);
 
 	function draw() {
 		drawing = false;
@@ -166,7 +167,13 @@ export function showList(main) {
 		}, Math.max(wait, loadedAt + LOAD_MS - performance.now()));
 	}
 
+	function createShow() {
+		mayDefine().then((may) => { create.hidden = !may; }).catch(() => {}); // load() tells of an error
+	}
+
 	function onEvent(event) {
+		if (!event || event.event === "ROLES_CHANGED")
+			createShow();
 		const vm = event?.event === "VM_STATE_CHANGE" && vms.get(event.data.vm);
 		if (vm) {
 			vm.state = vm.word = event.data.state;
@@ -200,6 +207,7 @@ export function showList(main) {
 	addEventListener("resize", drawSoon);
 	addEventListener("pagehide", placeSave);
 	loadSoon(0);
+	createShow();
 	return () => {
 		placeSave();
 		dead = true;

@@ -4,6 +4,7 @@ import { act, element, message } from "./element.js";
 import { showHost } from "./host.js";
 import { showList } from "./list.js";
 import { showLogin } from "./login.js";
+import { showNew } from "./new.js";
 import { showVm } from "./vm.js";
 
 const SESSION_MS = 60000; // a session in whose visible tab nobody does anything stays in use
@@ -53,12 +54,10 @@ function show() {
 	viewEnd?.();
 	message("");
 	scrollTo(0, 0);
-	const vm = location.hash.match(/^#\/vm\/(.+)$/), name = vm && nameDecode(vm[1]), isHost = location.hash === "#/host";
-	document.title = vm || isHost ? `${name ?? "Host"} - Cairn` : "Cairn";
-	if (vm)
-		viewEnd = showVm(main, name);
-	else
-		viewEnd = isHost ? showHost(main) : showList(main);
+	const vm = location.hash.match(/^#\/vm\/(.+)$/), name = vm && nameDecode(vm[1]);
+	const [title, view] = { "#/host": ["Host", showHost], "#/new": ["New VM", showNew] }[location.hash] ?? [name, showList];
+	document.title = title ? `${title} - Cairn` : "Cairn";
+	viewEnd = vm ? showVm(main, name) : view(main);
 }
 
 function enter() {

@@ -1,10 +1,12 @@
-// One VM: its state, buttons, disks, snapshots, console, screen, schedules, events and definition.
-import { execute, executeAwhile, listen, OFF } from "./daemon.js";
+// One VM: its state, buttons, disks, interfaces, snapshots, console, screen, schedules, events and definition.
+import { execute, executeAwhile, hasRole, listen, OFF } from "./daemon.js";
 import { act, bytes, element, focusButton, message, messageClear, setText, stateName, when } from "./element.js";
 import { showConsole } from "./console.js";
 import { showDefinition } from "./definition.js";
 import { showDisks } from "./disks.js";
 import { showEvents } from "./events.js";
+import { showInterfaces } from "./interfaces.js";
+import { showManage } from "./manage.js";
 import { repeat } from "./repeat.js";
 import { showScreen } from "./screen.js";
 import { showSchedules } from "./schedules.js";
@@ -119,15 +121,28 @@ export function showVm(main, vm) {
 	const state = element("span", { className: "state" });
 	const table = element("dl");
 	const actions = actionButtons(vm);
-	const diskBox = element("div"), disks = showDisks(diskBox, vm);
+	const diskBox = element("div"), disks = showDisks(diskBox, vm, devicesShow);
+	const interfaceBox = element("div"), interfaces = showInterfaces(interfaceBox, vm, devicesShow);
+	const manageBox = element("div"), manageUpdate = showManage(manageBox, vm);
+	const manage = element("details", { hidden: true }, element("summary", {}, element("h3", {}, "Clone, rename, undefine")), manageBox);
 	const snapshotBox = element("div");
 	const refreshSnapshots = showSnapshots(snapshotBox, vm);
 	const live = [["Console", showConsole], ["Screen", showScreen], ["Trends", showTrends], ["Events", showEvents]]
 		.map(([title, show]) => liveSection(title, show, vm));
 	main.replaceChildren(element("h2", {}, vm, " ", state), element("div", { className: "bar" }, ...actions.map((a) => a.button)), table,
-		element("h3", {}, "Disks"), diskBox, element("h3", {}, "Snapshots"), snapshotBox, ...live.map((one) => one.whole),
+		element("h3", {}, "Disks"), diskBox, element("h3", {}, "Interfaces"), interfaceBox, element("h3", {}, "Snapshots"), snapshotBox, ...live.map((one) => one.whole),
 		section("Schedules", (box) => showSchedules(box, vm)),
-		section("Definition", (box) => showDefinition(box, vm)));
+		section("Definition", (box) => showDefinition(box, vm)), manage);
+
+	async function devicesLoad() {
+		const { definition } = await execute("vm-dump-definition", { vm });
+		disks.show(definition.disks || []);
+		interfaces.show(definition.interfaces || []);
+	}
+
+	function devicesShow() {
+		devicesLoad().catch(failed);
+	}
 
 	async function refresh() {
 		const info = await execute("vm-info", { vm: uuid ?? vm });
@@ -147,10 +162,14 @@ export function showVm(main, vm) {
 		state.className = `state ${info.word}`;
 		const focused = actions.find(({ button }) => button === document.activeElement)?.button;
 		for (const { button, states } of actions)
-			button.hidden = !states.includes(info.word) || info.template;
+			button.hidden = !states.includes(info.word) || info.template || !hasRole(info, "operator");
 		if (focused?.hidden)
 			focusButton(focused);
-		disks.figures(info.disks || []);
+		const mayChange = hasRole(info, "admin") && !info.template;
+		disks.update(info, mayChange);
+		interfaces.update(info, mayChange);
+		manage.hidden = !mayChange;
+		manageUpdate(info);
 		table.replaceChildren(...facts(info, cpu).flatMap(([k, v]) => [element("dt", {}, k), element("dd", {}, String(v))]));
 	}
 
@@ -190,13 +209,13 @@ export function showVm(main, vm) {
 		if (!event || event.data?.vm === vm || event.event === "ROLES_CHANGED")
 			update();
 		if (!event || (event.data?.vm === vm && !/_PROGRESS$/.test(event.event)))
-			disks.load().catch(failed);
+			devicesShow();
 		if (!event || (event.data?.vm === vm && /^SNAPSHOT_/.test(event.event)))
 			refreshSnapshots();
 	});
 	const repeatEnd = repeat(FIGURES_MS, update);
 	update();
-	disks.load().catch(failed);
+	devicesShow();
 	refreshSnapshots();
 	return () => end();
 }

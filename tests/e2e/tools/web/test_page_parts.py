@@ -33,6 +33,33 @@ const series = JSON.parse((await import("node:fs")).readFileSync(0, "utf8"));
 const { figure } = await import("./trends.js");
 console.log(JSON.stringify(series.map((s) => figure(s)?.children[0].children[1].textContent ?? null)));
 """
+KEYS_OF_ERRORS = DOCUMENT + """
+const { text, keys, sentences } = JSON.parse((await import("node:fs")).readFileSync(0, "utf8"));
+const { errorParts, keyLine, syntaxLine } = await import("./form.js");
+const parts = sentences.map((s) => errorParts(s).key);
+const wrong = [text.replace('"memory":', '"memory"'), text.slice(0, -3)].map((t) => {
+	try {
+		JSON.parse(t);
+	} catch (error) {
+		return syntaxLine(t, error.message);
+	}
+});
+console.log(JSON.stringify({ lines: keys.map((key) => keyLine(text, key)), parts, wrong }));
+"""
+DEFINITION = """{
+  "name": "a \\"{[,:",
+  "memory": "1G", "vcpus": 2,
+  "disks": [
+    { "path": "/a", "format": "raw" },
+    { "path": "/b",
+      "backing": [ { "path": "/c" },
+        { "path": "/d" } ] }
+  ],
+  "boot": {
+    "kernel": "/k"
+  }
+}
+"""
 
 
 def run(folder, script, data):
@@ -74,3 +101,15 @@ def test_graph_calls_a_figure_of_the_past_the_last_one(tmp_path):
              ([4, 0, None, None], "last 0 %, most 4 %"), ([4, None, 0], "now 0 %, most 4 %"), ([0, 0], None), ([None, None], None), ([], None)]
     found = run(tmp_path, GRAPH, [{"name": "cpu", "unit": "percent", "average": average} for average, _ in cases])
     assert found == [words for _, words in cases]
+
+
+def test_error_is_shown_at_its_line(tmp_path):
+    lines = {"name": 2, "memory": 3, "vcpus": 3, "disks": 4, "disks[0]": 5, "disks[0].format": 5, "disks[1]": 6, "disks[1].path": 6, "disks[1].backing": 7,
+             "disks[1].backing[1].path": 8, "boot": 10, "boot.kernel": 11, "boot.initrd": 10, "disks[1].format": 6, "disks[7]": 4, "interfaces[0].type": 1, "": 1}
+    sentences = {'name: must not have a "/"': "name", "disks[0].path: must be an absolute path": "disks[0].path", "boot.kernel: /nope: No such file": "boot.kernel",
+                 '"foo" is not a key of a definition; known here: version, name': "foo", 'disks[1]: "cdrom" is not a key; known here: id': "disks[1].cdrom",
+                 "vm-define requires the role admin": "", "VM 'a': is busy": "", "/srv/a.qcow2: File exists": ""}
+    found = run(tmp_path, KEYS_OF_ERRORS, {"text": DEFINITION, "keys": list(lines), "sentences": list(sentences)})
+    assert found["lines"] == list(lines.values())
+    assert found["parts"] == list(sentences.values())
+    assert found["wrong"] == [3, 12]
