@@ -1,18 +1,25 @@
-/* The handler of vm-stats: statistics of many VMs, page by page. They come from the pages of memory that the VMs'
- * processes share with the daemon (api/vm/vm_figures.h). Processes that share nothing are asked, all at once. */
+/* The handler of vm-stats: statistics of the host and of many VMs, page by page. Those of VMs come from the pages of
+ * memory that the VMs' processes share with the daemon (api/vm/vm_figures.h). Processes that share nothing are asked,
+ * all at once. */
 #include "api/commands/command.h"
 #include "api/definition/definition.h"
+#include "api/jobs/job.h"
+#include "api/policy/web_hooks.h"
 #include "api/vm/vm.h"
 #include "api/vm/vm_figures.h"
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "api/wire/json_writer.h"
+#include "base/file.h"
 #include "base/util.h"
 #include "vmm/vm_msg.h"
 
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
+
+#define MEMINFO "/proc/meminfo"
 
 #define STATS_TIMEOUT_NS (1000000000ULL)
 /* Most VMs of a page, and the size at which a page ends: some clients read lines of at most 64 KiB. The largest entry,
@@ -20,6 +27,7 @@
  * too long. */
 #define STATS_VMS 128
 #define STATS_BYTES (62 * 1024)
+#define HOST_BYTES (4 * 1024) /* a bound of the size of the host's figures */
 
 struct stats_page {
 	struct call *call;
@@ -33,11 +41,39 @@ struct stats_page {
 	} rows[STATS_VMS];
 };
 
+static void hook_events_put(struct json_object *o, const struct web_hooks *h)
+{
+	struct web_hook all;
+
+	web_hooks_sum(h, &all);
+	js_put_uint(o, "hook-events-waiting", all.nwaiting);
+	js_put_uint(o, "hook-events-delivered", all.delivered);
+	js_put_uint(o, "hook-events-failed", all.failed);
+	js_put_uint(o, "hook-events-dropped", all.dropped);
+}
+
+static struct json_object *host_to_json(const struct call *c)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_int(o, "cpus", sysconf(_SC_NPROCESSORS_ONLN));
+	js_put_uint(o, "memory", (uint64_t)file_number_behind(MEMINFO, "MemTotal:") * KIB);
+	js_put_uint(o, "memory-available", (uint64_t)file_number_behind(MEMINFO, "MemAvailable:") * KIB);
+	if (call_role_for(c, NULL) >= ROLE_VIEWER) {
+		js_put(o, "jobs", jobs_count(c->host));
+		hook_events_put(o, c->host->web_hooks);
+	}
+	return o;
+}
+
 /* Write the entries that fit into a page. Returns how many these are. */
 static size_t entries_put(struct json_writer *w, const struct stats_page *p)
 {
-	size_t bytes = 0, i = 0;
+	bool first = !js_get_str(p->call->args, "after");
+	size_t bytes = first ? HOST_BYTES : 0, i = 0;
 
+	if (first)
+		jw_json(w, "host", host_to_json(p->call));
 	jw_array(w, "vms");
 	for (; i < p->n; i++) {
 		bytes += js_escaped_bytes(p->rows[i].entry.text, p->rows[i].entry.length) + 1;

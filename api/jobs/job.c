@@ -217,6 +217,8 @@ static const struct job_type {
 	{ .type = "volume-create" },
 };
 
+_Static_assert(ARRAY_SIZE(types) <= JOB_TYPES_MAX, "each type has a count");
+
 /* Find the row of a job type; NULL: unknown, or type is NULL. */
 static const struct job_type *type_find(const char *type)
 {
@@ -224,6 +226,25 @@ static const struct job_type *type_find(const char *type)
 		if (!strcmp(types[i].type, type))
 			return &types[i];
 	return NULL;
+}
+
+struct json_object *jobs_count(const struct vm_host *host)
+{
+	struct json_object *list = json_object_new_array();
+
+	for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
+		struct json_object *o = json_object_new_object();
+		uint64_t running = 0;
+
+		for (const struct job *j = host->jobs; j; j = j->next)
+			running += j->status != JOB_CONCLUDED && type_find(j->type) == &types[i];
+		js_put_str(o, "type", types[i].type);
+		js_put_uint(o, "running", running);
+		js_put_uint(o, "finished", host->job_counts[i].finished);
+		js_put_uint(o, "failed", host->job_counts[i].failed);
+		json_object_array_add(list, o);
+	}
+	return list;
 }
 
 const char *job_type_known(const char *type)
@@ -641,6 +662,14 @@ void job_ready(struct job *j)
 	job_status_set(j, JOB_READY);
 }
 
+static void job_count(const struct job *j)
+{
+	size_t i = (size_t)(type_find(j->type) - types);
+
+	j->host->job_counts[i].finished++;
+	j->host->job_counts[i].failed += j->failed;
+}
+
 static void job_conclude(void *opaque)
 {
 	struct job *j = opaque;
@@ -655,6 +684,7 @@ static void job_conclude(void *opaque)
 	job_release(j);
 	/* The callbacks may begin other jobs, which drop concluded ones. */
 	j->concluding = true;
+	job_count(j);
 	job_status_set(j, JOB_CONCLUDED);
 	jobs_store(host);
 	vm_observers_each(o, host)

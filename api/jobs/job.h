@@ -137,6 +137,9 @@ bool job_is_of(const struct job *j, const struct vm *vm);
 /* Return the job for clients; owned by the caller. */
 struct json_object *job_to_json(const struct job *j);
 
+/* Return the numbers of jobs of each type for clients; owned by the caller. */
+struct json_object *jobs_count(const struct vm_host *host);
+
 /* Return QEMU's name for the job's type; NULL: QEMU has no such job. */
 const char *job_qmp_type(const struct job *j);
 /* Return whether QEMU's jobs of that type are block jobs, which have events of their own. */

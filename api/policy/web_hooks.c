@@ -73,6 +73,7 @@ struct web_hooks {
 	struct vm_host *host;
 	struct web_hook *list; /* owned; newest first */
 	uint64_t number; /* of the newest */
+	struct web_hook removed; /* numbers of events of those that were removed, so that sums do not decrease */
 	struct change_queue changes;
 	struct web_user *users; /* owned */
 	uint64_t turn; /* number of tries */
@@ -380,6 +381,14 @@ static void hook_link(struct web_hooks *h, struct web_hook *w)
 }
 
 /* Take a web hook out of the list, and end its try without an outcome. */
+static void events_add(struct web_hook *sum, const struct web_hook *w)
+{
+	sum->delivered += w->delivered;
+	sum->failed += w->failed;
+	sum->dropped += w->dropped;
+	sum->nwaiting += w->nwaiting;
+}
+
 static void hook_unlink(struct web_hooks *h, struct web_hook *w)
 {
 	struct web_hook **at = &h->list;
@@ -387,6 +396,7 @@ static void hook_unlink(struct web_hooks *h, struct web_hook *w)
 	while (*at != w)
 		at = &(*at)->next;
 	*at = w->next;
+	events_add(&h->removed, w);
 	for (size_t i = 0; i < WEB_HOOKS_RUNNING_MAX; i++) {
 		struct web_try *t = &h->tries[i];
 
@@ -613,6 +623,17 @@ void web_hooks_notify(struct web_hooks *h, struct json_object *event)
 const struct web_hook *web_hooks_first(const struct web_hooks *h)
 {
 	return h->list;
+}
+
+void web_hooks_sum(const struct web_hooks *h, struct web_hook *ret)
+{
+	*ret = (struct web_hook){ 0 };
+	if (!h)
+		return;
+	events_add(ret, &h->removed);
+	ret->nwaiting = 0; /* events of a web hook go with it */
+	for (const struct web_hook *w = h->list; w; w = w->next)
+		events_add(ret, w);
 }
 
 struct web_hook *web_hooks_find(const struct web_hooks *h, const uint8_t *uuid, const char *name)

@@ -37,6 +37,9 @@ void web_hooks_notify(struct web_hooks *h, struct json_object *event);
 
 /* Return the first web hook of the list. */
 const struct web_hook *web_hooks_first(const struct web_hooks *h);
+/* Set the numbers of events in *ret: of all web hooks together, and of those that were removed since the daemon's
+ * start. */
+void web_hooks_sum(const struct web_hooks *h, struct web_hook *ret);
 /* Find one. uuid: of its VM; NULL: it has none. */
 struct web_hook *web_hooks_find(const struct web_hooks *h, const uint8_t *uuid, const char *name);
 

@@ -78,6 +78,7 @@ static const struct field stats_args[] = {
 
 static const struct field stats_returns[] = {
 	{ "vms", LIST_OF(FIELD_VM_FIGURES), REQUIRED, "by name: as vm-info returns a VM" },
+	{ "host", FIELD_HOST_FIGURES, OPTIONAL, "on the first page: figures of the host" },
 	{ "next", FIELD_STRING, OPTIONAL, "`after` of the call for the next page, if there is one" }, END };
 
 static const struct field trend_args[] = { FIELD_VM,

@@ -365,6 +365,20 @@ static const struct field pin[] = {
 	{ "pin", FIELD_STRING, REQUIRED, "id of the pin" },
 	{ "clones", FIELD_INT, REQUIRED, "number of disks of clones that read it, or may read it; 0: it is about to be deleted" },
 	{ "own-size", FIELD_INT, OPTIONAL, "bytes that only this snapshot uses, if the VM's process reports them" }, END };
+static const struct field host_figures[] = {
+	{ "cpus", FIELD_INT, REQUIRED, "number of the host's processors that are online" },
+	{ "memory", FIELD_INT, REQUIRED, "memory of the host, bytes" },
+	{ "memory-available", FIELD_INT, REQUIRED, "memory that new VMs could take without swapping, bytes" },
+	{ "jobs", LIST_OF(FIELD_JOB_COUNT), OPTIONAL, "jobs of each type; this and the next ones need a role for all VMs" },
+	{ "hook-events-waiting", FIELD_INT, OPTIONAL, "number of events that wait for all web hooks" },
+	{ "hook-events-delivered", FIELD_INT, OPTIONAL, "number of events that web hooks have delivered" },
+	{ "hook-events-failed", FIELD_INT, OPTIONAL, "number of events that could not be delivered" },
+	{ "hook-events-dropped", FIELD_INT, OPTIONAL, "number of events that were dropped because too many waited" }, END };
+static const struct field job_count[] = {
+	{ "type", FIELD_STRING, REQUIRED, "type of the jobs" },
+	{ "running", FIELD_INT, REQUIRED, "number of those under way" },
+	{ "finished", FIELD_INT, REQUIRED, "number of those that have ended since the daemon started, failed ones included" },
+	{ "failed", FIELD_INT, REQUIRED, "number of those that have failed since then; a cancelled job counts as failed" }, END };
 const struct field job_entry[] = {
 	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "qmp-id", FIELD_STRING, OPTIONAL, "id of the job on the VM's own socket" },
@@ -632,6 +646,7 @@ static const struct field *const members[FIELD_TYPE_COUNT] = {
 	[FIELD_VM_ENTRY] = vm_entry,
 	[FIELD_UNLOADED_VM] = unloaded_vm,
 	[FIELD_VM_FIGURES] = info_returns,
+	[FIELD_HOST_FIGURES] = host_figures,
 	[FIELD_BALLOON_FIGURES] = balloon_figures,
 	[FIELD_DIRTY_RATE] = dirty_rate,
 	[FIELD_MIRROR] = mirror,
@@ -671,6 +686,7 @@ static const struct field *const members[FIELD_TYPE_COUNT] = {
 	[FIELD_OVERLAY] = overlay,
 	[FIELD_PIN] = pin,
 	[FIELD_JOB_ENTRY] = job_entry,
+	[FIELD_JOB_COUNT] = job_count,
 	[FIELD_EVENT] = event,
 	[FIELD_TIMESTAMP] = timestamp,
 	[FIELD_AUDIT_LINE] = audit_line,

@@ -1,5 +1,6 @@
 #include "tools/metrics/openmetrics.h"
 #include "api/wire/json.h"
+#include "base/cleanup.h"
 #include "base/util.h"
 
 #include <stdlib.h>
@@ -72,6 +73,29 @@ static const struct family of_interface[] = {
 	{ "interface_stats_transmit_packets", "tx-packets", COUNTER, false, "Packets that the guest sent." },
 	{ "interface_stats_transmit_errors", "tx-errors", COUNTER, false, "Errors of packets from the guest." },
 	{ "interface_stats_transmit_drops", "tx-drops", COUNTER, false, "Packets from the guest that were dropped." },
+};
+
+/* Members of the host. From here on, names are behind "cairn_". */
+static const struct family of_host[] = {
+	{ "host_cpus", "cpus", GAUGE, false, "Processors of the host that are online." },
+	{ "host_memory_bytes", "memory", GAUGE, false, "Memory of the host." },
+	{ "host_memory_available_bytes", "memory-available", GAUGE, false, "Memory that new VMs could take without swapping." },
+	{ "web_hook_events_queued", "hook-events-waiting", GAUGE, false, "Events that wait for web hooks." },
+	{ "web_hook_events_delivered", "hook-events-delivered", COUNTER, false, "Events that web hooks have delivered." },
+	{ "web_hook_events_failed", "hook-events-failed", COUNTER, false, "Events that could not be delivered." },
+	{ "web_hook_events_dropped", "hook-events-dropped", COUNTER, false, "Events that were dropped because too many waited." },
+};
+
+static const struct family of_job[] = {
+	{ "jobs_running", "running", GAUGE, false, "Jobs under way." },
+	{ "jobs_finished", "finished", COUNTER, false, "Jobs that have ended since the daemon started, failed ones included." },
+	{ "jobs_failed", "failed", COUNTER, false, "Jobs that have failed or were cancelled since the daemon started." },
+};
+
+static const struct family of_pool[] = {
+	{ "pool_capacity_bytes", "total", GAUGE, false, "Size of the pool's file system." },
+	{ "pool_allocation_bytes", "used", GAUGE, false, "What is taken of the pool's file system." },
+	{ "pool_available_bytes", "available", GAUGE, false, "What is free in the pool's file system." },
 };
 
 /* Elements of arrays, one for each vCPU. */
@@ -291,16 +315,136 @@ static void vms_print(FILE *f, const struct rows *vms)
 	families_print(f, vms, of_interface, ARRAY_SIZE(of_interface), NULL, "interfaces", "target");
 }
 
-void openmetrics_print(FILE *f, struct json_object *vms)
+/* ---- the host ---- */
+
+/* Print a sample up to its value. label: NULL: none. */
+static void host_sample_begin(FILE *f, const char *name, const char *suffix, const char *label, const char *value)
+{
+	fprintf(f, "cairn_%s%s", name, suffix);
+	if (label) {
+		fprintf(f, "{%s=\"", label);
+		label_print(f, value);
+		fputs_unlocked("\"}", f);
+	}
+	putc_unlocked(' ', f);
+}
+
+/* Print families of objects. list: the objects; label: of the name of each, which is its member `key`. */
+static void host_families_print(FILE *f, const struct family *all, size_t n, struct json_object *list, const char *label, const char *key)
+{
+	for (size_t k = 0; k < n; k++) {
+		family_head(f, all[k].name, all[k].kind == COUNTER ? "counter" : "gauge", all[k].help);
+		for (size_t i = 0; i < json_object_array_length(list); i++) {
+			struct json_object *o = json_object_array_get_idx(list, i), *v = js_get(o, all[k].from);
+
+			if (!v)
+				continue;
+			host_sample_begin(f, all[k].name, all[k].kind == COUNTER ? "_total" : "", label, js_get_str_or(o, key, ""));
+			value_print(f, &all[k], v);
+		}
+	}
+}
+
+static void pools_print(FILE *f, struct json_object *pools)
+{
+	static const char *const words[] = { "ok", "low", "unknown" };
+
+	host_families_print(f, of_pool, ARRAY_SIZE(of_pool), pools, "pool", "name");
+	family_head(f, "pool_state", "stateset", "State of the pool: 1 for the state that it has.");
+	for (size_t i = 0; i < json_object_array_length(pools); i++) {
+		struct json_object *o = json_object_array_get_idx(pools, i);
+		size_t state = !js_get(o, "total") ? 2 : js_get_bool(o, "low", false) ? 1 : 0;
+
+		for (size_t k = 0; k < ARRAY_SIZE(words); k++) {
+			fputs_unlocked("cairn_pool_state{pool=\"", f);
+			label_print(f, js_get_str_or(o, "name", ""));
+			fprintf(f, "\",cairn_pool_state=\"%s\"} %d\n", words[k], k == state);
+		}
+	}
+}
+
+static void host_print(FILE *f, const struct metrics *m)
+{
+	CLEANUP_JS struct json_object *one = json_object_new_array();
+	struct json_object *jobs = js_get_array(m->host, "jobs");
+
+	json_object_array_add(one, json_object_get(m->host));
+	host_families_print(f, of_host, ARRAY_SIZE(of_host), one, NULL, "");
+	if (jobs)
+		host_families_print(f, of_job, ARRAY_SIZE(of_job), jobs, "type", "type");
+	if (m->pools)
+		pools_print(f, m->pools);
+}
+
+/* ---- all of it ---- */
+
+typedef int execute_fn(void *opaque, const char *command, struct json_object *args, struct json_object **ret, struct err *e);
+
+/* Get all pages of a list. ret_host: the member host of the first page, or NULL. Returns as metrics_fetch(). */
+static int pages_fetch(execute_fn *execute, void *opaque, const char *command, const char *member, struct json_object **ret,
+	struct json_object **ret_host, struct err *e)
+{
+	CLEANUP_JS struct json_object *all = json_object_new_array();
+	struct json_object *next = NULL;
+	int r;
+
+	do {
+		CLEANUP_JS struct json_object *page = NULL;
+		struct json_object *args = json_object_new_object(), *list;
+
+		if (next)
+			js_put(args, "after", next);
+		r = execute(opaque, command, args, &page, e);
+		if (r < 0)
+			return r;
+		if (!*ret_host)
+			*ret_host = json_object_get(js_get(page, "host"));
+		list = js_get_array(page, member);
+		for (size_t i = 0; list && i < json_object_array_length(list); i++)
+			json_object_array_add(all, json_object_get(json_object_array_get_idx(list, i)));
+		next = json_object_get(js_get(page, "next"));
+	} while (next);
+	*ret = STEAL_PTR(all);
+	return 0;
+}
+
+int metrics_fetch(struct metrics *m, execute_fn *execute, void *opaque, struct err *e)
+{
+	struct json_object *none = NULL;
+	int r = pages_fetch(execute, opaque, "vm-stats", "vms", &m->vms, &m->host, e);
+
+	if (r < 0 || !js_get(m->host, "jobs"))
+		return r;
+	/* Who has a role for all VMs may see pools. */
+	pages_fetch(execute, opaque, "query-pools", "pools", &m->pools, &none, NULL);
+	for (size_t i = 0; m->pools && i < json_object_array_length(m->pools); i++) {
+		struct json_object *o = json_object_array_get_idx(m->pools, i);
+
+		if (js_get(o, "total"))
+			js_put_int(o, "available", js_get_int(o, "total", 0) - js_get_int(o, "used", 0));
+	}
+	return 0;
+}
+
+void metrics_done(struct metrics *m)
+{
+	json_object_put(m->vms);
+	json_object_put(m->host);
+	json_object_put(m->pools);
+}
+
+void openmetrics_print(FILE *f, const struct metrics *m)
 {
 	struct rows rows;
 
 	family_head(f, "up", "gauge", "1: the daemon answers.");
-	fprintf(f, "cairn_up %d\n", vms != NULL);
+	fprintf(f, "cairn_up %d\n", m->vms != NULL);
 	family_head(f, "exporter", "info", "Version of Cairn.");
 	fprintf(f, "cairn_exporter_info{version=\"%s\"} 1\n", CAIRN_VERSION);
-	if (vms) {
-		rows_make(&rows, vms);
+	if (m->vms && m->host)
+		host_print(f, m);
+	if (m->vms) {
+		rows_make(&rows, m->vms);
 		vms_print(f, &rows);
 		rows_free(&rows);
 	}

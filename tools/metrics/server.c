@@ -53,40 +53,20 @@ static int sandbox(struct err *e)
 
 /* ---- the daemon ---- */
 
-/* Get all pages of vm-stats. Returns 0, and the list, which the caller owns; -errno with a sentence. */
-static int stats_get(struct client *c, struct json_object **ret, struct err *e)
+static int execute(void *opaque, const char *command, struct json_object *args, struct json_object **ret, struct err *e)
 {
-	CLEANUP_JS struct json_object *all = json_object_new_array();
-	struct json_object *next = NULL;
-	int r;
-
-	do {
-		CLEANUP_JS struct json_object *page = NULL;
-		struct json_object *args = json_object_new_object(), *vms;
-
-		if (next)
-			js_put(args, "after", next);
-		r = client_execute(c, "vm-stats", args, &page, NULL, e);
-		if (r < 0)
-			return r;
-		vms = js_get_array(page, "vms");
-		for (size_t i = 0; vms && i < json_object_array_length(vms); i++)
-			json_object_array_add(all, json_object_get(json_object_array_get_idx(vms, i)));
-		next = json_object_get(js_get(page, "next"));
-	} while (next);
-	*ret = STEAL_PTR(all);
-	return 0;
+	return client_execute(opaque, command, args, ret, NULL, e);
 }
 
-/* Ask the daemon. Returns as stats_get(). */
-static int stats_fetch(const char *socket, struct json_object **ret, struct err *e)
+/* Ask the daemon. Returns as metrics_fetch(). */
+static int stats_fetch(const char *socket, struct metrics *ret, struct err *e)
 {
 	static struct ratelimit limit;
 	struct client *c;
 	int r = client_connect_until(socket, clock_monotonic_ns() + DAEMON_NS, &c, e);
 
 	if (r == 0) {
-		r = stats_get(c, ret, e);
+		r = metrics_fetch(ret, execute, c, e);
 		client_free(c);
 	}
 	if (r < 0 && log_ratelimit_pass(&limit))
@@ -97,7 +77,7 @@ static int stats_fetch(const char *socket, struct json_object **ret, struct err 
 /* ---- requests ---- */
 
 struct request {
-	struct json_object *vms; /* the statistics that the answer was printed from */
+	struct metrics metrics; /* the statistics that the answer was printed from */
 };
 
 static enum MHD_Result answer(struct MHD_Connection *c, unsigned status, const char *type, char *text, size_t size,
@@ -138,11 +118,11 @@ static bool token_fits(const struct server *s, const char *header)
 	return !differs;
 }
 
-/* ret_vms: the objects of all VMs; the caller frees them when the answer is sent, since that takes some time. */
-static enum MHD_Result metrics_answer(struct MHD_Connection *c, const struct server *s, struct json_object **ret_vms)
+/* ret: the statistics; the caller frees them when the answer is sent, since that takes some time. */
+static enum MHD_Result metrics_answer(struct MHD_Connection *c, const struct server *s, struct metrics *ret)
 {
 	struct err e = { 0 };
-	bool refused = stats_fetch(s->socket, ret_vms, &e) < 0 && e.cls == ERR_PERMISSION;
+	bool refused = stats_fetch(s->socket, ret, &e) < 0 && e.cls == ERR_PERMISSION;
 	char *text = NULL;
 	size_t size = 0;
 	FILE *f = must_alloc(open_memstream(&text, &size));
@@ -150,7 +130,7 @@ static enum MHD_Result metrics_answer(struct MHD_Connection *c, const struct ser
 	if (refused)
 		fprintf(f, "%s\n", e.msg);
 	else
-		openmetrics_print(f, *ret_vms);
+		openmetrics_print(f, ret);
 	if (fclose(f) != 0) {
 		free(text);
 		return MHD_NO;
@@ -188,7 +168,7 @@ static enum MHD_Result request_handle(void *opaque, struct MHD_Connection *c, co
 		return refuse(c, MHD_HTTP_UNAUTHORIZED, "send the token: Authorization: Bearer TOKEN\n");
 	if (strcmp(url, "/metrics"))
 		return refuse(c, MHD_HTTP_NOT_FOUND, "the metrics are at /metrics\n");
-	return metrics_answer(c, s, &q->vms);
+	return metrics_answer(c, s, &q->metrics);
 }
 
 static void request_done(void *opaque, struct MHD_Connection *c, void **request, enum MHD_RequestTerminationCode why)
@@ -199,7 +179,7 @@ static void request_done(void *opaque, struct MHD_Connection *c, void **request,
 	(void)why;
 	connections_wait(&s->connections, row_of(c));
 	if (q)
-		json_object_put(q->vms);
+		metrics_done(&q->metrics);
 	free(q);
 }
 

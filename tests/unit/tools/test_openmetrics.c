@@ -12,13 +12,14 @@
 
 static char *printed(const char *json)
 {
-	CLEANUP_JS struct json_object *vms = json ? json_tokener_parse(json) : NULL;
+	struct metrics m = { .vms = json ? json_tokener_parse(json) : NULL };
 	char *text = NULL;
 	size_t size;
 	FILE *f = open_memstream(&text, &size);
 
-	openmetrics_print(f, vms);
+	openmetrics_print(f, &m);
 	fclose(f);
+	metrics_done(&m);
 	return text;
 }
 

@@ -35,6 +35,22 @@ def parse(text):
     return samples
 
 
+def promtool(text):
+    """Let promtool judge the names. It reads the older format, in which a counter's family has the suffix, and knows no
+    info and no stateset."""
+    lines, kinds = [], {}
+    for line in text.splitlines()[:-1]:
+        word, _, rest = line[2:].partition(" ")
+        if line.startswith("# "):
+            family, _, rest = rest.partition(" ")
+            if word == "TYPE":
+                kinds[family] = rest
+                rest = rest if rest in ("gauge", "counter") else "gauge"
+            line = f"# {word} {family}{SUFFIXES[kinds[family]][0]} {rest}"
+        lines.append(line)
+    return subprocess.run(["promtool", "check", "metrics"], input="\n".join(lines) + "\n", capture_output=True, text=True, timeout=60)
+
+
 def value(samples, metric, **labels):
     return samples[metric, frozenset(labels.items())]
 

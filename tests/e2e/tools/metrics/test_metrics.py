@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 
 import guestlib
 from conftest import BUILD, FAKE_VM, Daemon, free_port, until
-from metricslib import Server, open_daemon, parse, value
+from metricslib import Server, open_daemon, parse, promtool, value
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 
@@ -88,6 +89,73 @@ def test_metrics_agree_with_vm_info(fake):
     assert ("cairn_domain_cpu_time_seconds_total", frozenset({("domain", "off")})) not in samples
 
 
+def test_metrics_of_the_host(fake):
+    """Jobs, pools, web hooks, memory and processors. promtool knows the rules for names."""
+    folder = fake.tmp / "images"
+    folder.mkdir()
+    fake.define("vm1")
+    fake.cairn("start", "vm1")
+    samples = parse(fake.cairn("metrics").stdout)
+    assert value(samples, "cairn_jobs_finished_total", type="snapshot-create") == 0
+    assert not any(metric.startswith("cairn_pool") for metric, _ in samples)
+    fake.cairn("pool-define-as", "images", "dir", "--target", str(folder))
+    q = fake.qmp()
+    until(lambda: "used" in next(p for p in q.run("query-pools")["pools"] if p["name"] == "images"))
+    fake.cairn("vol-create-as", "images", "a.qcow2", "1M")
+    fake.cairn("vol-create-as", "images", "a.qcow2", "1M", ok=None)  # it exists
+    for name in ("a", "b"):
+        fake.cairn("web-hook", name, "--url", "http://127.0.0.1:1/", "--private")
+    fake.cairn("destroy", "vm1")
+    until(lambda: all(h["waiting"] for h in q.run("query-web-hooks")["hooks"]))
+    text = fake.cairn("metrics").stdout
+    samples, host = parse(text), q.run("vm-stats")["host"]
+    pool = next(p for p in q.run("query-pools")["pools"] if p["name"] == "images")
+    assert value(samples, "cairn_pool_capacity_bytes", pool="images") == pool["total"]
+    assert value(samples, "cairn_pool_allocation_bytes", pool="images") == pool["used"]
+    assert value(samples, "cairn_pool_available_bytes", pool="images") == pool["total"] - pool["used"] > 0
+    states = {(dict(labels)["pool"], dict(labels)["cairn_pool_state"]): v for (m, labels), v in samples.items() if m == "cairn_pool_state"}
+    assert len(states) == 3 and [s for s in states if states[s]] == [("images", "low" if pool.get("low") else "ok")]
+    jobs = {j["type"]: j for j in host["jobs"]}
+    for kind, job in jobs.items():
+        assert value(samples, "cairn_jobs_finished_total", type=kind) == job["finished"]
+        assert value(samples, "cairn_jobs_failed_total", type=kind) == job["failed"]
+        assert value(samples, "cairn_jobs_running", type=kind) == job["running"] == 0
+    assert (jobs["volume-create"]["finished"], jobs["volume-create"]["failed"]) in ((2, 1), (1, 0))
+    assert value(samples, "cairn_web_hook_events_queued") == sum(h["waiting"] for h in q.run("query-web-hooks")["hooks"]) >= 2
+    assert value(samples, "cairn_web_hook_events_delivered_total") == 0
+    assert value(samples, "cairn_host_cpus") == os.cpu_count()
+    with open("/proc/meminfo") as f:
+        total = int(next(line for line in f if line.startswith("MemTotal:")).split()[1]) * 1024
+    assert value(samples, "cairn_host_memory_bytes") == total >= value(samples, "cairn_host_memory_available_bytes") > 0
+
+
+@pytest.mark.skipif(not shutil.which("promtool"), reason="needs prometheus")
+def test_names_follow_the_rules_of_prometheus(fake):
+    fake.define("on", vcpus=2, boot={"kernel": str(fake.tmp / "kernel"), "cmdline": "works=3"})
+    fake.cairn("start", "on")
+    fake.cairn("pool-define-as", "images", "dir", "--target", str(fake.tmp))
+    while "cairn_domain_cpu_time_seconds_total{" not in (text := fake.cairn("metrics").stdout):
+        pass  # the process stood still
+    r = promtool(text)
+    assert (r.returncode, r.stdout, r.stderr) == (0, "", "")
+
+
+def test_sums_of_web_hooks_do_not_decrease(fake):
+    """Events of a web hook that is removed stay counted."""
+    with socket.create_server(("127.0.0.1", 0)) as s:
+        s.settimeout(50)
+        fake.define("vm1")
+        fake.cairn("web-hook", "a", "--url", f"http://127.0.0.1:{s.getsockname()[1]}/", "--private")
+        fake.cairn("start", "vm1")
+        with s.accept()[0] as c:
+            c.recv(1)
+            c.sendall(b"HTTP/1.1 410 Gone\r\nContent-Length: 0\r\n\r\n")
+            until(lambda: value(parse(fake.cairn("metrics").stdout), "cairn_web_hook_events_failed_total") == 1)
+        fake.cairn("web-hook-remove", "a")
+        samples = parse(fake.cairn("metrics").stdout)
+        assert value(samples, "cairn_web_hook_events_failed_total") == 1 and value(samples, "cairn_web_hook_events_queued") == 0
+
+
 def test_pages_list_every_vm_once(fake):
     names = [f"{i:03}" + "n" * 60 for i in range(170)]
     q = fake.qmp()
@@ -123,6 +191,10 @@ def test_unix_socket_serves_viewer(shared, serve):
     r, text = unix(shared)
     assert r.status == 200 and r.getheader("Content-Type").startswith("application/openmetrics-text; version=1.0.0")
     assert {dict(labels)["domain"] for m, labels in parse(text) if m == "cairn_domain_info"} == {"mine"}
+    assert "cairn_host_cpus " in text and "cairn_jobs" not in text, "jobs and pools need a role for all VMs"
+    shared.cairn("grant", "viewer", "--user", "nobody")
+    assert "cairn_jobs" in unix(shared)[1]
+    shared.cairn("revoke", "--user", "nobody")
     assert unix(shared, method="HEAD")[1] == ""
     assert [unix(shared, path)[0].status for path in ("/", "/metrics/../x", "/%00")] == [404] * 3
     r, _ = unix(shared, method="POST")
