@@ -99,6 +99,8 @@ static const char *remedy(int neg_errno)
 		return "; raise this process's limit of open files (ulimit -n, or LimitNOFILE= of its service)";
 	case -EAGAIN:
 		return "; the limit of processes and threads may be reached: raise it (ulimit -u, pids.max, or TasksMax= of the service)";
+	case -EROFS:
+		return "; mount it for writing again; after an error of the disk, the kernel's log (dmesg) says why it is read-only";
 	case -EFBIG:
 		return "; the limit of file sizes may be reached: raise it (ulimit -f, or LimitFSIZE= of the service)";
 	default:

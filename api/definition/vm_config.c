@@ -45,7 +45,10 @@ static int open_failed(const struct config_file *f, struct err *e)
 	int error = errno;
 	const char *hint = "";
 
-	if (f->write && (error == EACCES || error == EROFS || error == EPERM))
+	if (f->write && error == EROFS)
+		hint = "; mount it for writing, or if the guest need not write to the file, set its \"readonly\" to true; after an error of the "
+		       "disk, the kernel's log (dmesg) says why it is read-only";
+	else if (f->write && (error == EACCES || error == EPERM))
 		hint = "; if the guest need not write to it, set its \"readonly\" to true";
 	else if (error == ENOENT && !strcmp(f->path, DEFINITION_BIOS_PATH))
 		hint = "; " DEFINITION_BIOS_REMEDY;

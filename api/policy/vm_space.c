@@ -18,6 +18,7 @@
 #include "base/util.h"
 #include "base/utf8.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -103,6 +104,7 @@ static void low_emit(struct vm *vm, const struct fullest *f)
 	struct vm_space *s = vm->space;
 	double seconds = space_fill_seconds_left(f->fill);
 	struct json_object *data;
+	char rate[64] = "";
 	uint64_t left_out;
 
 	if (!ratelimit_take_of(&s->events, EVENTS_BURST, EVENTS_WINDOW_NS, clock_monotonic_ns(), &left_out))
@@ -117,9 +119,11 @@ static void low_emit(struct vm *vm, const struct fullest *f)
 	if (left_out)
 		js_put_uint(data, "left-out", left_out);
 	vm_emit(vm, EVENT_DISK_SPACE, data);
+	if (s->low && seconds >= 0 && seconds < 86400)
+		snprintf(rate, sizeof(rate), ", and none in %.0f s if it keeps filling", seconds);
 	if (s->low)
-		log_warn("space", "VM '%s': the file system of disk %s has little space: %llu of %llu MiB are free", vm->def->name, f->id,
-			(unsigned long long)(f->fill->free_bytes >> 20), (unsigned long long)(f->fill->total_bytes >> 20));
+		log_warn("space", "VM '%s': the file system of disk %s has little space: %llu of %llu MiB are free%s", vm->def->name, f->id,
+			(unsigned long long)(f->fill->free_bytes >> 20), (unsigned long long)(f->fill->total_bytes >> 20), rate);
 }
 
 static void low_check(struct vm *vm)

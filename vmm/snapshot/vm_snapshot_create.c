@@ -174,10 +174,12 @@ static int base_crcs_read(struct create_job *x)
 	disk_store_init(&st, x->first, NULL, x->j.m->base_id);
 	r = vmstate_read_header(&st.store, &h, &x->j.e);
 	if (!r && h.layout.ram_bytes != x->h.layout.ram_bytes)
-		r = err_set(&x->j.e, -EINVAL, ERR_CORRUPT, "snapshot %s: its memory has an unexpected "
-			"size",
-			x->j.m->base_id);
-	return r < 0 ? r : vmstate_read_crcs(&st.store, &h, &x->crcs, &x->j.e);
+		r = err_set(&x->j.e, -EINVAL, ERR_CORRUPT, "its size is unexpected");
+	if (!r)
+		r = vmstate_read_crcs(&st.store, &h, &x->crcs, &x->j.e);
+	if (r < 0)
+		err_prefix(&x->j.e, "disk %s: memory of snapshot %s", x->first->id, x->j.m->base_id);
+	return r;
 }
 
 /* Set all checksums to those of zero blocks: the tracker does not return untouched blocks. */

@@ -80,6 +80,9 @@ static void test_reached_limit_names_the_remedy(void **state)
 	assert_int_equal(err_set_errno(&e, -EAGAIN, "cannot start a thread"), -EAGAIN);
 	assert_string_equal(e.msg, "cannot start a thread: Resource temporarily unavailable; the limit of processes and threads may be reached: "
 		"raise it (ulimit -u, pids.max, or TasksMax= of the service)");
+	assert_int_equal(err_set_errno(&e, -EROFS, "vda"), -EROFS);
+	assert_string_equal(e.msg, "vda: Read-only file system; mount it for writing again; after an error of the disk, the kernel's log (dmesg) "
+		"says why it is read-only");
 }
 
 /* Programs switch on the class names: each class has a distinct one. */

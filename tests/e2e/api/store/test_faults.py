@@ -296,3 +296,13 @@ def booted(daemon):
         pass
     c.run("open 0")
     return c
+
+
+def test_start_on_a_read_only_file_system_names_the_remedy(fake, tmp_path):
+    with tmpfs(tmp_path / "m", "1m") as place:
+        (place / "d").write_bytes(bytes(4096))
+        fake.define("a", disks=[{"path": str(place / "d"), "format": "raw"}])
+        subprocess.run(["mount", "-o", "remount,ro", place], check=True)
+        assert "Read-only file system; mount it for writing, or if the guest" in fake.cairn("start", "a", ok=False).stderr
+        subprocess.run(["mount", "-o", "remount,rw", place], check=True)
+        fake.cairn("start", "a")

@@ -95,6 +95,21 @@ def test_damage_in_each_region_of_state_is_refused(vm):
     assert vm.run("rd64 0x900000") == ["0x55"]
 
 
+def test_snapshot_after_a_damaged_one_names_it_and_succeeds_without_it(vm):
+    vm.start()
+    vm.snapshot("s1")
+    header = find(vm.disks[0], b"CAIRNVMS")
+    flip(vm.disks[0], header + 40)
+    r = vm.daemon.cairn("snapshot-create-as", "vm1", "s2", ok=False)
+    assert "disk vda: memory of snapshot 1: " in r.stderr
+    vm.daemon.cairn("snapshot-delete", "vm1", "s1")
+    vm.run("wr64 0x900000 0x55")
+    vm.snapshot("s2")
+    vm.run("wr64 0x900000 0x66")
+    vm.revert("s2")
+    assert vm.run("rd64 0x900000") == ["0x55"]
+
+
 @pytest.mark.parametrize("size", [4096, 1 << 20, 1 << 24, 1 << 62])
 def test_truncated_state_is_refused(vm, size):
     """The length in the entry does not fit the actual state."""
