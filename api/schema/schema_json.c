@@ -61,7 +61,7 @@ static bool returns_builtin(const struct command *c)
 }
 
 /* The schema while it is made. The types of arguments, results and events have numbers as names, as in QEMU: names
- * after the commands took 5 KiB of the line. Number 0 is the type without members. */
+ * after the commands took 5 KiB of the line. When brief, they are hexadecimal. Number 0 is the type without members. */
 struct schema_draft {
 	enum dialect dialect;
 	/* Without descriptions, results of jobs, types of lists and objects inside of others, what is false, and
@@ -189,7 +189,7 @@ static void add_object(struct schema_draft *s, const struct field *f, char name[
 		}
 	while (i < s->types_count && !fields_equal(s, s->types[i], f))
 		i++;
-	snprintf(name, TYPE_NAME_BYTES, "%u", i);
+	snprintf(name, TYPE_NAME_BYTES, s->brief ? "%x" : "%u", i);
 	if (i < s->types_count)
 		return;
 	s->types[s->types_count++] = f;
