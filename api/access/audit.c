@@ -66,15 +66,15 @@ static bool is_secret(const char *key)
 	return false;
 }
 
-/* Copy a URL without user, password, query and fragment, which may hold a token. Owned by the caller. */
+/* Copy a URL without user, password, path, query and fragment, which may hold a token. Owned by the caller. */
 static char *url_mask(const char *url)
 {
-	const char *colon = strstr(url, "://"), *from = colon ? colon + 3 : url, *end = from + strcspn(from, "?#");
-	const char *at = memrchr(from, '@', strcspn(from, "/?#"));
+	const char *colon = strstr(url, "://"), *from = colon ? colon + 3 : url, *end = from + strcspn(from, "/?#");
+	const char *at = memrchr(from, '@', (size_t)(end - from)), *host = at ? at + 1 : from;
 	char *masked;
 
-	if (asprintf(&masked, "%.*s%s%.*s%s", (int)(from - url), url, at ? "(masked)" : "", (int)(end - (at ? at : from)), at ? at : from,
-		    *end ? "?(masked)" : "") < 0)
+	if (asprintf(&masked, "%.*s%s%.*s%s", (int)(from - url), url, at ? "(masked)@" : "", (int)(end - host), host,
+		    *end ? "/(masked)" : "") < 0)
 		abort();
 	return masked;
 }

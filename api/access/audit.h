@@ -4,8 +4,8 @@
  * are rotated (api/access/audit_file.h). A thread brings the lines to stable storage (api/access/audit_sync.h), and a
  * call is answered after that. Threading: the daemon's loop.
  *
- * A line has: time (ns since the epoch), uid, pid, command, vm, arguments (secrets masked, and the user and query of
- * URLs), outcome ("ok" or the error's class), error, duration (ns). It has at most 4 KiB, and each text in it at most
+ * A line has: time (ns since the epoch), uid, pid, command, vm, arguments (secrets masked, and all of URLs but the
+ * host), outcome ("ok" or the error's class), error, duration (ns). It has at most 4 KiB, and each text in it at most
  * 255 bytes: a longer text ends with "...(N bytes)", a list of arguments with "...(N more)", an object with the member
  * "...": N, which counts the omitted members. Control characters are replaced by '?'. When a user's denials exceed the
  * rate limit (api/access/denial_log.h), one line counts the omitted ones: time, uid (missing if it counts several
