@@ -231,15 +231,19 @@ static const struct job_type *type_find(const char *type)
 struct json_object *jobs_count(const struct vm_host *host)
 {
 	struct json_object *list = json_object_new_array();
+	uint64_t running[ARRAY_SIZE(types)] = { 0 };
 
+	for (const struct job *j = host->jobs; j; j = j->next) {
+		const struct job_type *t = j->status == JOB_CONCLUDED ? NULL : type_find(j->type);
+
+		if (t)
+			running[t - types]++;
+	}
 	for (size_t i = 0; i < ARRAY_SIZE(types); i++) {
 		struct json_object *o = json_object_new_object();
-		uint64_t running = 0;
 
-		for (const struct job *j = host->jobs; j; j = j->next)
-			running += j->status != JOB_CONCLUDED && type_find(j->type) == &types[i];
 		js_put_str(o, "type", types[i].type);
-		js_put_uint(o, "running", running);
+		js_put_uint(o, "running", running[i]);
 		js_put_uint(o, "finished", host->job_counts[i].finished);
 		js_put_uint(o, "failed", host->job_counts[i].failed);
 		json_object_array_add(list, o);

@@ -380,7 +380,6 @@ static void hook_link(struct web_hooks *h, struct web_hook *w)
 	h->list = w;
 }
 
-/* Take a web hook out of the list, and end its try without an outcome. */
 static void events_add(struct web_hook *sum, const struct web_hook *w)
 {
 	sum->delivered += w->delivered;
@@ -389,6 +388,7 @@ static void events_add(struct web_hook *sum, const struct web_hook *w)
 	sum->nwaiting += w->nwaiting;
 }
 
+/* Take a web hook out of the list, and end its try without an outcome. */
 static void hook_unlink(struct web_hooks *h, struct web_hook *w)
 {
 	struct web_hook **at = &h->list;
