@@ -691,7 +691,7 @@ const struct verb verbs[] = {
 	{ "domstats", "Monitoring", "[VM...]", "print statistics of VMs, with virsh's names", domstats_options, 0, MANY, true,
 		"vm", "vm-info vm-stats vm-space", verb_domstats },
 	{ "domdirtyrate-calc", "Monitoring", "VM", NULL, domdirtyrate_options, 1, 1, false, "vm", "vm-calc-dirty-rate", verb_domdirtyrate_calc },
-	{ "metrics", "Monitoring", "", "print statistics of all VMs as OpenMetrics text, for Prometheus", NULL, 0, 0, false, NULL, "vm-stats",
+	{ "metrics", "Monitoring", "", "print statistics of all VMs as OpenMetrics text, for Prometheus", NULL, 0, 0, false, NULL, "vm-stats query-pools",
 		verb_metrics },
 	{ "trend", "Monitoring", "VM [SERIES...]", "draw a VM's figures over time; series: " TREND_SERIES " [cpu]", trend_options, 1, 16, false, "vm",
 		"vm-trend", verb_trend },
