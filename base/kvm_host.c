@@ -265,11 +265,11 @@ static bool is_virtual_machine(void)
 	return __get_cpuid(1, &a, &b, &c, &d) && (c & 1u << 31);
 }
 
-const char *kvm_host_remedy(void)
+const char *kvm_host_remedy(bool confined)
 {
 	const char *extension = kvm_host_extension();
 
-	if (!access("/sys/module/kvm_intel", F_OK) || !access("/sys/module/kvm_amd", F_OK))
+	if (!confined && (!access("/sys/module/kvm_intel", F_OK) || !access("/sys/module/kvm_amd", F_OK)))
 		return "KVM is loaded, so only this container lacks the device; give it that (docker run --device /dev/kvm)";
 	if (extension && !strcmp(extension, "vmx"))
 		return "as root: modprobe kvm_intel; if that fails, switch virtualization on in the firmware";

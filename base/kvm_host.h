@@ -43,8 +43,9 @@ void kvm_cpuid_guest_close(struct kvm_cpuid_guest *g);
 
 /* Return "vmx" or "svm" for a processor that shows this extension; NULL: it shows neither. */
 const char *kvm_host_extension(void);
-/* Return what to do about a missing /dev/kvm, as in "as root: modprobe kvm_amd; …". */
-const char *kvm_host_remedy(void);
+/* Return what to do about a missing /dev/kvm, as in "as root: modprobe kvm_amd; …". confined: the caller may look at no
+ * file, so the processor alone decides. */
+const char *kvm_host_remedy(bool confined);
 
 /* Whether a VM's memory may be in transparent huge pages: before Linux 6.6, userfaultfd does not work with shared ones
  * ("Memory in huge pages" in docs/snapshots.md). release: of uname(). */

@@ -98,7 +98,7 @@ static void kvm_open_failed(struct host_check *c, int error)
 		remedy(c, "join the group %s (adduser USER %s), then log in again",
 			group_of("/dev/kvm", group) ? group : "kvm", group_of("/dev/kvm", group) ? group : "kvm");
 	else
-		remedy(c, "%s", kvm_host_remedy());
+		remedy(c, "%s", kvm_host_remedy(false));
 }
 
 static void kvm_probe(struct host_check *c)

@@ -44,7 +44,7 @@ static int dev_kvm_refused(int r, struct err *e)
 {
 	switch (r) {
 	case -ENOENT:
-		return err_set(e, r, ERR_HOST, "/dev/kvm is missing: %s", kvm_host_remedy());
+		return err_set(e, r, ERR_HOST, "/dev/kvm is missing: %s", kvm_host_remedy(true));
 	case -EACCES:
 	case -EPERM:
 		return err_set(e, r, ERR_PERMISSION,
@@ -52,7 +52,7 @@ static int dev_kvm_refused(int r, struct err *e)
 			"then log in again)");
 	case -ENODEV:
 	case -ENXIO:
-		return err_set(e, r, ERR_HOST, "/dev/kvm has no driver behind it: %s", kvm_host_remedy());
+		return err_set(e, r, ERR_HOST, "/dev/kvm has no driver behind it: %s", kvm_host_remedy(true));
 	case -EBUSY:
 		return err_set(e, r, ERR_HOST, "another hypervisor uses the CPU's virtualization");
 	default:
