@@ -777,3 +777,9 @@ static int file_receive(void *opaque, struct conn *conn, int sock, struct client
 
 const struct server_ops command_server_ops = { command_dispatch, greeting_make, peer_role, peer_mark, peer_known,
 	file_receive, client_file_free, client_dropped };
+
+void command_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	(void)a;
+	call_done(opaque, r, e);
+}

@@ -10,15 +10,17 @@
 
 struct command_handler;
 struct denial_log;
+struct err;
 struct job;
 struct job_name;
+struct json_writer;
 struct server_ops;
 struct vm;
-struct vm_observer;
-struct json_writer;
+struct vm_answer;
 struct vm_figures;
 struct vm_host;
 struct vm_info;
+struct vm_observer;
 
 /* The objects that commands use besides the VMs. All are borrowed. */
 struct command_context {
@@ -69,6 +71,9 @@ struct command_handler {
 
 /* The handlers of the daemon's commands; the last row has no name. */
 extern const struct command_handler command_handlers[];
+
+/* Answer a call with the outcome that the VM's process reports. opaque: the call. */
+void command_answered(void *opaque, int r, const struct vm_answer *a, const struct err *e);
 
 /* Handlers of the daemon's commands. QEMU's dialect uses some of them, too. Each answers its call once, at once or
  * later. */

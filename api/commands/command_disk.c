@@ -134,12 +134,6 @@ void command_vm_set_disk(struct call *c)
 
 /* ---- vm-resize-disk ---- */
 
-static void resize_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
-{
-	(void)a;
-	call_done(opaque, r, e);
-}
-
 void command_vm_resize_disk(struct call *c)
 {
 	struct vm_disk_resize body = { 0 };
@@ -162,7 +156,7 @@ void command_vm_resize_disk(struct call *c)
 	}
 	snprintf(body.id, sizeof(body.id), "%s", vm_live(c->vm)->disks[at].id);
 	body.size_bytes = (uint64_t)size;
-	vm_process_request(c->vm->proc, VM_MSG_DISK_RESIZE, &body, sizeof(body), -1, RESIZE_TIMEOUT_NS, resize_done, c);
+	vm_process_request(c->vm->proc, VM_MSG_DISK_RESIZE, &body, sizeof(body), -1, RESIZE_TIMEOUT_NS, command_answered, c);
 }
 
 /* ---- copies and merges ---- */

@@ -99,12 +99,6 @@ void command_vm_reclaim(struct call *c)
 	}
 }
 
-static void dirty_rate_begun(void *opaque, int r, const struct vm_answer *a, const struct err *e)
-{
-	(void)a;
-	call_done(opaque, r, e);
-}
-
 static int dirty_rate_check(const struct call *c, const char *key, int64_t seconds, int64_t pages, struct err *e)
 {
 	if (seconds < 1 || seconds > VM_DIRTY_RATE_SECONDS_MAX)
@@ -124,7 +118,7 @@ void command_calc_dirty_rate(struct call *c, const char *seconds)
 	if (dirty_rate_check(c, seconds, s, pages, &e) < 0)
 		call_fail(c, &e);
 	else
-		vm_process_request(c->vm->proc, VM_MSG_DIRTY_RATE, &ask, sizeof(ask), -1, DIRTY_RATE_TIMEOUT_NS, dirty_rate_begun, c);
+		vm_process_request(c->vm->proc, VM_MSG_DIRTY_RATE, &ask, sizeof(ask), -1, DIRTY_RATE_TIMEOUT_NS, command_answered, c);
 }
 
 void command_vm_calc_dirty_rate(struct call *c)

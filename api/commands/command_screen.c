@@ -33,12 +33,6 @@ static int screen_check(const struct vm *vm, enum vm_known what, struct err *e)
 		"VM '%s' runs without a screen; set \"screen\": true (cairn edit %s), shut the VM down and start it", name, shell_word(name).s);
 }
 
-static void work_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
-{
-	(void)a;
-	call_done(opaque, r, e);
-}
-
 int screen_save(struct vm *vm, enum vm_image_format format, struct client_file **file,
 	void (*done)(void *opaque, int r, const struct vm_answer *a, const struct err *e), void *opaque, struct err *e)
 {
@@ -59,7 +53,7 @@ void command_vm_screenshot(struct call *c)
 	int r = outfile_check(c->file, O_WRONLY, "a screenshot", &e);
 
 	if (!r)
-		r = screen_save(c->vm, format && !strcmp(format, "png") ? VM_IMAGE_PNG : VM_IMAGE_PPM, &c->file, work_done, c, &e);
+		r = screen_save(c->vm, format && !strcmp(format, "png") ? VM_IMAGE_PNG : VM_IMAGE_PPM, &c->file, command_answered, c, &e);
 	if (r < 0)
 		call_fail(c, &e);
 }
@@ -88,7 +82,7 @@ void screen_press_keys(struct call *c, const uint16_t *codes, size_t n, int64_t 
 		return;
 	}
 	memcpy(keys.codes, codes, n * sizeof(*codes));
-	vm_process_request(c->vm->proc, VM_MSG_SEND_KEYS, &keys, sizeof(keys), -1, KEYS_TIMEOUT_NS, work_done, c);
+	vm_process_request(c->vm->proc, VM_MSG_SEND_KEYS, &keys, sizeof(keys), -1, KEYS_TIMEOUT_NS, command_answered, c);
 }
 
 void command_vm_send_key(struct call *c)

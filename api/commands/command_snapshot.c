@@ -284,12 +284,6 @@ static void snapshots_ask(struct call *c, enum vm_msg_type type, const void *bod
 	snapshots_request(c->vm, type, body, len, timeout_ns, done, c);
 }
 
-static void set_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
-{
-	(void)a;
-	call_done(opaque, r, e);
-}
-
 void command_snapshot_set(struct call *c)
 {
 	struct vm_snapshot_set body = { .set_description = js_get_str(c->args, "description") != NULL,
@@ -308,7 +302,7 @@ void command_snapshot_set(struct call *c)
 	if (r < 0)
 		call_fail(c, &e);
 	else
-		snapshots_ask(c, VM_MSG_SNAPSHOT_SET, &body, sizeof(body), SET_TIMEOUT_NS, set_done);
+		snapshots_ask(c, VM_MSG_SNAPSHOT_SET, &body, sizeof(body), SET_TIMEOUT_NS, command_answered);
 }
 
 static void size_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)

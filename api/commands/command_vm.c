@@ -403,15 +403,9 @@ void command_vm_reset(struct call *c)
 	vm_request(c, VM_MSG_RESET, reset_done);
 }
 
-static void nmi_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
-{
-	(void)a;
-	call_done(opaque, r, e);
-}
-
 void command_vm_inject_nmi(struct call *c)
 {
-	vm_request(c, VM_MSG_NMI, nmi_done);
+	vm_request(c, VM_MSG_NMI, command_answered);
 }
 
 /* ---- autostart ---- */

@@ -145,16 +145,10 @@ void qmp_reset(struct call *c)
 		command_vm_reset(c);
 }
 
-static void asked_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
-{
-	(void)a;
-	call_done(opaque, r, e);
-}
-
 void qmp_nmi(struct call *c)
 {
 	if (is_there(c))
-		vm_process_request(c->vm->proc, VM_MSG_NMI, NULL, 0, -1, REQUEST_TIMEOUT_NS, asked_done, c);
+		vm_process_request(c->vm->proc, VM_MSG_NMI, NULL, 0, -1, REQUEST_TIMEOUT_NS, command_answered, c);
 }
 
 /* Parse QEMU's word for an action. QEMU has no action "dump". QEMU's "debug" only prints a line, so the result is
@@ -180,7 +174,7 @@ void qmp_watchdog_set_action(struct call *c)
 	} else if (is_there(c)) {
 		body.action = (uint8_t)r;
 		vm_process_request(c->vm->proc, VM_MSG_WATCHDOG, &body, sizeof(body), -1, REQUEST_TIMEOUT_NS,
-			asked_done, c);
+			command_answered, c);
 	}
 }
 
@@ -200,7 +194,7 @@ static void balloon_set(void *opaque, int r, const struct vm_answer *a, const st
 
 	if (!r)
 		balancer_hold_memory(c->vm);
-	asked_done(c, r, a, e);
+	command_answered(c, r, a, e);
 }
 
 void qmp_balloon(struct call *c)

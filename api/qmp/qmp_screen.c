@@ -128,12 +128,6 @@ static int event_read(struct json_object *v, struct vm_input *in, struct err *e)
 	return err_set(e, -EINVAL, ERR_GENERIC, "Parameter 'type' does not accept value '%.40s'", type);
 }
 
-static void input_sent(void *opaque, int r, const struct vm_answer *a, const struct err *e)
-{
-	(void)a;
-	call_done(opaque, r, e);
-}
-
 void qmp_input_send_event(struct call *c)
 {
 	struct json_object *events = js_get_array(c->args, "events");
@@ -149,5 +143,5 @@ void qmp_input_send_event(struct call *c)
 	if (r < 0)
 		call_fail(c, &e);
 	else
-		vm_process_request(c->vm->proc, VM_MSG_INPUT, &in, sizeof(in), -1, INPUT_TIMEOUT_NS, input_sent, c);
+		vm_process_request(c->vm->proc, VM_MSG_INPUT, &in, sizeof(in), -1, INPUT_TIMEOUT_NS, command_answered, c);
 }
