@@ -246,6 +246,7 @@ struct json_object *jobs_count(const struct vm_host *host)
 		js_put_uint(o, "running", running[i]);
 		js_put_uint(o, "finished", host->job_counts[i].finished);
 		js_put_uint(o, "failed", host->job_counts[i].failed);
+		js_put_uint(o, "cancelled", host->job_counts[i].cancelled);
 		json_object_array_add(list, o);
 	}
 	return list;
@@ -671,7 +672,8 @@ static void job_count(const struct job *j)
 	size_t i = (size_t)(type_find(j->type) - types);
 
 	j->host->job_counts[i].finished++;
-	j->host->job_counts[i].failed += j->failed;
+	j->host->job_counts[i].failed += j->failed && !j->cancelling;
+	j->host->job_counts[i].cancelled += j->failed && j->cancelling;
 }
 
 static void job_conclude(void *opaque)

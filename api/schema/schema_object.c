@@ -377,8 +377,9 @@ static const struct field host_figures[] = {
 static const struct field job_count[] = {
 	{ "type", FIELD_STRING, REQUIRED, "type of the jobs" },
 	{ "running", FIELD_INT, REQUIRED, "number of those under way" },
-	{ "finished", FIELD_INT, REQUIRED, "number of those that have ended since the daemon started, failed ones included" },
-	{ "failed", FIELD_INT, REQUIRED, "number of those that have failed since then; a cancelled job counts as failed" }, END };
+	{ "finished", FIELD_INT, REQUIRED, "number of those that have ended since the daemon started, failed and cancelled ones included" },
+	{ "failed", FIELD_INT, REQUIRED, "number of those that have failed since then" },
+	{ "cancelled", FIELD_INT, REQUIRED, "number of those that were cancelled since then" }, END };
 const struct field job_entry[] = {
 	{ "id", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "qmp-id", FIELD_STRING, OPTIONAL, "id of the job on the VM's own socket" },

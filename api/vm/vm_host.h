@@ -106,7 +106,7 @@ struct vm_host {
 	struct network_watch *network_watch; /* api/net/network_watch.h; NULL: not root's daemon */
 	struct call *calls;		     /* those that are not answered, newest first (api/commands/command.c) */
 	struct job *jobs;		     /* oldest first */
-	struct { uint64_t finished, failed; } job_counts[JOB_TYPES_MAX]; /* since the daemon's start, by type */
+	struct { uint64_t finished, failed, cancelled; } job_counts[JOB_TYPES_MAX]; /* since the daemon's start, by type */
 	struct job_wait *job_waits;	     /* calls that wait for a job (api/jobs/job_wait.h) */
 	struct volume_call *volume_calls;    /* work on volumes under way (api/jobs/pool_volumes.h) */
 	uint64_t volume_looks_after_ns;	     /* a file of a VM did not answer: lists of volumes look at none before this time */

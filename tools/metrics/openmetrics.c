@@ -88,8 +88,9 @@ static const struct family of_host[] = {
 
 static const struct family of_job[] = {
 	{ "jobs_running", "running", GAUGE, false, "Jobs under way." },
-	{ "jobs_finished", "finished", COUNTER, false, "Jobs that have ended since the daemon started, failed ones included." },
-	{ "jobs_failed", "failed", COUNTER, false, "Jobs that have failed or were cancelled since the daemon started." },
+	{ "jobs_finished", "finished", COUNTER, false, "Jobs that have ended since the daemon started, failed and cancelled ones included." },
+	{ "jobs_failed", "failed", COUNTER, false, "Jobs that have failed since the daemon started." },
+	{ "jobs_cancelled", "cancelled", COUNTER, false, "Jobs that were cancelled since the daemon started." },
 };
 
 static const struct family of_pool[] = {

@@ -83,7 +83,7 @@ def test_prometheus_scrapes(scraped):
         board = json.load(f)
     names = {name + "_total" if kind == "counter" else name for name, kind in kinds.items()}
     for target in (t for p in board["panels"] for t in p["targets"]):
-        assert set(re.findall(r"cairn_domain_[a-z_]+(?=\{)", target["expr"])) <= names, target
+        assert set(re.findall(r"cairn_[a-z_]+(?=\{)", target["expr"])) <= names, target
         expression = target["expr"].replace("$__rate_interval", "1m").replace("$instance", ".*").replace("$domain", ".*")
         url = f"http://127.0.0.1:{port}/api/v1/query?" + urllib.parse.urlencode({"query": expression})
         with urllib.request.urlopen(url, timeout=60) as r:

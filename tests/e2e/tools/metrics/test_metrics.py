@@ -119,6 +119,7 @@ def test_metrics_of_the_host(fake):
     for kind, job in jobs.items():
         assert value(samples, "cairn_jobs_finished_total", type=kind) == job["finished"]
         assert value(samples, "cairn_jobs_failed_total", type=kind) == job["failed"]
+        assert value(samples, "cairn_jobs_cancelled_total", type=kind) == job["cancelled"] == 0
         assert value(samples, "cairn_jobs_running", type=kind) == job["running"] == 0
     assert (jobs["volume-create"]["finished"], jobs["volume-create"]["failed"]) in ((2, 1), (1, 0))
     assert value(samples, "cairn_web_hook_events_queued") == sum(h["waiting"] for h in q.run("query-web-hooks")["hooks"]) >= 2
@@ -127,6 +128,19 @@ def test_metrics_of_the_host(fake):
     with open("/proc/meminfo") as f:
         total = int(next(line for line in f if line.startswith("MemTotal:")).split()[1]) * 1024
     assert value(samples, "cairn_host_memory_bytes") == total >= value(samples, "cairn_host_memory_available_bytes") > 0
+
+
+def test_cancelled_job_is_no_failed_one(fake):
+    fake.define("vm1", boot={"kernel": str(fake.tmp / "kernel"), "cmdline": f"work-until={fake.tmp}/never"})
+    fake.cairn("start", "vm1")
+    q = fake.qmp()
+    job = q.run("snapshot-create", vm="vm1", name="one")["job"]
+    q.event("JOB_PROGRESS", id=job)
+    q.run("job-cancel", id=job)
+    q.event("JOB_STATUS_CHANGE", id=job, status="concluded")
+    samples = parse(fake.cairn("metrics").stdout)
+    counts = {of: value(samples, f"cairn_jobs_{of}_total", type="snapshot-create") for of in ("finished", "failed", "cancelled")}
+    assert counts == {"finished": 1, "failed": 0, "cancelled": 1}
 
 
 @pytest.mark.skipif(not shutil.which("promtool"), reason="needs prometheus")
