@@ -51,6 +51,9 @@ bool network_is_direct(const struct network_definition *d)
 #define ADDRESS4_FORM TEXT_FORM(KEY_IPV4_FORM)
 #define ADDRESS6_FORM TEXT_FORM("[0-9A-Fa-f]{0,4}:[0-9A-Fa-f:.]{1,40}")
 #define ADDRESS_FORM "{\"anyOf\":[" ADDRESS4_FORM "," ADDRESS6_FORM "]}"
+/* Words before a colon that dnsmasq takes for a tag are excluded. */
+#define BOOT_FILE_FORM "{\"type\":\"string\",\"pattern\":\"^[A-Za-z0-9/][A-Za-z0-9/._~:?&=%+@-]{0,126}$\"," \
+	"\"not\":{\"pattern\":\"^(tag|net):\"}}"
 #define ID_FORM "{\"type\":\"integer\",\"minimum\":0,\"maximum\":4294967294}"
 
 /* ---- names ---- */
@@ -398,15 +401,35 @@ static int parse_hosts6(struct parse *p, struct json_object *v, void *into)
 	return list_make(p, v, NETWORK_HOSTS_MAX, &s->nhosts, &s->hosts, sizeof(*s->hosts), parse_host6);
 }
 
+/* A name of TFTP, or a URL, that stands in a line of dnsmasq's configuration. */
+static int parse_boot_file(struct parse *p, struct json_object *v, void *into)
+{
+	static const char taken[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/._~:?&=%+@-";
+	const char *s = key_text(p, v, NETWORK_BOOT_FILE_MAX);
+
+	if (!s)
+		return -EINVAL;
+	if ((!isalnum((unsigned char)*s) && *s != '/') || s[strspn(s, taken)])
+		return key_error(p, "must be the name of a file below tftp_root, or a URL, of letters, digits and / . _ ~ : ? & = %% + @ -");
+	if (!strncmp(s, "tag:", 4) || !strncmp(s, "net:", 4))
+		return key_error(p, "must not begin with \"%.4s\", which has a special meaning for dnsmasq", s);
+	snprintf(into, NETWORK_BOOT_FILE_MAX + 1, "%s", s);
+	return 0;
+}
+
 #define SUBNET(field) offsetof(struct network_subnet, field)
-#define DHCP_ROWS(parse_ranges, range_keys, parse_hosts, host_keys) { \
+#define DHCP_ROWS(parse_ranges, range_keys, parse_hosts, host_keys) \
 	{ "ranges", KEY_ARRAY, .max = NETWORK_RANGES_MAX, .of = &range_keys, .parse = parse_ranges, .about = "addresses for guests" }, \
 	{ "hosts", KEY_ARRAY, .max = NETWORK_HOSTS_MAX, .of = &host_keys, .parse = parse_hosts, .about = "guests with a fixed address or name" }, \
 	{ "lease_seconds", KEY_NUMBER, .offset = SUBNET(lease_seconds), .min = 120, .max = UINT32_MAX, \
-		.about = "duration of a lease", .initial = "3600" }, \
-}
-static const struct key dhcp4_rows[] = DHCP_ROWS(parse_ranges4, range4_keys, parse_hosts4, host4_keys);
-static const struct key dhcp6_rows[] = DHCP_ROWS(parse_ranges6, range6_keys, parse_hosts6, host6_keys);
+		.about = "duration of a lease", .initial = "3600" }
+static const struct key dhcp4_rows[] = { DHCP_ROWS(parse_ranges4, range4_keys, parse_hosts4, host4_keys),
+	{ "boot_file", KEY_CUSTOM, .offset = SUBNET(boot_file), .parse = parse_boot_file, .about = "file that guests boot from the network",
+		.form = BOOT_FILE_FORM },
+	{ "boot_server", KEY_CUSTOM, .offset = SUBNET(boot_server), .parse = parse_address4, .about = "TFTP server with that file [the network's own]",
+		.form = ADDRESS4_FORM },
+};
+static const struct key dhcp6_rows[] = { DHCP_ROWS(parse_ranges6, range6_keys, parse_hosts6, host6_keys) };
 #define ANY_OF_THEM "{\"minProperties\":1}"
 static const struct keys dhcp4_keys = { dhcp4_rows, ARRAY_SIZE(dhcp4_rows), ANY_OF_THEM };
 static const struct keys dhcp6_keys = { dhcp6_rows, ARRAY_SIZE(dhcp6_rows), ANY_OF_THEM };
@@ -433,6 +456,7 @@ static const struct key ipv4_rows[] = {
 	{ "address", KEY_CUSTOM, .offset = SUBNET(address), .parse = parse_address4, .needed = true, .about = "address of the host",
 		.form = ADDRESS4_FORM },
 	{ "prefix", KEY_NUMBER, .offset = SUBNET(prefix), .min = 8, .max = 29, .needed = true, .about = "length of the prefix" },
+	{ "tftp_root", KEY_PATH, .offset = SUBNET(tftp_root), .about = "folder whose files guests get by TFTP [none]" },
 	{ "dhcp", KEY_OBJECT, .offset = 0, .of = &dhcp4_keys, .parse = prepare_dhcp, .about = "addresses for the guests" },
 };
 static const struct key ipv6_rows[] = {
@@ -572,6 +596,7 @@ void network_definition_free(struct network_definition *d)
 	if (!d)
 		return;
 	free(d->ipv4.hosts);
+	free(d->ipv4.tftp_root);
 	free(d->ipv6.hosts);
 	free(d->dns.hosts);
 	free(d->egress);

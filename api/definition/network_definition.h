@@ -23,6 +23,7 @@ struct json_object;
 #define NETWORK_IDS_MAX 64
 /* Limit of the canonical JSON, so that an answer with it is short enough for each client. */
 #define NETWORK_TEXT_MAX (48 * 1024)
+#define NETWORK_BOOT_FILE_MAX 127 /* RFC 2131, section 2, with a NUL */
 #define NETWORK_DOMAIN_MAX 253 /* RFC 1035, section 2.3.4, without the last dot */
 
 /* The last three, and NETWORK_BRIDGE with a dev, are modes of macvtap: network_is_direct(). */
@@ -56,6 +57,10 @@ struct network_subnet {
 	uint32_t nranges;
 	struct network_host *hosts; /* owned */
 	uint32_t nhosts;
+	/* IPv4 only */
+	char *tftp_root; /* owned; NULL: no TFTP */
+	char boot_file[NETWORK_BOOT_FILE_MAX + 1]; /* empty: none */
+	struct in6_addr boot_server; /* all zero: the network's own */
 };
 
 static inline bool network_subnet_has_dhcp(const struct network_subnet *s)

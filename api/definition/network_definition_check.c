@@ -172,7 +172,9 @@ static int subnet_check(struct parse *p, const struct network_subnet *s, const c
 	if (!four && !network_subnet_has_dhcp(s) && s->prefix != 64)
 		return key_error(p, "%s.prefix: guests choose their addresses in networks of /64 only; give 64, or dhcp", key);
 	r = address_check(&c, &s->address, "address");
-	if (!r && s->dhcp_given && !network_subnet_has_dhcp(s) && !s->lease_seconds)
+	if (!r && is_set(&s->boot_server) && !s->boot_file[0])
+		return key_error(p, "%s.dhcp.boot_file is missing; boot_server needs the name of the file that it has", key);
+	if (!r && s->dhcp_given && !network_subnet_has_dhcp(s) && !s->lease_seconds && !s->boot_file[0])
 		return key_error(p, "%s.dhcp: has neither ranges nor hosts; give the addresses for guests", key);
 	if (!r)
 		r = ranges_check(&c);

@@ -51,6 +51,8 @@ static struct json_object *dhcp_put(const struct network_subnet *s)
 	js_put(o, "hosts", hosts);
 	if (s->lease_seconds)
 		js_put_uint(o, "lease_seconds", s->lease_seconds);
+	put_text(o, "boot_file", s->boot_file);
+	put_address(o, "boot_server", &s->boot_server);
 	return o;
 }
 
@@ -65,6 +67,7 @@ static void put_subnet(struct json_object *o, const char *key, const struct netw
 	js_put_uint(of, "prefix", s->prefix);
 	if (s->nat)
 		js_put_bool(of, "nat", true);
+	js_put_str(of, "tftp_root", s->tftp_root);
 	if (s->dhcp_given)
 		js_put(of, "dhcp", dhcp_put(s));
 	js_put(o, key, of);

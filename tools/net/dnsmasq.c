@@ -236,6 +236,8 @@ int dnsmasq_write(const struct dnsmasq *d, bool *ret_same, note_fn *note, void *
 	if (n->dns && !resolv && !n->nforwarders && network_is_forwarded(n))
 		resolv_note(n, note, arg);
 	r = folder_make(request_path(d->req, "dnsmasq", &path), 0755, e);
+	if (!r && n->ipv4.tftp_root)
+		r = folder_make(request_path(d->req, "dnsmasq/" TFTP_FOLDER, &path), 0755, e);
 	if (!r)
 		r = leases_make(d, e);
 	if (!r)

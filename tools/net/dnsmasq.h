@@ -4,8 +4,8 @@
  * /tmp.
  *
  * Files below FOLDER/dnsmasq, root's: UUID-HASH.conf (of the folder's path), dhcp-hosts, dns-hosts; below it
- * state/leases, which belongs to dnsmasq's user. FOLDER/dnsmasq.pid: process id and start time. FOLDER/service: its
- * addresses, which stay the same over restarts. */
+ * state/leases, which belongs to dnsmasq's user; tftp, where it sees the definition's tftp_root. FOLDER/dnsmasq.pid:
+ * process id and start time. FOLDER/service: its addresses, which stay the same over restarts. */
 #ifndef CAIRN_TOOLS_NET_DNSMASQ_H
 #define CAIRN_TOOLS_NET_DNSMASQ_H
 

@@ -117,6 +117,9 @@ static void dhcp_ipv4_print(FILE *f, const struct network *n, const struct servi
 		fprintf(f, "dhcp-option=option:dns-server,%s\n", address_print(&s->ipv4, text));
 	if (n->mtu)
 		fprintf(f, "dhcp-option=option:mtu,%u\n", n->mtu);
+	if (n->ipv4.boot_file)
+		fprintf(f, "dhcp-boot=%s%s%s\n", n->ipv4.boot_file, n->ipv4.boot_server.family ? ",," : "",
+			n->ipv4.boot_server.family ? address_print(&n->ipv4.boot_server, text) : "");
 	/* Filters of ports check MAC addresses: by a client identifier, a guest would get another's lease. */
 	fputs("dhcp-authoritative\ndhcp-no-override\ndhcp-ignore-clid\n", f);
 }
@@ -167,6 +170,8 @@ void config_print(FILE *f, const struct network *n, const struct service *s, con
 	}
 	/* No guest becomes the proxy of the others by its name (CERT VU#598349). */
 	fputs("dhcp-name-match=set:proxy,wpad\ndhcp-ignore-names=tag:proxy\ndhcp-ignore-names=tag:taken\n", f);
+	if (n->ipv4.tftp_root)
+		fputs("enable-tftp\ntftp-root=" SERVICE_FOLDER "/" TFTP_FOLDER "\n", f);
 	if (n->ipv4.dhcp)
 		dhcp_ipv4_print(f, n, s);
 	if (n->ipv6.given)

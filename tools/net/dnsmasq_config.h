@@ -13,6 +13,7 @@
 #define DHCP_HOSTS "dhcp-hosts"
 #define DNS_HOSTS "dns-hosts"
 #define LEASES "state/leases"
+#define TFTP_FOLDER "tftp" /* the network's tftp_root is mounted there */
 /* The port at which dnsmasq answers cairn-dns, on loopback (tools/dns/resolver.h); jail.c closes it to the guests. */
 #define DNSMASQ_PORT 5300
 

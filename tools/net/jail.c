@@ -13,6 +13,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <grp.h>
+#include <limits.h>
 #include <linux/capability.h>
 #include <linux/mount.h>
 #include <poll.h>
@@ -20,6 +21,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/fsuid.h>
 #include <sys/mount.h>
 #include <sys/pidfd.h>
 #include <sys/prctl.h>
@@ -109,11 +111,51 @@ static int mount_attributes(const char *path, unsigned flags, uint64_t set, uint
 	return (int)syscall(SYS_mount_setattr, AT_FDCWD, path, flags, &attr, sizeof(attr));
 }
 
+/* Open the folder of tftp_root as dnsmasq's user, so that dnsmasq serves nothing that its user cannot reach by the
+ * path. Returns the file descriptor; -errno. */
+static int tftp_open(const struct jail *j, struct err *e)
+{
+	const char *root = j->net->ipv4.tftp_root;
+	char path[PATH_MAX];
+	int fd, error;
+
+	snprintf(path, sizeof(path), "%s/.", root);
+	if (setgroups(0, NULL) < 0)
+		return err_set_errno(e, -errno, "dnsmasq: groups");
+	setfsgid(j->gid);
+	setfsuid(j->uid); /* it is mapped: leases_make() has checked that */
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	error = errno;
+	setfsuid(0);
+	setfsgid(0);
+	if (fd >= 0)
+		return fd;
+	return err_set(e, -error, ERR_HOST, "network '%s': dnsmasq's user (%u) cannot read the folder of ipv4.tftp_root, %.400s: %s; %s",
+		j->net->name, (unsigned)j->uid, root, strerror(error), error == EACCES ? "let all users read it and pass through its parents "
+		"(chmod o+rx), or name a folder such as /srv/tftp" : "make the folder, or name another");
+}
+
+static int tftp_mount(const struct jail *j, int root, struct err *e)
+{
+	char from[32];
+
+	snprintf(from, sizeof(from), "/proc/self/fd/%d", root);
+	if (mount(from, SERVICE_FOLDER "/" TFTP_FOLDER, NULL, MS_BIND | MS_REC, NULL) < 0)
+		return err_set_errno(e, -errno, "dnsmasq: cannot mount %.400s", j->net->ipv4.tftp_root);
+	return 0;
+}
+
 /* Put the network's folder in the place of /tmp, and make everything else read-only. */
 static int files_confine(const struct jail *j, struct err *e)
 {
+	CLEANUP_CLOSE int root = j->net->ipv4.tftp_root ? tftp_open(j, e) : -1;
+
+	if (root < 0 && j->net->ipv4.tftp_root)
+		return root;
 	if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) < 0 || mount(j->folder, SERVICE_FOLDER, NULL, MS_BIND, NULL) < 0)
 		return err_set_errno(e, -errno, "dnsmasq: cannot mount its files");
+	if (root >= 0 && tftp_mount(j, root, e) < 0)
+		return -EIO;
 	/* Linux before 5.12 has no mount_setattr(): the files' modes protect them. */
 	if (mount_attributes("/", AT_RECURSIVE, MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID, 0) < 0)
 		return errno == ENOSYS || errno == EPERM ? 0 : err_set_errno(e, -errno, "dnsmasq: cannot make its mounts read-only");

@@ -250,14 +250,14 @@ static void dns_limit_print(const struct port_text *t, const char *chain, const 
 		rule(t, chain, "%s daddr { %s } meta l4proto { tcp, udp } th dport 53 " DNS_RATE " drop", family == AF_INET ? "ip" : "ip6", list);
 }
 
-/* Limit what the port sends to DHCP and DNS. Questions to the gateway's address reach dnsmasq, too. */
+/* Limit what the port sends to DHCP, TFTP and DNS. Questions to the gateway's address reach dnsmasq, too. */
 static void limits_print(const struct port_text *t, const char *chain)
 {
 	const struct network *n = &t->req->net;
 	struct address own = link_local(n->veth_mac);
 	const struct address *ipv4[] = { &n->ipv4.address, &t->service->ipv4 }, *ipv6[] = { &n->ipv6.address, &t->service->ipv6, &own };
 
-	rule(t, chain, "udp dport { 67, 547 } " DHCP_RATE " drop");
+	rule(t, chain, "udp dport { 67, 69, 547 } " DHCP_RATE " drop");
 	dns_limit_print(t, chain, ipv4, ARRAY_SIZE(ipv4));
 	dns_limit_print(t, chain, ipv6, ARRAY_SIZE(ipv6));
 }

@@ -50,7 +50,7 @@ bool network_is_direct(const struct network *n)
 bool network_has_dnsmasq(const struct network *n)
 {
 	return n->mode < MODE_BRIDGE && (n->ipv4.given || n->ipv6.given) &&
-		(n->ipv4.dhcp || n->dns || n->ipv6.given);
+		(n->ipv4.dhcp || n->ipv4.tftp_root || n->dns || n->ipv6.given);
 }
 
 bool network_is_apart(const struct network *n)

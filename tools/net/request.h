@@ -59,6 +59,8 @@ struct subnet {
 	size_t nranges;
 	struct dhcp_host *hosts; /* owned */
 	size_t nhosts;
+	const char *tftp_root, *boot_file; /* IPv4; NULL: none */
+	struct address boot_server; /* family 0: dnsmasq */
 };
 
 struct dns_host {

@@ -2,12 +2,14 @@
 #include "base/err.h"
 #include "base/util.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
 #define LEASE_SECONDS 3600
 #define LEASE_SECONDS_MIN 120 /* dnsmasq's */
+#define BOOT_FILE_MAX_BYTES 127 /* RFC 2131, section 2, with a NUL */
 #define DUID_MAX_BYTES 130    /* RFC 8415, section 11.1 */
 #define SERVICE_ID 0x53	      /* of IPv6: PREFIX::53 */
 #define PREFIX_MIN_IPV4 8
@@ -159,16 +161,40 @@ static int hosts_read(const struct reading *r, struct subnet *s, struct err *e)
 	return 0;
 }
 
+/* A name or a URL that may stand in a line of dnsmasq's configuration, and begins with no word of its own. */
+static bool boot_file_is_valid(const char *s)
+{
+	if ((!isalnum((unsigned char)*s) && *s != '/') || strlen(s) > BOOT_FILE_MAX_BYTES || !strncmp(s, "tag:", 4) || !strncmp(s, "net:", 4))
+		return false;
+	for (; *s; s++)
+		if (!isalnum((unsigned char)*s) && !strchr("/._~:?&=%+@-", *s))
+			return false;
+	return true;
+}
+
+static int boot_read(const struct reading *r, struct subnet *s, struct err *e)
+{
+	int error = reading_text(r, "boot_file", false, &s->boot_file, e);
+
+	if (!error && s->boot_file && !boot_file_is_valid(s->boot_file))
+		return err_set(e, -EINVAL, ERR_INVALID, "%s.boot_file: letters, digits and / . _ ~ : ? & = %% + @ -", r->path);
+	return error ? error : reading_address(r, "boot_server", false, AF_INET, &s->boot_server, e);
+}
+
 static int dhcp_read(const struct reading *up, struct subnet *s, struct err *e)
 {
-	static const char *const keys[] = { "ranges", "hosts", "lease_seconds", NULL };
+	static const char *const keys6[] = { "ranges", "hosts", "lease_seconds", NULL };
+	static const char *const keys4[] = { "ranges", "hosts", "lease_seconds", "boot_file", "boot_server", NULL };
+	bool v4 = s->address.family == AF_INET;
 	struct reading r;
 	int error = reading_object(up, "dhcp", &r, e);
 
 	s->lease_seconds = LEASE_SECONDS;
 	if (error < 0 || !r.o)
 		return error;
-	error = reading_keys(&r, keys, e);
+	error = reading_keys(&r, v4 ? keys4 : keys6, e);
+	if (!error && v4)
+		error = boot_read(&r, s, e);
 	if (!error)
 		error = reading_number(&r, "lease_seconds", false, LEASE_SECONDS_MIN, UINT32_MAX, &s->lease_seconds, e);
 	if (!error)
@@ -194,7 +220,7 @@ static int prefix_read(const struct reading *r, struct subnet *s, struct err *e)
 
 int subnet_read(const struct reading *up, const char *key, int family, struct subnet *ret, struct err *e)
 {
-	static const char *const keys4[] = { "address", "prefix", "dhcp", NULL };
+	static const char *const keys4[] = { "address", "prefix", "tftp_root", "dhcp", NULL };
 	static const char *const keys6[] = { "address", "prefix", "nat", "dhcp", NULL };
 	struct reading r;
 	int error = reading_object(up, key, &r, e);
@@ -209,6 +235,10 @@ int subnet_read(const struct reading *up, const char *key, int family, struct su
 		error = prefix_read(&r, ret, e);
 	if (!error && family == AF_INET6)
 		error = reading_bool(&r, "nat", &ret->nat, e);
+	if (!error && family == AF_INET)
+		error = reading_text(&r, "tftp_root", false, &ret->tftp_root, e);
+	if (!error && ret->tftp_root && *ret->tftp_root != '/')
+		return err_set(e, -EINVAL, ERR_INVALID, "%s.tftp_root: an absolute path", r.path);
 	if (!error)
 		error = dhcp_read(&r, ret, e);
 	if (!error && family == AF_INET6 && !ret->dhcp && ret->prefix != PREFIX_MIN_IPV6)

@@ -38,7 +38,9 @@ static const struct element network_elements[] = {
 	{ "dns/host", ELEMENT_REPEATED, "ip", NULL },
 	{ "dns/host/hostname", ELEMENT_REPEATED, "", NULL },
 	{ "ip", ELEMENT_REPEATED, "family address netmask prefix", NULL },
+	{ "ip/tftp", ELEMENT_READ, "root", NULL },
 	{ "ip/dhcp", ELEMENT_READ, "", NULL },
+	{ "ip/dhcp/bootp", ELEMENT_READ, "file server", NULL },
 	{ "ip/dhcp/range", ELEMENT_REPEATED, "start end", NULL },
 	{ "ip/dhcp/host", ELEMENT_REPEATED, "mac id name ip", NULL },
 	{ "vlan", ELEMENT_REFUSED, "", "VLAN tags are not supported, and the guests would be in another network; name a bridge in that VLAN" },
@@ -118,6 +120,15 @@ static void dhcp_read(struct reading *r, struct _xmlNode *n, struct json_object 
 		reading_origin(r, c, "%s.dhcp.hosts[%u]", key, i++);
 		json_object_array_add(member(dhcp, "hosts", true), host_make(c));
 	}
+	n = node_child(n, "bootp");
+	if (n && !strcmp(key, "ipv6"))
+		reading_warn(r, n, NULL, "has no effect: network boot needs IPv4");
+	else if (n) {
+		reading_origin(r, n, "%s.dhcp.boot_file", key);
+		reading_origin(r, n, "%s.dhcp.boot_server", key);
+		put_attr(dhcp, "boot_file", n, "file");
+		put_attr(dhcp, "boot_server", n, "server");
+	}
 }
 
 /* The length of a netmask's prefix, 24 for 255.255.255.0. */
@@ -140,7 +151,7 @@ static int ip_read(struct reading *r, struct _xmlNode *n)
 {
 	const char *key = node_attr_is(n, "family", "ipv6") ? "ipv6" : "ipv4";
 	struct json_object *o;
-	struct _xmlNode *dhcp = node_child(n, "dhcp");
+	struct _xmlNode *dhcp = node_child(n, "dhcp"), *tftp = node_child(n, "tftp");
 	uint64_t prefix = 0;
 
 	if (js_get(r->definition, key))
@@ -152,6 +163,12 @@ static int ip_read(struct reading *r, struct _xmlNode *n)
 	put_attr(o, "address", n, "address");
 	if (prefix)
 		js_put_uint(o, "prefix", prefix);
+	if (tftp && !strcmp(key, "ipv6"))
+		reading_warn(r, tftp, NULL, "has no effect: network boot needs IPv4");
+	else if (tftp) {
+		reading_origin(r, tftp, "%s.tftp_root", key);
+		put_attr(o, "tftp_root", tftp, "root");
+	}
 	if (dhcp)
 		dhcp_read(r, dhcp, o, key);
 	return 0;
@@ -341,6 +358,8 @@ static void dhcp_print(struct writer *w, struct json_object *dhcp)
 		writer_leaf(w, "host", "mac", js_get_str(o, "mac"), "id", js_get_str(o, "duid"), "name", js_get_str(o, "name"), "ip",
 			js_get_str(o, "address"), NULL);
 	}
+	if (js_get_str(dhcp, "boot_file"))
+		writer_leaf(w, "bootp", "file", js_get_str(dhcp, "boot_file"), "server", js_get_str(dhcp, "boot_server"), NULL);
 	writer_close(w, "dhcp");
 }
 
@@ -352,18 +371,24 @@ static bool is_empty(struct json_object *array)
 static void ip_print(struct writer *w, struct json_object *o, const char *family)
 {
 	struct json_object *dhcp = js_get(o, "dhcp");
+	const char *tftp = js_get_str(o, "tftp_root");
 	char prefix[16];
 
 	if (!o)
 		return;
 	snprintf(prefix, sizeof(prefix), "%d", (int)js_get_int(o, "prefix", 0));
 	/* lease_seconds alone has no element. */
-	if (is_empty(js_get_array(dhcp, "ranges")) && is_empty(js_get_array(dhcp, "hosts"))) {
+	if (is_empty(js_get_array(dhcp, "ranges")) && is_empty(js_get_array(dhcp, "hosts")) && !js_get(dhcp, "boot_file"))
+		dhcp = NULL;
+	if (!dhcp && !tftp) {
 		writer_leaf(w, "ip", "family", family, "address", js_get_str(o, "address"), "prefix", prefix, NULL);
 		return;
 	}
 	writer_open(w, "ip", "family", family, "address", js_get_str(o, "address"), "prefix", prefix, NULL);
-	dhcp_print(w, dhcp);
+	if (tftp)
+		writer_leaf(w, "tftp", "root", tftp, NULL);
+	if (dhcp)
+		dhcp_print(w, dhcp);
 	writer_close(w, "ip");
 }
 

@@ -244,8 +244,8 @@ static int change_apply(struct cli *c, const struct change *x, struct json_objec
 	return 0;
 }
 
-/* Lists of DHCP that became empty go with the last entry: a definition has ranges, hosts or lease_seconds, or no
- * DHCP. */
+/* Lists of DHCP that became empty go with the last entry: a definition has ranges, hosts, lease_seconds or
+ * boot_file, or no DHCP. */
 static void dhcp_clean(struct json_object *definition)
 {
 	static const char *const families[] = { "ipv4", "ipv6" };
@@ -254,7 +254,8 @@ static void dhcp_clean(struct json_object *definition)
 		struct json_object *of = js_get(definition, families[i]), *dhcp = js_get(of, "dhcp"),
 				   *ranges = js_get_array(dhcp, "ranges"), *hosts = js_get_array(dhcp, "hosts");
 
-		if (dhcp && !js_get(dhcp, "lease_seconds") && (!ranges || !json_object_array_length(ranges)) && (!hosts || !json_object_array_length(hosts)))
+		if (dhcp && !js_get(dhcp, "lease_seconds") && !js_get(dhcp, "boot_file") && (!ranges || !json_object_array_length(ranges)) &&
+			(!hosts || !json_object_array_length(hosts)))
 			json_object_object_del(of, "dhcp");
 	}
 }

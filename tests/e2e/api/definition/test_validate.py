@@ -130,8 +130,8 @@ def test_schema_and_parser_agree(schema):
 NETWORK = {
     "name": "lan", "uuid": UUID, "mode": "route", "bridge": "br-lan", "mac": "52:54:00:00:00:01", "mtu": 9000, "stp": True, "dev": "eth0",
     "domain": "vms.example", "domain_local": True,
-    "ipv4": {"address": "10.0.0.1", "prefix": 24, "dhcp": {
-        "ranges": [{"start": "10.0.0.10", "end": "10.0.0.20"}], "lease_seconds": 600,
+    "ipv4": {"address": "10.0.0.1", "prefix": 24, "tftp_root": "/srv/tftp", "dhcp": {
+        "ranges": [{"start": "10.0.0.10", "end": "10.0.0.20"}], "lease_seconds": 600, "boot_file": "pxelinux.0", "boot_server": "10.0.0.7",
         "hosts": [{"mac": "52:54:00:00:00:02", "name": "web1", "address": "10.0.0.5"}]}},
     "ipv6": {"address": "fd00::1", "prefix": 64, "nat": True, "dhcp": {
         "ranges": [{"start": "fd00::10", "end": "fd00::20"}], "lease_seconds": 600,
@@ -146,7 +146,7 @@ NETWORK_PARSER_ALONE = re.compile(
     r"has neither (ranges nor hosts|a name nor an address)|there is no domain|needs mode|need the network's DNS|is there twice|"
     r"uses a (link|bridge) that exists|has a bridge that exists|remove dev$|choose their addresses in networks of /64|"
     r"needs the name of|is not an IPv6 address such as|is not an IP address such as|too small for IPv6|has no ports|"
-    r"is neither an address such as|is no DNS name|is a port|ports and ranges|has bits beyond")
+    r"must be an absolute path|is neither an address such as|is no DNS name|is a port|ports and ranges|has bits beyond")
 
 
 @pytest.fixture(scope="module")

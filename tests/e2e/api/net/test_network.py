@@ -813,8 +813,8 @@ LIBVIRT = """<network connections='1'>
   <domain name='vms.example' localOnly='yes'/>
   <dns><forwarder addr='1.1.1.1'/><host ip='10.77.0.5'><hostname>web</hostname><hostname>www</hostname></host></dns>
   <ip address='10.77.0.1' netmask='255.255.255.0'>
-    <tftp root='/x'/>
-    <dhcp><range start='10.77.0.2' end='10.77.0.99'/><host mac='52:54:00:00:00:05' name='web' ip='10.77.0.5'/></dhcp>
+    <tftp root='/srv/tftp'/>
+    <dhcp><range start='10.77.0.2' end='10.77.0.99'/><host mac='52:54:00:00:00:05' name='web' ip='10.77.0.5'/><bootp file='pxelinux.0' server='10.77.0.7'/></dhcp>
   </ip>
   <ip family='ipv6' address='fd77::1' prefix='64'/>
 </network>
@@ -825,14 +825,15 @@ def test_libvirts_xml_becomes_the_same_network(plain):
     path = plain.tmp / "lan.xml"
     path.write_text(LIBVIRT)
     r = plain.cairn("net-define", str(path))
-    assert r.stdout == f"Network lan defined from {path}\n" and "tftp" in r.stderr and r.stderr.count("warning") == 1
+    assert r.stdout == f"Network lan defined from {path}\n" and r.stderr == ""
     d = json.loads(plain.cairn("net-dumpjson", "lan").stdout)
     assert d == {
         "name": "lan", "uuid": "2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11", "mode": "nat", "dev": "eth0", "bridge": "virbr7", "stp": True,
         "mac": "52:54:00:6c:3c:01", "mtu": 9000, "domain": "vms.example", "domain_local": True,
-        "ipv4": {"address": "10.77.0.1", "prefix": 24, "dhcp": {
+        "ipv4": {"address": "10.77.0.1", "prefix": 24, "tftp_root": "/srv/tftp", "dhcp": {
             "ranges": [{"start": "10.77.0.2", "end": "10.77.0.99"}],
-            "hosts": [{"mac": "52:54:00:00:00:05", "name": "web", "address": "10.77.0.5"}]}},
+            "hosts": [{"mac": "52:54:00:00:00:05", "name": "web", "address": "10.77.0.5"}],
+            "boot_file": "pxelinux.0", "boot_server": "10.77.0.7"}},
         "ipv6": {"address": "fd77::1", "prefix": 64, "nat": True},
         "dns": {"enable": True, "forwarders": ["1.1.1.1"], "hosts": [{"address": "10.77.0.5", "names": ["web", "www"]}]},
         "users": [], "groups": []}
@@ -880,12 +881,13 @@ def test_xml_loses_no_limit_silently(plain):
     path.write_text(LIBVIRT.replace(" dev='eth0'><nat ipv6='yes'><port start='1024' end='65535'/></nat>",
                                     "><interface dev='eth5'/><interface dev='eth6'/><nat><address start='1.2.3.4' end='1.2.3.5'/>"
                                     "<port start='500' end='600'/></nat>")
-                    .replace("end='10.77.0.99'/>", "end='10.77.0.99'><lease expiry='1'/></range>").replace("<tftp root='/x'/>", "").replace("delay='0'", "delay='15'"))
+                    .replace("end='10.77.0.99'/>", "end='10.77.0.99'><lease expiry='1'/></range>").replace("delay='0'", "delay='15'")
+                    .replace("prefix='64'/>", "prefix='64'><tftp root='/x'/><dhcp><range start='fd77::2' end='fd77::9'/><bootp file='x'/></dhcp></ip>"))
     r = plain.cairn("net-define", str(path))
     assert json.loads(plain.cairn("net-dumpjson", "lan").stdout)["dev"] == "eth5"
-    for what in ("forward/interface", "nat/address", "nat/port", "range/lease", "bridge/@delay"):
+    for what in ("forward/interface", "nat/address", "nat/port", "range/lease", "bridge/@delay", "ip[2]/tftp", "dhcp/bootp"):
         assert what in r.stderr, r.stderr
-    assert r.stderr.count("warning") == 5
+    assert r.stderr.count("warning") == 7
 
 
 @pytest.mark.parametrize("more,why", [
@@ -901,7 +903,7 @@ def test_xml_of_a_network_in_a_vlan_is_refused(plain, more, why):
 def test_unknown_attributes_of_xml_are_named(plain):
     path = plain.tmp / "lan.xml"
     path.write_text(LIBVIRT.replace("<dns>", "<dns forwardPlainNames='yes'>").replace("<forwarder", "<forwarder domain='corp'")
-                    .replace("delay='0'", "delay='0' zone='dmz'").replace("<tftp root='/x'/>", "")
+                    .replace("delay='0'", "delay='0' zone='dmz'")
                     .replace(" ip='10.77.0.5'/>", " ip='10.77.0.5' extra='1'/>"))
     r = plain.cairn("net-define", str(path))
     for what in ("/network/dns/@forwardPlainNames", "/network/bridge/@zone", "/dhcp/host/@extra"):
@@ -915,6 +917,8 @@ def test_unknown_attributes_of_xml_are_named(plain):
     ("mode='nat'", "mode='hostdev'", "line 4: /network/forward/@mode: \"hostdev\" is not supported"),
     ("netmask='255.255.255.0'", "netmask='255.0.255.0'", '"255.0.255.0" is not a netmask'),
     ("end='10.77.0.99'", "end='10.78.0.99'", "line 12: ipv4.dhcp.ranges[0].end: 10.78.0.99 is outside"),
+    ("server='10.77.0.7'", "server='pxe'", 'line 12: ipv4.dhcp.boot_server: "pxe" is not an IPv4 address'),
+    ("root='/srv/tftp'", "root='tftp'", "line 11: ipv4.tftp_root: must be an absolute path"),
     ("<network connections='1'>", "<domain>", "not well-formed"),
     ("<mtu size='9000'/>", "<mtu size='9000'/><mtu size='1500'/>", "/network/mtu[2]: is there twice"),
 ])

@@ -724,6 +724,69 @@ def test_dnsmasq_gets_no_file_of_the_host(host):
     assert e["desc"] == "dnsmasq does not start: all ", e
 
 
+BOOT_SCRIPT = """#!/bin/sh
+[ "$1" != bound ] || ip addr add "$ip/$mask" dev "$interface"
+[ "$1" != bound ] || echo "$siaddr $boot_file"
+"""
+
+
+def boots(guest, script):
+    """Take an address by DHCP. Return the next server and the file to boot."""
+    script.write_text(BOOT_SCRIPT)
+    script.chmod(0o755)
+    return guest.run("busybox", "udhcpc", "-i", "eth0", "-f", "-q", "-n", "-t", "20", "-T", "1", "-s", str(script)).stdout.split()
+
+
+def fetch(guest, name, server="192.168.122.254"):
+    """Return the file's content by TFTP; None: the server refuses."""
+    r = guest.run("busybox", "tftp", "-g", "-r", name, "-l", "/dev/stdout", server, check=False, timeout=50)
+    return None if r.returncode else r.stdout
+
+
+def test_guests_boot_from_the_network(host, tmp_path):
+    """The folder may be below /tmp, where dnsmasq has another one. It serves what its user can read there."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as root:
+        os.chmod(root, 0o755)
+        os.mkdir(f"{root}/boot", 0o755)
+        for name, mode in ("boot/one.ipxe", 0o644), ("boot/two.ipxe", 0o600):
+            with open(os.open(f"{root}/{name}", os.O_WRONLY | os.O_CREAT, mode), "w") as f:
+                f.write("#!ipxe\n" * 1000)
+        n = network(dns={"enable": False})
+        n["ipv4"]["tftp_root"] = root
+        n["ipv4"]["dhcp"]["boot_file"] = "boot/one.ipxe"
+        before = host.state()
+        up = host.do("up", n)
+        one, two = host.guest(1), host.guest(2)
+        assert boots(one, tmp_path / "boot.sh") == ["192.168.122.254", "boot/one.ipxe"]
+        assert fetch(one, "boot/one.ipxe") == fetch(one, "/boot/one.ipxe") == "#!ipxe\n" * 1000
+        assert fetch(one, "boot/two.ipxe") is fetch(one, "../../etc/passwd") is fetch(one, "../dhcp-hosts") is None
+        assert subprocess.run(["nsenter", "-t", str(up["pid"]), "-m", "touch", "/tmp/tftp/x"], capture_output=True).returncode
+        n["ipv4"]["dhcp"]["boot_server"] = "192.168.122.9"
+        assert host.do("update", n)["restarted"]
+        assert boots(two, tmp_path / "boot.sh") == ["192.168.122.9", "boot/one.ipxe"]
+        assert fetch(two, "boot/one.ipxe") == "#!ipxe\n" * 1000
+        host.do("down", n)
+        for guest in one, two:
+            host.run("ip", "link", "delete", guest.tap)
+        assert host.state() == before
+
+
+@pytest.mark.parametrize("mode, sentence", [(0o750, "Permission denied; let all users read it and pass through its parents (chmod o+rx)"),
+                                            (0o754, "Permission denied"), (0o751, "Permission denied"), (None, "No such file or directory; make the folder")])
+def test_boot_folder_that_dnsmasq_cannot_read_is_named(host, mode, sentence):
+    before = host.state()
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:
+        os.chmod(folder, 0o755)
+        if mode:
+            os.mkdir(f"{folder}/boot")
+            os.chmod(f"{folder}/boot", mode)
+        n = network()
+        n["ipv4"]["tftp_root"] = f"{folder}/boot"
+        e = host.call("up", n)["error"]
+    assert e["class"] == "HostError" and f"cannot read the folder of ipv4.tftp_root, {folder}/boot: {sentence}" in e["desc"], e
+    assert host.state() == before
+
+
 READ_ONLY = ["unshare", "-m", "sh", "-c", "mount --bind /proc/sys /proc/sys && mount -o remount,bind,ro /proc/sys && exec \"$0\""]
 ONE_USER = ["unshare", "--user", "--map-root-user", "--net"]
 
@@ -796,6 +859,9 @@ BAD = [
     ({"ipv4__dhcp__hosts": [{"mac": "52:54:00:00:00:01", "name": "a"}, {"mac": "52:54:00:00:00:01", "name": "b"}]},
      "hosts[1].mac: hosts[0] has the same"),
     ({"ipv4__dhcp__hosts": [{"mac": "ff:ff:ff:ff:ff:ff", "name": "a"}]}, "hosts[0].mac"),
+    ({"ipv4__tftp_root": "srv"}, "network.ipv4.tftp_root: an absolute path"), ({"ipv4__dhcp__boot_file": "a,b"}, "dhcp.boot_file"),
+    ({"ipv4__dhcp__boot_file": "a\ndhcp-script=/x"}, "dhcp.boot_file"), ({"ipv4__dhcp__boot_file": "tag:x"}, "dhcp.boot_file"),
+    ({"ipv4__dhcp__boot_file": "a" * 128}, "dhcp.boot_file"), ({"ipv4__dhcp__boot_server": "fd00::1"}, "no IPv4 address"),
     ({"dns__forwarders": ["1.2.3.4#53"]}, "forwarders[0]"), ({"dns__forwarders": ["127.0.0.1"]}, "forwarders[0]"),
     ({"dns__hosts": [{"address": "1.2.3.4", "names": ["a b"]}]}, "names[0]"),
     ({"ipv6": {"address": "fd00::1", "prefix": 48}}, "network.ipv6.prefix"),

@@ -46,7 +46,7 @@ def test_guest_with_unanswered_questions_leaves_others_their_names(host):
 
 
 @pytest.mark.parametrize("target, number, filter_", [
-    ("192.168.122.254", 67, "none"), ("192.168.122.254", 53, "no-spoofing"), ("192.168.122.1", 53, "no-spoofing"),
+    ("192.168.122.254", 67, "none"), ("192.168.122.254", 69, "none"), ("192.168.122.254", 53, "no-spoofing"), ("192.168.122.1", 53, "no-spoofing"),
     ("fd00:7::53", 53, "no-spoofing"), ("fd00:7::53", 547, "no-spoofing")])
 def test_port_has_a_rate_of_packets_to_dnsmasq(host, target, number, filter_):
     """To send the first guest's packets at the permitted rate would take 18 s or more. The second one has its own."""

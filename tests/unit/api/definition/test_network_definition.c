@@ -43,8 +43,9 @@ static void refuse(const char *keys, const char *why)
 static const char whole[] =
 	"{\"name\":\"lan\",\"uuid\":\"2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11\",\"mode\":\"route\",\"bridge\":\"br-lan\","
 	"\"mac\":\"52:54:00:00:00:01\",\"mtu\":9000,\"stp\":true,\"dev\":\"eth0\",\"domain\":\"vms.example\",\"domain_local\":true,"
-	"\"ipv4\":{\"address\":\"10.0.0.1\",\"prefix\":24,\"dhcp\":{\"ranges\":[{\"start\":\"10.0.0.10\",\"end\":\"10.0.0.20\"}],"
-	"\"hosts\":[{\"mac\":\"52:54:00:00:00:02\",\"name\":\"web1\",\"address\":\"10.0.0.5\"}],\"lease_seconds\":600}},"
+	"\"ipv4\":{\"address\":\"10.0.0.1\",\"prefix\":24,\"tftp_root\":\"/srv/tftp\",\"dhcp\":{\"ranges\":[{\"start\":\"10.0.0.10\",\"end\":\"10.0.0.20\"}],"
+	"\"hosts\":[{\"mac\":\"52:54:00:00:00:02\",\"name\":\"web1\",\"address\":\"10.0.0.5\"}],\"lease_seconds\":600,"
+	"\"boot_file\":\"boot/pxelinux.0\",\"boot_server\":\"10.0.0.7\"}},"
 	"\"ipv6\":{\"address\":\"fd00::1\",\"prefix\":64,\"nat\":true,\"dhcp\":{\"ranges\":[],"
 	"\"hosts\":[{\"duid\":\"00:03:00:01:52:54\",\"address\":\"fd00::5\"}]}},"
 	"\"dns\":{\"enable\":true,\"forwarders\":[\"1.1.1.1\",\"2606:4700::1\"],\"hosts\":[{\"address\":\"10.0.0.1\",\"names\":[\"gw\",\"gw.vms.example\"]}]},"
@@ -155,6 +156,23 @@ static void test_ranges_are_checked(void **state)
 	refuse(FOUR("\"lease_seconds\":60,\"ranges\":[]"), "ipv4.dhcp.lease_seconds: 60 is out of range");
 }
 
+/* The name stands in a line of dnsmasq's configuration. */
+static void test_network_boot_is_checked(void **state)
+{
+	static const char *const bad[] = { "", "a b", "a,b", "-a", "a#b", "a\\nb" };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++) {
+		char text[512];
+
+		snprintf(text, sizeof(text), FOUR("\"boot_file\":\"%s\""), bad[i]);
+		refuse(text, "ipv4.dhcp.boot_file: must be the name of a file below tftp_root, or a URL");
+	}
+	refuse(FOUR("\"boot_file\":\"tag:x\""), "ipv4.dhcp.boot_file: must not begin with \"tag:\"");
+	refuse(FOUR("\"boot_server\":\"10.0.0.7\""), "ipv4.dhcp.boot_file is missing; boot_server needs");
+	refuse(SIX("\"boot_file\":\"a\""), "ipv6.dhcp: \"boot_file\" is not a key");
+}
+
 static void test_hosts_are_checked(void **state)
 {
 	(void)state;
@@ -232,6 +250,7 @@ int main(void)
 		cmocka_unit_test(test_addresses_are_checked),
 		cmocka_unit_test(test_ranges_are_checked),
 		cmocka_unit_test(test_hosts_are_checked),
+		cmocka_unit_test(test_network_boot_is_checked),
 		cmocka_unit_test(test_values_of_other_types_are_refused),
 	};
 
