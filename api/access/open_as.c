@@ -272,7 +272,24 @@ static int open_as_start(struct open_as *o, struct helpers *h, const struct defi
 
 static bool opens_images_only(enum open_as_what what)
 {
-	return what == OPEN_AS_IMAGES || what == OPEN_AS_IMAGES_READ;
+	return what == OPEN_AS_IMAGES || what == OPEN_AS_IMAGES_READ || what == OPEN_AS_WRITTEN || what == OPEN_AS_WRITTEN_READ;
+}
+
+static void leave_out_read_only(struct config *c, struct config_files *files)
+{
+	for (unsigned i = 0; i < c->vm.ndisks; i++) {
+		struct vm_disk *d = &c->vm.disks[i];
+
+		for (unsigned k = 0; d->read_only && k < d->nlayers; k++) {
+			files->list[d->fd[k]].path = NULL;
+			d->format[k] = DEFINITION_FORMAT_RAW;
+			if (d->data_fd[k] != VM_NO_FD)
+				files->list[d->data_fd[k]].path = NULL;
+			d->data_fd[k] = VM_NO_FD;
+		}
+		if (d->read_only)
+			d->nlayers = 1;
+	}
 }
 
 static int open_prepare(const struct definition *d, enum open_as_what what, struct config *c, struct config_files *files,
@@ -280,6 +297,8 @@ static int open_prepare(const struct definition *d, enum open_as_what what, stru
 {
 	int r = config_prepare(d, opens_images_only(what), c, files, e);
 
+	if (!r && (what == OPEN_AS_WRITTEN || what == OPEN_AS_WRITTEN_READ))
+		leave_out_read_only(c, files);
 	if (!r && (what == OPEN_AS_START || what == OPEN_AS_START_HELD))
 		r = config_prepare_sockets(d, c, files, e);
 	if (what == OPEN_AS_FORWARDS)
@@ -301,22 +320,58 @@ static void only_read(struct config *c, struct config_files *files)
 /* Runs in the forked process. */
 static int daemons_files_check(const void *arg, struct fork_as_result *out, struct err *e)
 {
+	const struct config_files *files = arg;
+	int r = 0;
+
 	(void)out;
-	return definition_check_files(arg, e);
+	for (unsigned i = 0; i < files->n && !r; i++)
+		r = config_check_file(&files->list[i], e);
+	return r;
 }
 
-int open_as_check(struct helpers *h, const struct definition *d, uid_t client,
+/* Whether the definition gives the guest this file as f does. list: the definition's files. */
+static bool has_file(const struct definition *d, const struct config_files *list, const struct config_file *f,
+	const struct rights *author)
+{
+	for (unsigned i = 0; i < list->n; i++) {
+		const struct config_file *k = &list->list[i];
+
+		if (f->path && k->path && !strcmp(k->path, f->path) && k->block == f->block && k->write >= f->write)
+			return rights_are_same(author_of(d, k->path), author);
+	}
+	return false;
+}
+
+static int leave_out_known(const struct definition *d, struct config_files *files, const struct definition *old, struct err *e)
+{
+	struct config_files known;
+	struct config c;
+	unsigned n = 0;
+	int r = open_prepare(old, OPEN_AS_ALL, &c, &known, e);
+
+	if (r < 0)
+		return r;
+	for (unsigned i = 0; i < files->n; i++)
+		if (!has_file(old, &known, &files->list[i], file_author(d, &files->list[i])))
+			files->list[n++] = files->list[i];
+	files->n = n;
+	return 0;
+}
+
+int open_as_check(struct helpers *h, const struct definition *d, const struct definition *old, uid_t client,
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
 	struct err *e)
 {
-	struct fork_as_spec s = { .run = daemons_files_check, .arg = d, .what = "opening its files",
-		.timeout_ns = TIMEOUT_NS, .done = done, .opaque = opaque };
 	struct config_files files;
+	struct fork_as_spec s = { .run = daemons_files_check, .arg = &files, .what = "opening its files",
+		.timeout_ns = TIMEOUT_NS, .done = done, .opaque = opaque };
 	struct fork_as *x;
 	struct open_as *o;
 	struct config c;
 	int r = open_prepare(d, OPEN_AS_ALL, &c, &files, e);
 
+	if (!r && old)
+		r = leave_out_known(d, &files, old, e);
 	if (r < 0)
 		return r;
 	if (authors_are_daemon(d))
@@ -342,7 +397,7 @@ void open_as_open(struct helpers *h, const struct definition *d, enum open_as_wh
 	bool here = authors_are_daemon(d) && what == OPEN_AS_FORWARDS;
 	int r = open_prepare(d, what, &c, &files, &e);
 
-	if (!r && what == OPEN_AS_IMAGES_READ)
+	if (!r && (what == OPEN_AS_IMAGES_READ || what == OPEN_AS_WRITTEN_READ))
 		only_read(&c, &files);
 	if (!r && here)
 		r = config_open_files(&c, &files, &e);

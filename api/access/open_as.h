@@ -19,6 +19,10 @@ enum open_as_what {
 	OPEN_AS_ALL,	    /* disks, kernel and initrd */
 	OPEN_AS_IMAGES,	    /* disks only */
 	OPEN_AS_IMAGES_READ, /* disks only, all read-only */
+	/* the images that the guest writes to, as snapshots and clones need them; an empty file in place of each other
+	 * disk, such as a CD that was deleted */
+	OPEN_AS_WRITTEN,
+	OPEN_AS_WRITTEN_READ, /* the same, all read-only */
 	OPEN_AS_START,	    /* as OPEN_AS_ALL, with the sockets of vsock and of forwards */
 	OPEN_AS_START_HELD,  /* the same without those of forwards: the daemon holds them */
 	OPEN_AS_FORWARDS,    /* the sockets of forwards only */
@@ -34,9 +38,13 @@ void open_as_open(struct helpers *h, const struct definition *d, enum open_as_wh
 	struct open_as **ret_o);
 /* Check the files of a definition in one process for each author, which opens and closes the author's files. If the
  * daemon itself is the author of all, a process only looks at them. None of the files enters the daemon.
- * d: borrowed for the call. client: the user who sent the definition, and whose rights in it have the groups of the
- * client's process; 0: none. done: fork_as_spec's; res is empty. Returns 0; -errno, and then done() is not called. */
-int open_as_check(struct helpers *h, const struct definition *d, uid_t client,
+ * d:      borrowed for the call.
+ * old:    likewise; the definition that d replaces, or NULL. Files that it gives the guest in the same way, from the
+ *         same author, are not checked: a CD that was deleted hinders no other change.
+ * client: the user who sent the definition, and whose rights in it have the groups of the client's process; 0: none.
+ * done:   fork_as_spec's; res is empty.
+ * Returns 0; -errno, and then done() is not called. */
+int open_as_check(struct helpers *h, const struct definition *d, const struct definition *old, uid_t client,
 	void (*done)(void *opaque, int r, const struct fork_as_result *res, const struct err *e), void *opaque,
 	struct err *e);
 /* Stop opening the files and free o; done() is not called. NULL allowed. */

@@ -232,10 +232,6 @@ struct json_object *definition_to_json(const struct definition *d);
 /* Add a forward's keys to an object. */
 void definition_put_forward(struct json_object *o, const struct definition_forward *f);
 
-/* Check that every file in the definition exists and is a regular file or, for disks, a block device. Opens nothing.
- * Returns 0 or -errno. */
-int definition_check_files(const struct definition *d, struct err *e);
-
 /* Check the name of a new VM: also that it is no UUID, which older VMs may have as their names. The error names no key.
  * Returns 0; -EINVAL. */
 int definition_check_name(const char *name, struct err *e);

@@ -3,15 +3,12 @@
 #include "api/definition/definition_key.h"
 #include "api/wire/json.h"
 #include "base/cpu_model.h"
-#include "base/err.h"
 #include "base/util.h"
 #include "base/uuid.h"
 
-#include <errno.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 
 const char *definition_format_name(enum definition_format f)
 {
@@ -345,74 +342,10 @@ struct json_object *definition_to_json(const struct definition *d)
 	return o;
 }
 
-/* ---- checking the files on the host ---- */
-
-static int check_file(const char *key, const char *path, bool block_too, struct err *e)
-{
-	struct stat st;
-
-	if (!path)
-		return 0;
-	if (stat(path, &st) < 0)
-		return err_set(e, -errno, err_class_of_errno(errno), "%s: %s: %s", key, path,
-			strerror(errno));
-	if (S_ISREG(st.st_mode) || (block_too && S_ISBLK(st.st_mode)))
-		return 0;
-	return err_set(e, -EINVAL, ERR_INVALID, "%s: %s is %s; give a file%s", key, path,
-		S_ISDIR(st.st_mode) ? "a folder" : "neither file nor folder",
-		block_too ? " or a block device" : "");
-}
-
-static int check_layer(const struct definition_disk *d, unsigned i, unsigned k, struct err *e)
-{
-	char key[64];
-	int r;
-
-	definition_layer_key(i, k, "path", key, sizeof(key));
-	r = check_file(key, d->layers[k].path, true, e);
-	if (r < 0)
-		return r;
-	definition_layer_key(i, k, "data_file", key, sizeof(key));
-	return check_file(key, d->layers[k].data_file, true, e);
-}
-
 void definition_layer_key(unsigned disk, unsigned layer, const char *what, char *ret, size_t cap)
 {
 	if (layer)
 		snprintf(ret, cap, "disks[%u].backing[%u].%s", disk, layer - 1, what);
 	else
 		snprintf(ret, cap, "disks[%u].%s", disk, what);
-}
-
-/* The default ROM is of a package that Cairn only recommends. */
-static int check_loader(const struct definition *d, struct err *e)
-{
-	struct stat st;
-
-	bool uefi = d->firmware == VM_FIRMWARE_UEFI;
-	const char *path = uefi ? DEFINITION_UEFI_PATH : DEFINITION_BIOS_PATH;
-	int r;
-
-	if (!d->firmware || d->loader) {
-		r = check_file("boot.loader", d->loader, false, e);
-		return r ? r : check_file("boot.nvram_template", d->nvram_template, false, e);
-	}
-	if (stat(path, &st) == 0)
-		return check_file("boot.nvram_template", d->nvram_template, false, e);
-	return err_set(e, -errno, err_class_of_errno(errno), "boot.firmware: %s: %s; %s", path, strerror(errno),
-		uefi ? DEFINITION_UEFI_REMEDY : DEFINITION_BIOS_REMEDY);
-}
-
-int definition_check_files(const struct definition *d, struct err *e)
-{
-	int r = check_file("boot.kernel", d->kernel, false, e);
-
-	if (!r)
-		r = check_file("boot.initrd", d->initrd, false, e);
-	if (!r)
-		r = check_loader(d, e);
-	for (unsigned i = 0; !r && i < d->ndisks; i++)
-		for (unsigned k = 0; !r && k < d->disks[i].nlayers; k++)
-			r = check_layer(&d->disks[i], i, k, e);
-	return r;
 }

@@ -44,6 +44,7 @@ static int open_failed(const struct config_file *f, struct err *e)
 {
 	int error = errno;
 	const char *hint = "";
+	char eject[96];
 
 	if (f->write && error == EROFS)
 		hint = "; mount it for writing, or if the guest need not write to the file, set its \"readonly\" to true; after an error of the "
@@ -56,8 +57,20 @@ static int open_failed(const struct config_file *f, struct err *e)
 		hint = "; " DEFINITION_UEFI_REMEDY;
 	else if (error == ENOENT && !strcmp(f->path, DEFINITION_NETWORK_ROM_PATH))
 		hint = "; install the package ipxe-qemu (apt install ipxe-qemu)";
+	else if (f->drive) {
+		snprintf(eject, sizeof(eject), "; without this medium, eject it first: cairn change-media VM %s --eject", f->drive);
+		hint = eject;
+	}
 	return err_set(e, -error, err_class_of_errno(error), "%s: %s: %s%s", f->key, f->path,
 		strerror(error), hint);
+}
+
+static int kind_check(const struct config_file *f, mode_t mode, struct err *e)
+{
+	if (S_ISREG(mode) || (f->block && S_ISBLK(mode)))
+		return 0;
+	return err_set(e, -EINVAL, ERR_INVALID, "%s: %s is %s; give a file%s", f->key, f->path, kind_words(mode),
+		f->block ? " or a block device" : "");
 }
 
 static int open_nothing(const struct config_file *f, struct err *e)
@@ -184,6 +197,7 @@ int config_open_file(const struct config_file *f, bool foreign, int before, stru
 {
 	CLEANUP_CLOSE int fd = -1;
 	struct stat st;
+	int r;
 
 	if (f->forward)
 		return forward_listen(f->forward, f->key, e);
@@ -201,10 +215,17 @@ int config_open_file(const struct config_file *f, bool foreign, int before, stru
 
 	if (fd < 0 || fstat(fd, &st) < 0 || fcntl(fd, F_SETFL, 0) < 0)
 		return open_failed(f, e);
-	if (!S_ISREG(st.st_mode) && !(f->block && S_ISBLK(st.st_mode)))
-		return err_set(e, -EINVAL, ERR_INVALID, "%s: %s is %s; give a file%s", f->key, f->path,
-			kind_words(st.st_mode), f->block ? " or a block device" : "");
-	return steal_fd(&fd);
+	r = kind_check(f, st.st_mode, e);
+	return r < 0 ? r : steal_fd(&fd);
+}
+
+int config_check_file(const struct config_file *f, struct err *e)
+{
+	struct stat st;
+
+	if (!f->path)
+		return 0;
+	return stat(f->path, &st) < 0 ? open_failed(f, e) : kind_check(f, st.st_mode, e);
 }
 
 int config_open_files(struct config *c, const struct config_files *files, struct err *e)
@@ -247,6 +268,7 @@ static int file_add(struct config_files *files, const char *key, const char *pat
 	f->write = write;
 	f->block = block;
 	f->kind = CONFIG_FILE;
+	f->drive = NULL;
 	f->forward = NULL;
 	return (int)files->n++;
 }
@@ -277,6 +299,7 @@ static int layer_add(struct config_files *files, struct vm_disk *v, unsigned i, 
 	if (at < 0)
 		return at;
 	v->fd[k] = (uint16_t)at;
+	files->list[at].drive = d->device == DEFINITION_CDROM ? d->id : NULL;
 	v->format[k] = d->nlayers ? d->layers[k].format : DEFINITION_FORMAT_RAW;
 	v->data_fd[k] = VM_NO_FD;
 	if (!d->layers[k].data_file)

@@ -39,6 +39,7 @@ struct config_file {
 	const char *path; /* borrowed from the definition; NULL: an empty file, for a drive without a medium */
 	bool write, block; /* write: open for writing; block: a block device is allowed */
 	enum config_file_kind kind;
+	const char *drive; /* id of the CD drive that has the file as its medium; borrowed; NULL: no medium */
 	const struct definition *definition; /* with CONFIG_SHOWS and CONFIG_SHARES; borrowed */
 	const struct definition_forward *forward; /* NULL: a file; else open a socket that listens for this forward */
 };
@@ -82,6 +83,9 @@ int config_check_forward(const struct definition_forward *f, const char *key, st
  * open are errors. before: the fd of the file before it in the list, which CONFIG_DIALS needs; -1: it was another kind.
  * Returns an owned fd; -errno with an error that names the key. */
 int config_open_file(const struct config_file *f, bool foreign, int before, struct err *e);
+/* Check that the file exists and is a regular file or, for disks, a block device. Opens nothing.
+ * Returns 0 or -errno. */
+int config_check_file(const struct config_file *f, struct err *e);
 /* Open all files of the list into c. Returns 0; -errno, and then c has no fds. */
 int config_open_files(struct config *c, const struct config_files *files, struct err *e);
 /* Add fds that another process opened, in the order of the list. fds: taken, also on failure. Returns 0; -EMFILE: some

@@ -300,7 +300,7 @@ static void disk_next(struct target *t)
 	if (t->disk == def->ndisks || batch_has_failed(t->all->batch))
 		target_done(t, 0, NULL);
 	else
-		open_as_open(t->all->host->helpers, def, OPEN_AS_IMAGES_READ, sources_opened, t, &t->opener);
+		open_as_open(t->all->host->helpers, def, OPEN_AS_WRITTEN_READ, sources_opened, t, &t->opener);
 }
 
 static void variables_copied(struct store_work *w)

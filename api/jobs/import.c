@@ -790,7 +790,7 @@ static void found_dated(void *opaque, int r, const struct fork_as_result *res, c
 	struct err own;
 
 	if (!r) {
-		r = open_as_check(x->vm->host->helpers, x->vm->def, 0, found_checked, x, &own);
+		r = open_as_check(x->vm->host->helpers, x->vm->def, NULL, 0, found_checked, x, &own);
 		if (!r)
 			return; /* found_checked() continues */
 		e = &own;

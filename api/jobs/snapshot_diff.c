@@ -121,7 +121,7 @@ static void diff_start(void *opaque)
 	if (offline_check(x->vm, &x->e) < 0)
 		diff_fail_later(x);
 	else
-		open_as_open(x->vm->host->helpers, x->def, OPEN_AS_IMAGES_READ, files_opened, x, &x->opener);
+		open_as_open(x->vm->host->helpers, x->def, OPEN_AS_WRITTEN_READ, files_opened, x, &x->opener);
 }
 
 static void diff_cancel(struct job *j)

@@ -357,7 +357,7 @@ static void offline_opened(void *opaque, int r, struct config *c, const struct e
 static void offline_start(struct offline_process *i)
 {
 	/* Linked clones may have a frozen image open, too, so open it read-only. */
-	open_as_open(i->vm->host->helpers, i->vm->def, image_is_frozen(i->vm) ? OPEN_AS_IMAGES_READ : OPEN_AS_IMAGES,
+	open_as_open(i->vm->host->helpers, i->vm->def, image_is_frozen(i->vm) ? OPEN_AS_WRITTEN_READ : OPEN_AS_WRITTEN,
 		offline_opened, i, &i->opener);
 }
 

@@ -498,6 +498,7 @@ void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode
 	void *opaque)
 {
 	struct define *w = must_alloc(calloc(1, sizeof(*w)));
+	const struct vm *old = was ? vm_find_name(host, def->name) : NULL; /* a change of it */
 	struct err e;
 	int r;
 
@@ -508,7 +509,7 @@ void vm_define(struct vm_host *host, struct definition *def, enum vm_define_mode
 		return;
 	}
 	owners_take(w);
-	r = open_as_check(host->helpers, def, by ? by->uid : 0, define_checked, w, &e);
+	r = open_as_check(host->helpers, def, old ? old->def : NULL, by ? by->uid : 0, define_checked, w, &e);
 	if (r < 0)
 		define_finish(w, r, &e);
 }

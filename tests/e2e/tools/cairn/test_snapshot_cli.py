@@ -640,6 +640,31 @@ def test_snapshots_of_real_vm_that_is_off(daemon, kvm, guest, tmp_path):
     assert "disk vda is raw" in daemon.cairn("snapshot-create-as", "vm1", "s", ok=False).stderr
 
 
+def test_read_only_disks_that_are_gone_hinder_no_work_on_images(daemon, tmp_path):
+    """The medium of a CD drive, and a disk of other people, while the VM is off."""
+    disk, cd, data = (str(tmp_path / name) for name in ("vda.qcow2", "cd.qcow2", "data.raw"))
+    for image in (disk, cd):
+        subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "1M"], check=True)
+    (tmp_path / "data.raw").write_bytes(bytes(1 << 20))
+    daemon.define("vm1", disks=[{"path": disk, "format": "qcow2"}, {"path": cd, "format": "qcow2", "device": "cdrom", "bus": "scsi"},
+                                {"path": data, "format": "raw", "readonly": True}])
+    daemon.cairn("snapshot-create-as", "vm1", "s1")
+    os.remove(cd)
+    os.remove(data)
+    assert "left out (read-only): sdb vdc" in daemon.cairn("snapshot-create-as", "vm1", "s2").stdout
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 1 0 64k", disk], check=True, stdout=subprocess.DEVNULL)
+    daemon.cairn("snapshot-revert", "vm1", "s1")
+    subprocess.run(["qemu-io", "-f", "qcow2", "-c", "read -P 0 0 64k", disk], check=True, stdout=subprocess.DEVNULL)
+    assert daemon.cairn("snapshot-list", "vm1", "--name").stdout.split() == ["s1", "s2"]
+    daemon.cairn("clone", "vm1", "vm2")
+    daemon.cairn("snapshot-diff", "vm1", "s1", "s2")
+    daemon.cairn("snapshot-delete", "vm1", "s2")
+    r = daemon.cairn("start", "vm1", ok=None)
+    assert f"disks[1].path: {cd}: No such file or directory; without this medium, eject it first: cairn change-media VM sdb --eject" in r.stderr
+    daemon.cairn("change-media", "vm1", "sdb", "--eject")
+    daemon.cairn("undefine", "vm1", "--snapshots-metadata")
+
+
 def test_new_name_that_looks_like_another_one_is_refused(daemon, kvm, guest, tmp_path):
     disk, old = str(tmp_path / "vda.qcow2"), "s1\u200b"
     subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", disk, "64M"], check=True)

@@ -384,11 +384,42 @@ static int check_it(struct files *f, uid_t client)
 	struct err e;
 
 	assert_int_equal(rights_of_peer(&stranger, &d->rights, &e), 0);
-	assert_int_equal(open_as_check(f->helpers, d, client, was_checked, &c, &e), 0);
+	assert_int_equal(open_as_check(f->helpers, d, NULL, client, was_checked, &c, &e), 0);
 	definition_free(d);
 	while (!c.done)
 		loop_run_once(f->loop, 1000000000ULL);
 	return c.r;
+}
+
+/* Check a definition with a disk that its user cannot open, after an older one. */
+static int check_after(struct files *f, const char *older_disk, bool older_reads, const struct peer *older_user)
+{
+	struct definition *d = definition_of(f, f->groups), *old = definition_of(f, older_disk);
+	struct checked c = { 0 };
+	struct err e;
+
+	old->disks[0].read_only = older_reads;
+	assert_int_equal(rights_of_peer(&stranger, &d->rights, &e), 0);
+	if (older_user)
+		assert_int_equal(rights_of_peer(older_user, &old->rights, &e), 0);
+	assert_int_equal(open_as_check(f->helpers, d, old, 0, was_checked, &c, &e), 0);
+	definition_free(d);
+	definition_free(old);
+	while (!c.done)
+		loop_run_once(f->loop, 1000000000ULL);
+	return c.r;
+}
+
+static void test_files_that_the_guest_has_already_are_not_checked(void **state)
+{
+	struct files *f = *state;
+
+	need_root();
+	groups_are(f, "groups 65533");
+	assert_int_equal(check_after(f, f->groups, false, &stranger), 0);
+	assert_int_equal(check_after(f, f->theirs, false, &stranger), -EACCES);
+	assert_int_equal(check_after(f, f->groups, true, &stranger), -EACCES); /* the guest gains writing */
+	assert_int_equal(check_after(f, f->groups, false, NULL), -EACCES); /* it was the daemon's, which may open all */
 }
 
 /* A client's process has its groups itself, whatever the database says. */
@@ -496,6 +527,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(test_present_groups_are_used, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_failed_look_up_of_groups_is_named, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_definition_is_checked_with_the_clients_own_groups, setup, teardown),
+		cmocka_unit_test_setup_teardown(test_files_that_the_guest_has_already_are_not_checked, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_cancelled_open_leaves_nothing, setup, teardown),
 		cmocka_unit_test_setup_teardown(test_relays_count_as_files, setup, teardown),
 	};

@@ -722,10 +722,14 @@ static struct definition *with_disk(struct folder *f, const char *disk, const ch
 static void refuse_file(struct folder *f, const char *disk, const char *words)
 {
 	struct definition *d = with_disk(f, disk, "");
+	struct config_files files;
 	struct config c;
 	struct err e = { 0 };
 
-	assert_true(definition_check_files(d, &e) < 0);
+	assert_int_equal(config_prepare(d, false, &c, &files, &e), 0);
+	assert_int_equal(files.n, 2);
+	assert_int_equal(config_check_file(&files.list[0], &e), 0);
+	assert_true(config_check_file(&files.list[1], &e) < 0);
 	if (!strstr(e.msg, words) || strncmp(e.msg, "disks[0].path: ", 15))
 		fail_msg("%s", e.msg);
 	assert_true(config_open(d, &c, &e) < 0);
