@@ -164,6 +164,16 @@ int xml_from_network(struct json_object *definition, char **ret_xml, struct err 
 	return to_xml("net-to-xml", definition, -1, ret_xml, e);
 }
 
+int xml_from_volume(struct json_object *volume, char **ret_xml, struct err *e)
+{
+	return to_xml("vol-to-xml", volume, -1, ret_xml, e);
+}
+
+int xml_from_snapshot(struct json_object *snapshot, char **ret_xml, struct err *e)
+{
+	return to_xml("snapshot-to-xml", snapshot, -1, ret_xml, e);
+}
+
 /* ---- lines of keys in the XML ---- */
 
 /* Is the sentence about this key or a key below it? */

@@ -29,6 +29,9 @@ int xml_from_definition(struct json_object *definition, int id, char **ret_xml, 
 int xml_to_network(const char *text, size_t len, struct json_object **ret_definition, struct json_object **ret_warnings,
 	struct json_object **ret_origins, struct err *e);
 int xml_from_network(struct json_object *definition, char **ret_xml, struct err *e);
+/* Convert a volume, with the members of vol-info, or a snapshot whose parent is a name. */
+int xml_from_volume(struct json_object *volume, char **ret_xml, struct err *e);
+int xml_from_snapshot(struct json_object *snapshot, char **ret_xml, struct err *e);
 /* Convert one element of a network's XML, such as <host>. section: ip-dhcp-host, ip-dhcp-range or dns-host. The
  * caller owns the results (xml_to_definition()). Returns 0; -errno with a sentence. */
 int xml_network_entry(const char *section, const char *text, size_t len, struct json_object **ret_entry,

@@ -4,6 +4,7 @@
  *   to-json    XML → {"definition": …, "warnings": […], "origins": {"disks[0]": "line 12", …}}
  *   to-xml     {"definition": …, "id": "3"} → {"xml": "…"}
  *   net-to-json, net-to-xml, net-SECTION-to-json   the same for libvirt's network XML and parts of it
+ *   vol-to-xml, snapshot-to-xml   a volume or a snapshot, as "definition", to XML
  *   elements   → all known elements and their treatment: path, word, attributes, why; separated by tabs
  *
  * Errors: {"error": {"class": number of enum err_class, "desc": sentence}}, exit status 1. If several elements are
@@ -19,6 +20,7 @@
 #include "tools/xml/print.h"
 #include "tools/xml/reading.h"
 #include "tools/xml/sandbox.h"
+#include "tools/xml/shown.h"
 
 #include <libxml/parser.h>
 #include <stdio.h>
@@ -90,17 +92,33 @@ static int net_dns_host_to_json(const char *text, size_t len, struct json_object
 	return convert(text, len, out, network_entry_read, "dns-host", e);
 }
 
-static int net_to_xml(const char *text, size_t len, struct json_object *out, struct err *e)
+static int print(const char *text, size_t len, struct json_object *out, int (*how)(struct json_object *o, char **ret_xml, struct err *e),
+	struct err *e)
 {
 	CLEANUP_JS struct json_object *in = NULL;
 	CLEANUP_FREE char *xml = NULL;
 	int r = js_parse(text, len, "the definition", &in, e);
 
 	if (!r)
-		r = network_print(js_get(in, "definition"), &xml, e);
+		r = how(js_get(in, "definition"), &xml, e);
 	if (!r)
 		js_put_str(out, "xml", xml);
 	return r;
+}
+
+static int net_to_xml(const char *text, size_t len, struct json_object *out, struct err *e)
+{
+	return print(text, len, out, network_print, e);
+}
+
+static int vol_to_xml(const char *text, size_t len, struct json_object *out, struct err *e)
+{
+	return print(text, len, out, volume_print, e);
+}
+
+static int snapshot_to_xml(const char *text, size_t len, struct json_object *out, struct err *e)
+{
+	return print(text, len, out, snapshot_print, e);
 }
 
 static int to_xml(const char *text, size_t len, struct json_object *out, struct err *e)
@@ -151,7 +169,7 @@ static run_mode *mode_find(const char *name)
 		run_mode *run;
 	} modes[] = { { "to-json", to_json }, { "to-xml", to_xml }, { "net-to-json", net_to_json }, { "net-to-xml", net_to_xml },
 		{ "net-ip-dhcp-host-to-json", net_host_to_json }, { "net-ip-dhcp-range-to-json", net_range_to_json },
-		{ "net-dns-host-to-json", net_dns_host_to_json } };
+		{ "net-dns-host-to-json", net_dns_host_to_json }, { "vol-to-xml", vol_to_xml }, { "snapshot-to-xml", snapshot_to_xml } };
 
 	for (size_t i = 0; i < ARRAY_SIZE(modes); i++)
 		if (!strcmp(modes[i].name, name))
@@ -172,7 +190,7 @@ int main(int argc, char **argv)
 	if (!strcmp(mode, "elements"))
 		return elements_print();
 	if (!mode_find(mode)) {
-		fputs("usage: cairn-xml to-json|to-xml|net-to-json|net-SECTION-to-json|net-to-xml|elements <INPUT >OUTPUT\n", stderr);
+		fputs("usage: cairn-xml to-json|to-xml|net-to-json|net-SECTION-to-json|net-to-xml|vol-to-xml|snapshot-to-xml|elements <INPUT >OUTPUT\n", stderr);
 		return 2;
 	}
 	r = xml_sandbox(&e);

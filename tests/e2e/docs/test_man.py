@@ -326,6 +326,9 @@ cairn snapshot-list web1 --tree
 cairn snapshot-info web1 before-upgrade
     given: snapshot
     then: shows 'Name: *before-upgrade'
+cairn snapshot-dumpxml web1 before-upgrade
+    given: snapshot
+    then: shows '<name>before-upgrade</name>'
 cairn snapshot-parent web1 before-upgrade
     given: running web1; cairn snapshot-create-as web1 s1; cairn snapshot-create-as web1 before-upgrade
     then: [ "$(cat out)" = s1 ]
@@ -375,6 +378,9 @@ cairn vol-list images --details
 cairn vol-info web1.qcow2 --pool images
     given: mkdir srv; cairn pool-define-as images dir --target srv; cairn vol-create-as images web1.qcow2 1M
     then: shows '^Capacity: *1.00 MiB'
+cairn vol-dumpxml web1.qcow2 --pool images
+    given: mkdir srv; cairn pool-define-as images dir --target srv; cairn vol-create-as images web1.qcow2 1M
+    then: shows '<capacity unit=.bytes.>1048576<'
 cairn vol-path web1.qcow2 --pool images
     given: mkdir srv; cairn pool-define-as images dir --target srv; cairn vol-create-as images web1.qcow2 1M
     then: shows '/srv/web1.qcow2$'

@@ -1,11 +1,13 @@
-/* snapshot-list, -info, -current and -parent: the verbs that show snapshots. */
+/* snapshot-list, -info, -dumpxml, -current and -parent: the verbs that show snapshots. */
 #include "tools/cairn/cli.h"
 #include "api/wire/json.h"
+#include "base/cleanup.h"
 #include "base/util.h"
 #include "snapshot/vmstate.h"
 #include "tools/cairn/job.h"
 #include "tools/cairn/output.h"
 #include "tools/cairn/snapshot.h"
+#include "tools/cairn/xml.h"
 
 #include <errno.h>
 #include <stdint.h>
@@ -241,7 +243,7 @@ int verb_snapshot_list(struct cli *c)
 	return tree && c->format == CLI_TABLE ? tree_print(all, from) : list_print(c, all, from);
 }
 
-/* ---- snapshot-info, snapshot-current, snapshot-parent ---- */
+/* ---- snapshot-info, snapshot-dumpxml, snapshot-current, snapshot-parent ---- */
 
 static void numbers_print(struct json_object *all, struct json_object *o)
 {
@@ -344,6 +346,25 @@ int verb_snapshot_info(struct cli *c)
 		info_print(c->pos[0], all, o);
 	else
 		output_print(stdout, c->format, o);
+	return CLI_OK;
+}
+
+int verb_snapshot_dumpxml(struct cli *c)
+{
+	CLEANUP_JS struct json_object *all = NULL;
+	CLEANUP_FREE char *xml = NULL;
+	struct json_object *o, *parent;
+	struct err e;
+	int r = one_find(c, c->pos[1], &all, &o, &e);
+
+	if (!r) {
+		parent = parent_of(all, o);
+		js_put_str(o, "parent", parent ? js_get_str(parent, "name") : NULL);
+		r = xml_from_snapshot(o, &xml, &e);
+	}
+	if (r < 0)
+		return cli_fail(&e, "Failed to get the snapshot of domain '%s'", c->pos[0]);
+	puts(xml);
 	return CLI_OK;
 }
 

@@ -54,6 +54,8 @@ static const struct verb_option snapshot_list_options[] = {
 	{ "current", NULL, "list only the children of the current snapshot, as --from does" },
 	{ "descendants", NULL, "with --from or --current: list all descendants" }, END };
 static const struct verb_option snapshot_one_options[] = { SNAPSHOTNAME, CURRENT, END };
+static const struct verb_option snapshot_dumpxml_options[] = { SNAPSHOTNAME,
+	{ "security-info", NULL, "no effect: a snapshot shows no secrets" }, END };
 static const struct verb_option snapshot_current_options[] = {
 	{ "name", NULL, "print only the name" },
 	{ "security-info", NULL, "no effect: a snapshot shows no secrets" }, END };

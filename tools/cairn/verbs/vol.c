@@ -1,5 +1,4 @@
-/* vol-list, vol-info, vol-path, vol-create-as, vol-clone, vol-delete and vol-resize: images in the folders of pools.
- * The daemon does the work, with the rights of the user. */
+/* The verbs vol-*: images in the folders of pools. The daemon does the work, with the rights of the user. */
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
@@ -9,6 +8,7 @@
 #include "tools/cairn/job.h"
 #include "tools/cairn/output.h"
 #include "tools/cairn/pool.h"
+#include "tools/cairn/xml.h"
 
 #include <errno.h>
 #include <limits.h>
@@ -140,7 +140,7 @@ static int volume_find(struct cli *c, struct json_object **ret, struct err *e)
 	return r;
 }
 
-/* ---- vol-list, vol-info, vol-path ---- */
+/* ---- vol-list, vol-info, vol-dumpxml, vol-path ---- */
 
 static const char *size_cell(struct json_object *o, const char *key, char buf[VOLUME_SIZE_TEXT])
 {
@@ -209,6 +209,21 @@ int verb_vol_info(struct cli *c)
 	if (js_get(o, "backing"))
 		label_print(stdout, "Backing file:", "%s", js_get_str_or(o, "backing", "-"));
 	printf("\n");
+	return CLI_OK;
+}
+
+int verb_vol_dumpxml(struct cli *c)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	CLEANUP_FREE char *xml = NULL;
+	struct err e;
+	int r = volume_find(c, &o, &e);
+
+	if (!r)
+		r = xml_from_volume(o, &xml, &e);
+	if (r < 0)
+		return cli_fail(&e, "failed to get vol '%s'", c->pos[0]);
+	puts(xml);
 	return CLI_OK;
 }
 

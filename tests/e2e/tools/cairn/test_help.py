@@ -278,6 +278,7 @@ snapshot-create vm1
 snapshot-create-as vm1 s1
 snapshot-list vm1
 snapshot-info vm1 s1
+snapshot-dumpxml vm1 s1
 snapshot-current vm1
 snapshot-parent vm1 s1
 snapshot-diff vm1 s1
@@ -412,6 +413,7 @@ pool-info images
 vol-create-as images v 1M
 vol-list images
 vol-info v --pool images
+vol-dumpxml v --pool images
 vol-path v --pool images
 vol-clone v w --pool images
 vol-clone @/pool/v x

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import time
+import xml.etree.ElementTree as ET
 
 import pytest
 
@@ -109,6 +110,25 @@ def test_volumes_are_created_cloned_resized_and_deleted(fake, pool):
     assert (pool / "d.raw").stat().st_size == 512 << 10
     assert fake.cairn("vol-delete", "c.qcow2", "--pool", "images").stdout == "Vol c.qcow2 deleted\n"
     assert not (pool / "c.qcow2").exists()
+
+
+def test_volumes_and_snapshots_are_printed_as_libvirts_xml(fake, pool):
+    fake.cairn("vol-create-as", "images", "a.qcow2", "10M")
+    fake.cairn("vol-create-as", "images", "b <c>", "12M", "--backing-vol", "a.qcow2")
+    xml = ET.fromstring(fake.cairn("vol-dumpxml", "b <c>", "--pool", "images").stdout)
+    assert xml.tag == "volume" and xml.get("type") == "file" and xml.findtext("name") == "b <c>"
+    assert xml.findtext("key") == xml.findtext("target/path") == f"{pool}/b <c>" and xml.find("target/format").get("type") == "qcow2"
+    assert xml.findtext("capacity") == str(12 * MIB) and xml.find("allocation").get("unit") == "bytes"
+    assert xml.findtext("backingStore/path") == f"{pool}/a.qcow2"
+    refused(fake, "pool 'images' has no volume 'd'", "vol-dumpxml", "d", "--pool", "images")
+    fake.define("web1", disks=[{"path": str(pool / "a.qcow2"), "format": "qcow2"}])
+    for name in "one", "two":
+        fake.cairn("snapshot-create-as", "web1", name)
+    xml = ET.fromstring(fake.cairn("snapshot-dumpxml", "web1", "two").stdout)
+    assert xml.tag == "domainsnapshot" and xml.findtext("name") == "two" and xml.findtext("parent/name") == "one"
+    assert xml.findtext("state") == "shutoff" and xml.find("memory").get("snapshot") == "no"
+    assert int(xml.findtext("creationTime")) == json.loads(fake.cairn("snapshot-info", "web1", "two", "--format", "json").stdout)["time"] // 10**9
+    assert ET.fromstring(fake.cairn("snapshot-dumpxml", "web1", "one").stdout).find("parent") is None
 
 
 def refused(d, sentence, *args):

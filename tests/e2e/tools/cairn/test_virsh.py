@@ -44,6 +44,8 @@ SESSION = [
     ("snapshot-info --domain vm1 --snapshotname fresh", "Name:           fresh\nDomain:         vm1\n"
      "Current:        no\nState:          running\nLocation:       internal\nParent:         -\n"
      "Children:       1\nDescendants:    1\nMetadata:       yes\n<<(?:.+\n)*>>\n"),
+    ("snapshot-dumpxml vm1 patched", "<domainsnapshot>\n  <name>patched</name>\n  <description>All updates</description>\n  <state>running</state>\n"
+     "  <parent>\n    <name>fresh</name>\n  </parent>\n  <creationTime><<\\d{10}>></creationTime>\n  <memory snapshot='internal'/>\n</domainsnapshot>\n\n"),
     ("snapshot-current vm1 --name", "patched\n"),
     ("snapshot-revert vm1 fresh", "Domain snapshot fresh reverted\n"),
     ("snapshot-revert --domain vm1 --snapshotname patched --running", "Domain snapshot patched reverted\n"),
