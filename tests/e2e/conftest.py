@@ -127,14 +127,11 @@ def is_late(e):
 
 
 def waited_for():
-    """Return what our processes wait for. The test's time limit does not end this."""
-    late = signal.signal(signal.SIGALRM, signal.SIG_IGN)
+    """Return what our processes wait for."""
     try:
         return subprocess.run([THREADS, *map(str, ours())], text=True, capture_output=True, check=False, timeout=THREADS_SECONDS).stdout
     except subprocess.TimeoutExpired as e:
         return str(e)
-    finally:
-        signal.signal(signal.SIGALRM, late)
 
 
 def ours():
@@ -151,6 +148,7 @@ def is_built(pid):
 
 @pytest.hookimpl(hookwrapper=True)
 def pytest_runtest_makereport(item, call):
+    late = signal.signal(signal.SIGALRM, signal.SIG_IGN)  # the test's time limit would end pytest
     hidden = hidden_file(call.excinfo.value) if call.excinfo else None
     if hidden:
         why = f"only root may read {hidden} of a process that is not dumpable"
@@ -167,6 +165,7 @@ def pytest_runtest_makereport(item, call):
             kept.append(folder)
         else:
             rm_rf(folder)
+    signal.signal(signal.SIGALRM, late)
 
 
 def hidden_file(e):

@@ -112,6 +112,23 @@ def test_late_end_to_end_test_fails_and_the_run_says_what_its_processes_wait_for
     assert (status, failed) == (1, 1) and re.search(r"process \d+: sleep 1000\n.* system call \d", out), out
 
 
+def test_time_limit_that_passes_during_the_report_does_not_end_the_run(tree):
+    tree.e2e("test_x", """
+        import pytest, time
+        class Slow(Exception):
+            def __str__(self):
+                time.sleep(1.5)
+                return "slow"
+        @pytest.mark.seconds(1)
+        def test_fails():
+            raise Slow
+        def test_passes():
+            pass
+        """)
+    status, passed, failed, _, out = tree.run("e2e")
+    assert (status, passed, failed) == (1, 1, 1) and "INTERNALERROR" not in out, out
+
+
 def test_killed_run_leaves_no_process(tree):
     """Only the program of the test ends later."""
     begun, go = tree.path / "begun", tree.path / "go"
