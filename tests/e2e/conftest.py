@@ -59,6 +59,19 @@ def library(name):
     return os.path.join(LINKS.name if LINKS else BUILD, "helpers", name + ".so")
 
 
+def programs():
+    """Return the inode and the time of change of each program and library that the tests use."""
+    found = {}
+    for entry in (e for f in (BUILD, os.path.join(BUILD, "helpers")) if os.path.isdir(f) for e in os.scandir(f)):
+        with contextlib.suppress(FileNotFoundError):  # it is replaced right now
+            if entry.is_file() and entry.stat().st_mode & 0o100:
+                found[entry.name] = entry.stat().st_ino, entry.stat().st_mtime_ns
+    return found
+
+
+AT_FIRST = programs()
+
+
 def pytest_configure(config):
     config.addinivalue_line("markers", "seconds(n): time limit of a test, if 120 are too few")
     share = os.environ.pop("CAIRN_TESTS_SHARE", None)
@@ -159,6 +172,8 @@ def pytest_runtest_makereport(item, call):
     item.stash[FAILED] = item.stash.get(FAILED, False) or report.failed
     if call.excinfo and is_late(call.excinfo.value):
         report.sections.append(("Processes", waited_for()))
+    if report.failed and (replaced := {name for name, _ in AT_FIRST.items() ^ programs().items()}):
+        report.sections.append(("Build", f"the build folder has changed since the tests began, which may be why: {', '.join(sorted(replaced))}"))
     if report.when == "teardown" and FOLDER in item.stash:
         folder = item.stash[FOLDER]
         if item.stash[FAILED] and size(*kept, folder) <= KEPT_MAX:

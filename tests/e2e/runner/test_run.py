@@ -129,6 +129,21 @@ def test_time_limit_that_passes_during_the_report_does_not_end_the_run(tree):
     assert (status, passed, failed) == (1, 1, 1) and "INTERNALERROR" not in out, out
 
 
+def test_failure_beside_a_build_names_the_programs_that_it_replaced(tree):
+    (tree.build / "cairn").write_bytes(b"")
+    (tree.build / "cairn").chmod(0o755)
+    tree.e2e("test_x", """
+        import os, conftest
+        def test_fails():
+            assert False, "as it is"
+        def test_fails_beside_a_build():
+            os.remove(os.path.join(conftest.BUILD, "cairn"))
+            assert False
+        """)
+    status, _, failed, _, out = tree.run("e2e")
+    assert (status, failed, out.count("since the tests began, which may be why: cairn\n")) == (1, 2, 1), out
+
+
 def test_killed_run_leaves_no_process(tree):
     """Only the program of the test ends later."""
     begun, go = tree.path / "begun", tree.path / "go"
