@@ -210,6 +210,7 @@ void command_query_volumes(struct call *c);
 void command_volume_create(struct call *c);
 void command_volume_clone(struct call *c);
 void command_volume_resize(struct call *c);
+void command_volume_open(struct call *c);
 void command_volume_delete(struct call *c);
 void command_query_jobs(struct call *c);
 void command_job_cancel(struct call *c);

@@ -129,6 +129,7 @@ const struct command_handler command_handlers[] = {
 	{ "volume-create", command_volume_create },
 	{ "volume-clone", command_volume_clone },
 	{ "volume-resize", command_volume_resize },
+	{ "volume-open", command_volume_open },
 	{ "volume-delete", command_volume_delete },
 	{ "query-jobs", command_query_jobs },
 	{ "job-wait", command_job_wait },

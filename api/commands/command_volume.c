@@ -15,6 +15,7 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define CAPACITY_MAX (1LL << 60)
 /* A file of a VM that does not answer keeps a process, so lists do without looks for this time. */
@@ -251,4 +252,37 @@ void command_volume_delete(struct call *c)
 	int r = work_take(c, VOLUME_DELETE, &w, &e);
 
 	begin(c, r, &w, &e, change_done);
+}
+
+static void open_done(struct call *c, const struct volume_work *w, int r, const struct fork_as_result *res, const struct err *e)
+{
+	struct json_object *o = NULL, *list;
+	struct err lost;
+
+	(void)w;
+	if (r >= 0 && call_check_role(c, ROLE_OPERATOR, NULL, &lost) < 0) {
+		close(res->fds[0]);
+		r = -EPERM;
+		e = &lost;
+	}
+	if (r < 0) {
+		call_fail(c, e);
+		return;
+	}
+	if (res->ndata) {
+		o = json_object_new_object();
+		list = json_object_new_array();
+		json_object_array_add(list, json_object_new_string_len(res->data, (int)res->ndata));
+		js_put(o, "warnings", list);
+	}
+	call_return_fd(c, o, res->fds[0]);
+}
+
+void command_volume_open(struct call *c)
+{
+	struct volume_work w;
+	struct err e;
+	int r = work_take(c, VOLUME_OPEN, &w, &e);
+
+	begin(c, r, &w, &e, open_done);
 }

@@ -465,7 +465,7 @@ static int frozen_check(const struct volume_work *w, const struct volume_users *
 	if (!vm)
 		return 0;
 	if (vm_has(vm, VM_FACT_TEMPLATE))
-		return err_set(e, -EBUSY, ERR_BUSY, "%.300s/%.255s is an image of the template '%.255s'; clone it, and resize the clone's image", w->folder,
+		return err_set(e, -EBUSY, ERR_BUSY, "%.300s/%.255s is an image of the template '%.255s'; clone it, and change the clone's image", w->folder,
 			w->name, vm->def->name);
 	return err_set(e, -EBUSY, ERR_BUSY, "%.300s/%.255s is a backing file of VM '%.255s', so it must not change; make the VM's disk independent "
 		"with cairn blockpull first", w->folder, w->name, vm->def->name);
@@ -484,7 +484,7 @@ static int image_open(const struct volume_work *w, int dir, const char *name, in
 		r = err_set_errno(e, -EACCES, "%s%s%s", *name == '/' ? "" : w->folder, *name == '/' ? "" : "/", name);
 	if (!r)
 		r = volume_users_find(w->host, true, &users, e);
-	if (!r && w->act == VOLUME_RESIZE)
+	if (!r && (w->act == VOLUME_RESIZE || w->write))
 		r = frozen_check(w, &users, &id, e);
 	if (r < 0)
 		return r;
@@ -582,6 +582,32 @@ static int resize_run(const struct volume_work *w, int dir, struct err *e)
 	return volume_img_run(&v, e);
 }
 
+/* Open a volume for writing, too, if nothing needs its content as it is. The client locks the file before it copies:
+ * the lock is the open file's. */
+static int open_run(const struct volume_work *w, int dir, struct fork_as_result *out, struct err *e)
+{
+	static struct volume_work writing;
+	static struct look look;
+	static struct err why;
+	int fd = -1, r;
+
+	writing = *w;
+	writing.write = true;
+	r = image_open(&writing, dir, w->name, O_RDWR | O_NOFOLLOW, &look, &fd, &why);
+	if (!r)
+		r = overlays_check(w, dir, &look.st, &why);
+	if (r < 0) {
+		if (fd >= 0)
+			close(fd);
+		r = image_open(w, dir, w->name, O_RDONLY | O_NOFOLLOW, &look, &fd, e);
+		out->data = why.msg;
+		out->ndata = strlen(why.msg);
+	}
+	if (!r)
+		out->fds[out->nfds++] = fd;
+	return r;
+}
+
 int volume_work_run(const void *arg, struct fork_as_result *out, struct err *e)
 {
 	const struct volume_work *w = arg;
@@ -600,6 +626,7 @@ int volume_work_run(const void *arg, struct fork_as_result *out, struct err *e)
 	case VOLUME_CLONE: r = clone_run(w, dir, out->input, e); break;
 	case VOLUME_RESIZE: r = resize_run(w, dir, e); break;
 	case VOLUME_DELETE: r = delete_run(w, dir, e); break;
+	case VOLUME_OPEN: r = open_run(w, dir, out, e); break;
 	}
 	close(dir);
 	return r;

@@ -341,8 +341,7 @@ static const struct field group_clone_args[] = {
 static const struct field snapshot_list_args[] = { FIELD_VM,
 	{ "from", FIELD_INT, OPTIONAL, "`next` of the previous page, or index of the first entry [0]" }, END };
 static const struct field snapshot_list_returns[] = {
-	{ "snapshots", LIST_OF(FIELD_SNAPSHOT_ENTRY), REQUIRED,
-		"the snapshots" },
+	{ "snapshots", LIST_OF(FIELD_SNAPSHOT_ENTRY), REQUIRED, "the snapshots" },
 	{ "next", FIELD_INT, OPTIONAL, "`from` of the call for the next page, if there is one" }, END };
 #define FIELD_SNAPSHOT { "name", FIELD_STRING, REQUIRED, "name or id of the snapshot" }
 static const struct field snapshot_revert_args[] = { FIELD_VM, FIELD_JOB_ID,
@@ -506,6 +505,7 @@ static const struct field volume_clone_args[] = { FIELD_VOLUME_POOL, FIELD_VOLUM
 static const struct field volume_resize_args[] = { FIELD_VOLUME_POOL, FIELD_VOLUME_NAME,
 	{ "capacity", FIELD_INT, REQUIRED, "its new size, bytes" },
 	{ "shrink", FIELD_BOOL, OPTIONAL, "allow a smaller size; the data beyond it is lost" }, END };
+static const struct field volume_open_returns[] = { { "warnings", LIST_OF(FIELD_STRING), OPTIONAL, "why it is open for reading only" }, END };
 static const struct field volume_delete_args[] = { FIELD_VOLUME_POOL, FIELD_VOLUME_NAME, END };
 static const struct field job_wait_args[] = { { "id", FIELD_STRING, REQUIRED, "id of the job" },
 	{ "timeout", FIELD_INT, OPTIONAL, "time limit, 1 to 86400 seconds [none]" }, END };
@@ -808,14 +808,15 @@ static const struct command commands[] = {
 	{ "pool-define", "give a folder for images a name", pool_define_args, NULL, ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
 	{ "pool-undefine", "remove the definition of a pool; its folder and its volumes stay", pool_name_args, NULL, ROLE_ADMIN, COMMAND_MUTATES, ANY_STATE },
 	{ "query-pools", "list pools", query_pools_args, query_pools_returns, ROLE_VIEWER, 0, ANY_STATE },
-	{ "query-volumes", "list the volumes of a pool, as your user may see the files", query_volumes_args, query_volumes_returns, ROLE_VIEWER, 0,
-		ANY_STATE },
+	{ "query-volumes", "list the volumes of a pool, as your user may see the files", query_volumes_args, query_volumes_returns, ROLE_VIEWER, 0, ANY_STATE },
 	{ "volume-create", "create an empty volume or an overlay in a pool, as your user", volume_create_args, job_returns, ROLE_OPERATOR,
 		COMMAND_MUTATES | COMMAND_JOB, ANY_STATE },
 	{ "volume-clone", "copy a volume within its pool, as your user", volume_clone_args, job_returns, ROLE_OPERATOR,
 		COMMAND_MUTATES | COMMAND_JOB, ANY_STATE },
 	{ "volume-resize", "change the size of a volume that no running VM has, as your user", volume_resize_args, NULL, ROLE_OPERATOR,
 		COMMAND_MUTATES, ANY_STATE },
+	{ "volume-open", "open a volume to copy its content, as your user; the answer carries the file as an fd", volume_delete_args, volume_open_returns,
+		ROLE_OPERATOR, COMMAND_MUTATES | COMMAND_RETURNS_FD, ANY_STATE },
 	{ "volume-delete", "delete a volume that no VM and no other volume of the pool uses, as your user", volume_delete_args, NULL, ROLE_OPERATOR,
 		COMMAND_MUTATES, ANY_STATE },
 	{ "query-jobs", "list jobs under way, and results that were not dismissed", query_jobs_args,

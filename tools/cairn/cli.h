@@ -296,6 +296,8 @@ int verb_vol_create_as(struct cli *c);
 int verb_vol_clone(struct cli *c);
 int verb_vol_delete(struct cli *c);
 int verb_vol_resize(struct cli *c);
+int verb_vol_download(struct cli *c);
+int verb_vol_upload(struct cli *c);
 int verb_advise(struct cli *c);
 int verb_threshold(struct cli *c);
 int verb_threshold_list(struct cli *c);

@@ -44,7 +44,6 @@ static const struct {
 	{ "pool-start pool-build pool-refresh pool-autostart pool-destroy pool-delete",
 		"leave it out: a pool is a folder, which is always active; cairn pool-undefine POOL removes it and keeps the files" },
 	{ "pool-dumpxml pool-edit pool-name pool-uuid", "cairn pool-info POOL shows a pool" },
-	{ "vol-upload vol-download", "a volume is a file: copy it to or from the path that cairn vol-path VOL --pool POOL prints" },
 	{ "vol-wipe", "cairn vol-delete VOL --pool POOL deletes a volume; shred(1) overwrites the file that cairn vol-path prints" },
 	{ "vol-key vol-name vol-pool", "cairn vol-info VOL and cairn vol-path VOL show a volume" },
 	{ "vol-create vol-create-from", "cairn vol-create-as POOL NAME CAPACITY creates a volume, cairn vol-clone VOL NAME copies one" },

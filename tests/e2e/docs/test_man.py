@@ -384,6 +384,12 @@ cairn vol-dumpxml web1.qcow2 --pool images
 cairn vol-path web1.qcow2 --pool images
     given: mkdir srv; cairn pool-define-as images dir --target srv; cairn vol-create-as images web1.qcow2 1M
     then: shows '/srv/web1.qcow2$'
+cairn vol-download web1.qcow2 web1.copy --pool images --sparse
+    given: mkdir srv; cairn pool-define-as images dir --target srv; cairn vol-create-as images web1.qcow2 1M
+    then: cmp srv/web1.qcow2 web1.copy
+cairn vol-upload web1.qcow2 web1.copy --pool images
+    given: mkdir srv; cairn pool-define-as images dir --target srv; cairn vol-create-as images web1.qcow2 1M; head -c 70000 /dev/zero >web1.copy
+    then: cmp -n 70000 srv/web1.qcow2 web1.copy
 cairn vol-create-as images web2.qcow2 20G
     given: mkdir srv; cairn pool-define-as images dir --target srv
     then: cairn-img info srv/web2.qcow2 | grep '20 GiB'

@@ -240,6 +240,10 @@ static const struct verb_option pool_list_options[] = {
 	{ "type", "TYPE,...", "list only pools of these types; every pool has the type dir" }, END };
 static const struct verb_option vol_list_options[] = { { "details", NULL, "also show type, capacity and allocation" }, END };
 static const struct verb_option vol_options[] = { POOL, END };
+static const struct verb_option vol_copy_options[] = { POOL,
+	{ "offset", "BYTES", "begin at this byte of the volume [0]" },
+	{ "length", "BYTES", "copy so many bytes at most [all]" },
+	{ "sparse", NULL, "keep holes, in place of zeros" }, END };
 static const struct verb_option vol_delete_options[] = { POOL,
 	{ "delete-snapshots", NULL, "no effect: the snapshots are in the image, and go with it" }, END };
 static const struct verb_option vol_info_options[] = { POOL, BYTES, END };
@@ -749,6 +753,10 @@ const struct verb verbs[] = {
 		verb_vol_create_as },
 	{ "vol-clone", "Storage", "VOL NAME", "copy a volume that no running VM uses, in its folder", vol_clone_options, 2, 2, false, NULL,
 		"volume-clone query-pools", verb_vol_clone },
+	{ "vol-download", "Storage", "VOL FILE", "copy the content of a volume to a file", vol_copy_options, 2, 2, false, NULL,
+		"volume-open query-pools", verb_vol_download },
+	{ "vol-upload", "Storage", "VOL FILE", "overwrite the content of a volume with a file's", vol_copy_options, 2, 2, false, NULL,
+		"volume-open query-pools", verb_vol_upload },
 	{ "vol-delete", "Storage", "VOL", "delete a volume that no VM and no overlay uses", vol_delete_options, 1, 1, false, NULL,
 		"volume-delete query-pools", verb_vol_delete },
 	{ "vol-resize", "Storage", "VOL CAPACITY", "change the size of a volume that no running VM uses; for others: blockresize", vol_resize_options,

@@ -2,8 +2,11 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/file.h"
 #include "base/size.h"
 #include "base/util.h"
+#include "block/lock.h"
+#include "snapshot/holes.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/job.h"
 #include "tools/cairn/output.h"
@@ -11,12 +14,16 @@
 #include "tools/cairn/xml.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #define SIZE_MAX_BYTES (1ULL << 60)
+#define COPY_BYTES (64 * KIB) /* at once; a shorter hole is copied as zeros */
 
 /* ---- the volume that the command line names ---- */
 
@@ -352,4 +359,151 @@ int verb_vol_resize(struct cli *c)
 		return cli_fail(&e, "Failed to change size of volume '%s'", c->pos[0]);
 	say("Size of volume '%s' successfully changed %s %s\n", c->pos[0], delta ? "by" : "to", text);
 	return CLI_OK;
+}
+
+/* ---- vol-download, vol-upload ---- */
+
+/* The daemon opens the volume with the user's rights. Until this process ends, no VM can start with it. */
+static int volume_open(struct cli *c, bool write, int *ret_fd, struct err *e)
+{
+	CLEANUP_JS struct json_object *answer = NULL;
+	struct json_object *args = NULL, *why;
+	int r = volume_args(c, &args, e);
+
+	if (!r)
+		r = cli_execute(c, "volume-open", args, &answer, ret_fd, e);
+	why = r < 0 ? NULL : js_get_array(answer, "warnings");
+	if (write && why)
+		r = err_set(e, -EBUSY, ERR_BUSY, "%s", json_object_get_string(json_object_array_get_idx(why, 0)));
+	return r < 0 ? r : lock_acquire(*ret_fd, write ? LOCK_AS_WRITER : LOCK_AS_READER, c->pos[0], e);
+}
+
+/* Make a hole at fd's offset, or write zeros where there can be none. */
+static int hole_put(int fd, const char *zeros, size_t len)
+{
+	off_t at = lseek(fd, 0, SEEK_CUR);
+
+	if (at < 0 || fallocate(fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, (off_t)len) < 0)
+		return write_full(fd, zeros, len);
+	return lseek(fd, (off_t)len, SEEK_CUR) < 0 ? -errno : 0;
+}
+
+/* Copy at most len bytes from the offset of one file to that of the other. sparse: holes stay holes.
+ * Returns 0; -errno. */
+static int content_copy(int from, int to, uint64_t len, bool sparse)
+{
+	static char buf[COPY_BYTES];
+	static const char zeros[COPY_BYTES];
+	struct holes holes = { .fd = -1 };
+	off_t start = lseek(from, 0, SEEK_CUR), end;
+	uint64_t at = start < 0 ? 0 : (uint64_t)start;
+	struct stat st;
+	int r = 0;
+
+	if (sparse && start >= 0 && fstat(from, &st) == 0 && S_ISREG(st.st_mode)) {
+		holes = (struct holes){ .fd = from, .bytes = (uint64_t)st.st_size };
+		len = MIN(len, holes.bytes - MIN(at, holes.bytes));
+	}
+	while (len && !r) {
+		size_t n = (size_t)MIN(len, (uint64_t)COPY_BYTES);
+		ssize_t got = (ssize_t)n;
+
+		if (hole_at(&holes, at, n)) {
+			r = hole_put(to, zeros, n);
+		} else {
+			got = holes.fd < 0 ? read(from, buf, n) : pread(from, buf, n, (off_t)at);
+			r = got < 0 ? -errno : write_full(to, buf, (size_t)got);
+		}
+		if (!got)
+			break;
+		at += (size_t)got;
+		len -= (size_t)got;
+	}
+	end = lseek(to, 0, SEEK_CUR);
+	if (!r && sparse && end >= 0 && fstat(to, &st) == 0 && S_ISREG(st.st_mode) && end > st.st_size && ftruncate(to, end) < 0)
+		r = -errno;
+	return r || fsync(to) == 0 || errno == EINVAL || errno == EROFS ? r : -errno;
+}
+
+static int is_same(int one, int other, const char *file, struct err *e)
+{
+	struct stat a, b;
+
+	if (fstat(one, &a) < 0 || fstat(other, &b) < 0)
+		return err_set_errno(e, -errno, "%.300s", file);
+	if (a.st_dev == b.st_dev && a.st_ino == b.st_ino)
+		return err_set(e, -EINVAL, ERR_INVALID, "%.300s is the volume itself; name another file", file);
+	return 0;
+}
+
+/* Take --offset and --length, and set the volume to the offset. */
+static int part_args(struct cli *c, int volume, bool inside, uint64_t *ret_len, struct err *e)
+{
+	const char *offset = option_value(c, "offset"), *length = option_value(c, "length");
+	uint64_t at = 0, len = 0;
+	struct stat st;
+	int r = offset ? size_arg(offset, &at, e) : 0;
+
+	if (!r && length)
+		r = size_arg(length, &len, e);
+	if (r < 0)
+		return r;
+	*ret_len = len ? len : UINT64_MAX; /* virsh's 0 is all */
+	if (fstat(volume, &st) < 0 || lseek(volume, (off_t)at, SEEK_SET) < 0)
+		return err_set_errno(e, -errno, "volume '%.300s'", c->pos[0]);
+	if (inside && at > (uint64_t)st.st_size)
+		return err_set(e, -EINVAL, ERR_INVALID, "--offset is behind the end of the volume, which has %lld bytes", (long long)st.st_size);
+	return 0;
+}
+
+int verb_vol_download(struct cli *c)
+{
+	CLEANUP_CLOSE int volume = -1;
+	CLEANUP_CLOSE int file = -1;
+	const char *path = c->pos[1];
+	bool made = false;
+	uint64_t len = 0;
+	struct stat st;
+	struct err e;
+	int r = volume_open(c, false, &volume, &e);
+
+	if (!r)
+		r = part_args(c, volume, true, &len, &e);
+	if (!r) {
+		file = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+		made = file >= 0;
+		if (!made)
+			file = open(path, O_WRONLY | O_CLOEXEC);
+		r = file < 0 ? err_set_errno(&e, -errno, "%.300s", path) : is_same(volume, file, path, &e);
+	}
+	if (!r && fstat(file, &st) == 0 && S_ISREG(st.st_mode) && ftruncate(file, 0) < 0)
+		r = err_set_errno(&e, -errno, "%.300s", path);
+	if (!r) {
+		r = content_copy(volume, file, len, option_flag(c, "sparse"));
+		if (r < 0)
+			err_set_errno(&e, r, "%.300s", path);
+	}
+	if (r < 0 && made)
+		unlink(path);
+	return r < 0 ? cli_fail(&e, "cannot download from volume %s", c->pos[0]) : CLI_OK;
+}
+
+int verb_vol_upload(struct cli *c)
+{
+	CLEANUP_CLOSE int volume = -1;
+	CLEANUP_CLOSE int file = open(c->pos[1], O_RDONLY | O_CLOEXEC);
+	uint64_t len = 0;
+	struct err e;
+	int r = file < 0 ? err_set_errno(&e, -errno, "%.300s", c->pos[1]) : volume_open(c, true, &volume, &e);
+
+	if (!r)
+		r = is_same(volume, file, c->pos[1], &e);
+	if (!r)
+		r = part_args(c, volume, false, &len, &e);
+	if (!r) {
+		r = content_copy(file, volume, len, option_flag(c, "sparse"));
+		if (r < 0)
+			err_set_errno(&e, r, "a part of the volume is overwritten");
+	}
+	return r < 0 ? cli_fail(&e, "cannot upload to volume %s", c->pos[0]) : CLI_OK;
 }

@@ -30,7 +30,7 @@ VERBS = ["define", "create", "validate", "dumpjson", "dumpxml", "edit", "domrena
          "domblkinfo", "domblkstat", "domiflist", "domifstat", "domif-getlink", "domifaddr", "domblkerror", "vcpuinfo", "vcpucount", "nodeinfo",
          "nodecpustats", "domstats", "domdirtyrate-calc", "metrics", "trend", "advise", "threshold", "threshold-list", "threshold-remove", "web-hook", "web-hook-list", "web-hook-remove", "web-hook-test", "dommemstat", "send-key", "inject-nmi", "screenshot", "vncdisplay", "domdisplay", "top",
          "qmp-path", "console", "log", "vsock", "ssh", "wait", "event", "events", "pool-list", "pool-info", "pool-define-as", "pool-undefine", "vol-list", "vol-info", "vol-dumpxml", "vol-path",
-         "vol-create-as", "vol-clone", "vol-delete", "vol-resize", "image-list", "image-remove", "net-list", "net-info", "net-start",
+         "vol-create-as", "vol-clone", "vol-download", "vol-upload", "vol-delete", "vol-resize", "image-list", "image-remove", "net-list", "net-info", "net-start",
          "net-destroy", "net-autostart", "net-define", "net-create", "net-dumpjson", "net-dumpxml", "net-update", "net-edit",
          "net-dhcp-leases",
          "net-undefine", "net-name", "net-uuid", "jobs", "domjobinfo", "domjobabort", "job-cancel", "job-dismiss", "exec", "exec-output",

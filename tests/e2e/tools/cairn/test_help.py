@@ -416,6 +416,10 @@ vol-info v --pool images
 vol-dumpxml v --pool images
 vol-path v --pool images
 vol-clone v w --pool images
+vol-download v @/v.copy --pool images
+vol-download @/pool/v @/w.copy
+vol-upload v @/v.copy --pool images
+vol-upload @/pool/v @/v.copy
 vol-clone @/pool/v x
 vol-resize v 2M --pool images
 vol-resize @/pool/v 1M --delta
@@ -601,7 +605,7 @@ def test_misspelled_words_get_suggestions(args, hint):
 @pytest.mark.parametrize("word,verb", [
     ("ps", "list"), ("stop", "shutdown"), ("kill", "destroy"), ("rm", "undefine"), ("logs", "log"),
     ("launch", "new"), ("fork", "clone"), ("migrate", "export"), ("loadvm", "snapshot-revert"), ("users", "permissions"),
-    ("schedinfo", "edit"), ("vcpupin", "vcpuinfo"), ("pool-start", "pool-undefine"), ("vol-upload", "vol-path"), ("metadata", "desc"),
+    ("schedinfo", "edit"), ("vcpupin", "vcpuinfo"), ("pool-start", "pool-undefine"), ("metadata", "desc"),
     ("pool-create", "pool-define-as"), ("nwfilter-binding-list", "domif-egress"), ("hostname", "nodeinfo"), ("uri", "version prints the daemon's socket,"), ("restart", "reboot"),
     ("load", "run"), ("iface-bridge", "net-list"), ("migrate-setspeed", "export"), ("net-port-list", "net-dhcp-leases"), ("approvals", "requests")])
 def test_words_of_other_tools_name_the_verb(word, verb):

@@ -1,11 +1,13 @@
 """Pools: folders for images that have a name, and volumes in them. Tables and sentences are virsh's."""
 
 import errno
+import fcntl
 import json
 import os
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import time
 import xml.etree.ElementTree as ET
@@ -110,6 +112,59 @@ def test_volumes_are_created_cloned_resized_and_deleted(fake, pool):
     assert (pool / "d.raw").stat().st_size == 512 << 10
     assert fake.cairn("vol-delete", "c.qcow2", "--pool", "images").stdout == "Vol c.qcow2 deleted\n"
     assert not (pool / "c.qcow2").exists()
+
+
+def test_content_of_volumes_is_downloaded_and_uploaded(fake, pool):
+    fake.cairn("vol-create-as", "images", "a", "4M", "--format", "raw")
+    copy, data = fake.tmp / "copy", b"data" * 25000
+    copy.write_bytes(data)
+    options = "--pool", "images"
+    assert fake.cairn("vol-upload", "a", str(copy), *options, "--offset", "1M").stdout == ""
+    whole = bytes(MIB) + data + bytes(3 * MIB - len(data))
+    assert (pool / "a").read_bytes() == whole
+    out = fake.tmp / "out"
+    assert fake.cairn("vol-download", "a", str(out), *options).stdout == "" and out.read_bytes() == whole
+    assert out.stat().st_blocks * 512 >= 4 * MIB
+    fake.cairn("vol-download", "a", str(out), *options, "--sparse")  # over a longer file, whose content goes
+    assert out.read_bytes() == whole and out.stat().st_blocks * 512 < MIB
+    fake.cairn("vol-download", f"{pool}/a", str(out), "--offset", str(MIB + 4), "--length", "8")
+    assert out.read_bytes() == b"datadata"
+    # Holes make holes: no older data shows there.
+    (pool / "a").write_bytes(b"x" * (4 * MIB))
+    with open(copy, "wb") as f:
+        f.truncate(5 * MIB)
+        f.write(b"begin")
+    fake.cairn("vol-upload", "a", str(copy), *options, "--sparse")
+    assert (pool / "a").read_bytes() == b"begin" + bytes(5 * MIB - 5) and (pool / "a").stat().st_blocks * 512 < MIB
+    fake.cairn("vol-upload", "a", str(copy), *options, "--length", "2", "--offset", "9M")
+    assert (pool / "a").stat().st_size == 9 * MIB + 2
+    with subprocess.Popen([os.path.join(BUILD, "cairn"), "vol-upload", "a", "/dev/stdin", *options, "--sparse"], env=fake.env, stdin=subprocess.PIPE) as p:
+        p.communicate(b"pipe")
+        assert p.returncode == 0
+    assert (pool / "a").read_bytes()[:5] == b"pipen"
+
+
+def test_content_of_volumes_that_others_need_stays(fake, pool):
+    fake.cairn("vol-create-as", "images", "a", "1M")
+    options = "a", str(fake.tmp / "file"), "--pool", "images"
+    (fake.tmp / "file").write_bytes(b"file")
+    before = (pool / "a").read_bytes()
+    refused(fake, f"{pool}/a is the volume itself", "vol-upload", "a", str(pool / "a"), *options[2:])
+    refused(fake, f"{pool}/a is the volume itself", "vol-download", "a", str(pool / "a"), *options[2:])
+    refused(fake, "is behind the end of the volume", "vol-download", *options, "--offset", "1G")
+    refused(fake, '"x" is no size', "vol-download", *options, "--length", "x")
+    refused(fake, "nowhere/x: No such file or directory", "vol-download", "a", "/nowhere/x", *options[2:])
+    assert not os.path.exists("/nowhere") and (fake.tmp / "file").read_bytes() == b"file"
+    with open(pool / "a", "rb") as f:  # as a VM that reads it: nobody else may write
+        fcntl.fcntl(f, 37, struct.pack("hhqqi4x", fcntl.F_RDLCK, os.SEEK_SET, 201, 1, 0))  # F_OFD_SETLK
+        refused(fake, "a is in use by another process; stop the VM or tool that has it open", "vol-upload", *options)
+    fake.cairn("vol-create-as", "images", "top", "1M", "--backing-vol", "a")
+    refused(fake, f"{pool}/a is the backing file of top", "vol-upload", *options)
+    fake.define("web1", disks=[{"path": str(pool / "top"), "format": "qcow2", "backing": [{"path": str(pool / "a"), "format": "qcow2"}]}])
+    refused(fake, f"{pool}/a is a backing file of VM 'web1', so it must not change", "vol-upload", *options)
+    assert (pool / "a").read_bytes() == before
+    fake.cairn("vol-download", *options)
+    assert (fake.tmp / "file").read_bytes() == before
 
 
 def test_volumes_and_snapshots_are_printed_as_libvirts_xml(fake, pool):
@@ -263,7 +318,8 @@ def test_verbs_need_a_role_and_have_the_users_rights(shared):  # noqa: F811
     shared.cairn("grant", "operator", "mine", "--user", "nobody")
     assert "query-pools requires the role viewer, and you have no role for all VMs; an admin can" in ask("vol-list", "images", ok=5)
     changes = ["volume-create", ("vol-create-as", "images", "a", "1M")], ["volume-clone", ("vol-clone", "roots", "a", "--pool", "images")], \
-        ["volume-resize", ("vol-resize", "roots", "2M", "--pool", "images")], ["volume-delete", ("vol-delete", "roots", "--pool", "images")]
+        ["volume-resize", ("vol-resize", "roots", "2M", "--pool", "images")], ["volume-open", ("vol-download", "roots", "/nowhere/a", "--pool", "images")], \
+        ["volume-open", ("vol-upload", "roots", "/etc/passwd", "--pool", "images")], ["volume-delete", ("vol-delete", "roots", "--pool", "images")]
     shared.cairn("grant", "viewer", "--user", "nobody")
     assert json.loads(ask("vol-list", "images", "--format", "json")) == [
         {"name": "roots", "path": f"{folder}/roots", "type": "file", "format": None, "capacity": None, "allocation": None, "vms": []}]
