@@ -81,6 +81,12 @@ def click(browser, label):
     click_one(lambda: (e for e in browser.find_elements("css selector", "button, summary") if label in (e.get_attribute("aria-label"), e.text)))
 
 
+def click_now(browser, label):
+    """Click on a button if there is one that can be clicked. Unlike click(), this does not wait for it."""
+    browser.execute_script("""[...document.querySelectorAll("button")].find((e) =>
+        (e.ariaLabel ?? e.textContent) === arguments[0] && !e.disabled && e.checkVisibility())?.click()""", label)
+
+
 def follow(browser, name):
     """Click on a link, once there is one: the list of VMs draws its rows a moment after their number."""
     click_one(lambda: browser.find_elements("link text", name))

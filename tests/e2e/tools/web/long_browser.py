@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from browserlib import (assert_fits_phone, click, focused, follow, foreign, labels, open_browser, phone, picture, press,
+from browserlib import (assert_fits_phone, click, click_now, focused, follow, foreign, labels, open_browser, phone, picture, press,
                         tab_to, text, wait)
 from conftest import BUILD, FAKE_VM, Console, Daemon, all_vms, free_port, until
 from loginlib import ALICE, BOB, host_with_daemon
@@ -192,7 +192,8 @@ def test_tabs_show_the_user_as_whom_they_act(browser):
         browser.switch_to.window(first)
         shows("alice", "vm-a", "vm-b")
         browser.execute_async_script(LOG_IN, "bob")
-        click(browser, "Start vm-a")  # the browser tells only other tabs of the change, so this one learns it by its next request
+        # The browser tells only other tabs. This one learns it by its next request, perhaps one of before this click.
+        click_now(browser, "Start vm-a")
         shows("bob", "vm-b", "vm-a")
         browser.switch_to.window(second)
         shows("bob", "vm-b", "vm-a")

@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from browserlib import assert_fits_phone, click, follow, labels, phone, picture, text, wait
+from browserlib import assert_fits_phone, click, click_now, follow, labels, phone, picture, text, wait
 from conftest import Daemon, until
 from loginlib import ALICE, host_with_daemon
 from long_browser import browser, fake_daemon, heading, image  # noqa: F401
@@ -16,8 +16,6 @@ from weblib import Web
 pytestmark = pytest.mark.seconds(180)
 FIELD = """const wanted = arguments[0];
 return [...document.querySelectorAll(".field label")].filter((e) => e.firstChild.textContent === wanted && e.checkVisibility()).map((e) => e.control)[0] ?? null"""
-
-CLICK = "[...document.querySelectorAll('button')].find((e) => e.textContent === arguments[0] && !e.disabled && e.checkVisibility())?.click()"
 
 
 def field(browser, label):  # noqa: F811
@@ -175,7 +173,7 @@ def test_vm_that_is_off_is_cloned_renamed_and_undefined(tmp_path, browser):  # n
         until(lambda: "thin" in text(browser, "#message") and browser.find_element("id", "message").get_attribute("class") == "error")
         fill(browser, New_name="other")
         # The daemon refuses this while it reads the VM's snapshots. When it is done, the page has closed the form.
-        until(lambda: browser.execute_script(CLICK, "Rename") or heading(browser) == "other shut off")
+        until(lambda: click_now(browser, "Rename") or heading(browser) == "other shut off")
         d.cairn("snapshot-create-as", "other", "s1")
         click(browser, "Clone, rename, undefine")
         fill(browser, Type_the_name_of_the_VM="full")
