@@ -594,7 +594,7 @@ def test_long_list_is_walked_by_keys(tmp_path, browser):
             q.run("vm-define", definition={"name": name, "memory": "32M", "boot": {"kernel": str(tmp_path / "kernel")}})
         browser.get(web.address)
         until(lambda: "100 VMs" in text(browser))
-        tab_to(browser, "Filter by name")
+        tab_to(browser, "New VM")
 
         def walk(keys, wanted):
             for label in wanted:
