@@ -467,6 +467,9 @@ static int frozen_check(const struct volume_work *w, const struct volume_users *
 	if (vm_has(vm, VM_FACT_TEMPLATE))
 		return err_set(e, -EBUSY, ERR_BUSY, "%.300s/%.255s is an image of the template '%.255s'; clone it, and change the clone's image", w->folder,
 			w->name, vm->def->name);
+	if (vm->state == VM_SAVED)
+		return err_set(e, -EBUSY, ERR_BUSY, "%.300s/%.255s is an image of VM '%.255s', whose saved state needs it as it is; start the VM and shut "
+			"it down, or drop the state: cairn managedsave-remove %.255s", w->folder, w->name, vm->def->name, vm->def->name);
 	return err_set(e, -EBUSY, ERR_BUSY, "%.300s/%.255s is a backing file of VM '%.255s', so it must not change; make the VM's disk independent "
 		"with cairn blockpull first", w->folder, w->name, vm->def->name);
 }

@@ -42,7 +42,7 @@ static void definition_put(struct volume_users *u, const struct vm *vm, const st
 	for (uint32_t i = 0; def && i < def->ndisks; i++)
 		for (unsigned k = 0; k < def->disks[i].nlayers; k++) {
 			const struct definition_layer *l = &def->disks[i].layers[k];
-			bool frozen = vm_has(vm, VM_FACT_TEMPLATE) || (k && !pins_has_overlay(vm->host, l[-1].path));
+			bool frozen = vm_has(vm, VM_FACT_TEMPLATE) || vm->state == VM_SAVED || (k && !pins_has_overlay(vm->host, l[-1].path));
 
 			path_put(u, vm, l->path, l->format == DEFINITION_FORMAT_QCOW2 ? VOLUME_QCOW2 : VOLUME_RAW, frozen);
 			path_put(u, vm, l->data_file, VOLUME_RAW, frozen);

@@ -19,7 +19,7 @@ struct volume_user {
 	const char *path; /* borrowed of the definition */
 	const struct vm *vm;
 	enum volume_format format; /* as the VM uses the file; VOLUME_NO_FORMAT: it boots from the file */
-	bool is_frozen; /* the VM has it as a backing file that it does not read at a pin, or the VM is a template */
+	bool is_frozen; /* the VM is a template or has a saved state, or reads it as a backing file but not at a pin */
 	bool found;
 	dev_t dev;
 	ino_t ino;

@@ -205,6 +205,11 @@ def test_volume_that_others_read_keeps_its_size(fake, q, pool):
     fake.cairn("template", "vm1")
     refused(q, "a.qcow2 is an image of the template 'vm1'", "volume-resize", name="a.qcow2", capacity=4 * MIB)
     fake.cairn("template", "vm1", "--disable")
+    fake.cairn("start", "vm1")
+    fake.cairn("managedsave", "vm1")
+    refused(q, "a.qcow2 is an image of VM 'vm1', whose saved state needs it as it is; start the VM", "volume-resize", name="a.qcow2", capacity=4 * MIB)
+    assert "whose saved state" in q.run("volume-open", pool="images", name="a.qcow2")["warnings"][0]
+    fake.cairn("managedsave-remove", "vm1")
     make(q, "volume-create", name="c.qcow2", capacity=2 * MIB, backing="a.qcow2")
     refused(q, "a.qcow2 is the backing file of c.qcow2", "volume-resize", name="a.qcow2", capacity=MIB, shrink=True)
     assert image(pool / "a.qcow2")["virtual-size"] == 2 * MIB
