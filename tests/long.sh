@@ -22,7 +22,7 @@
 # - memtest-svm: a whole pass of memtest86+ over 64 MiB, on the emulated host
 # - debian-svm: Debian on a partitioned disk boots by BIOS and by UEFI on the emulated host; tests/guests/debian/disk.sh
 #   makes the disk, for which it needs root
-# - net-svm: vhost-net, and ten Linux guests on one network, in the emulated host
+# - net-svm: vhost-net, ten Linux guests on one network, and guests that boot from a network, in the emulated host
 # - plugs: LONG_PLUGS disks attached to a running VM and detached, while another disk works (1000), and as many as go
 # - kills: LONG_KILLS kills of a VM with three disks or of its daemon (300)
 # - daemon-kills: LONG_DAEMON_KILLS kills of a daemon with 20 VMs (500)
@@ -179,7 +179,7 @@ e2e snapshots-svm "vmm/snapshot/test_snapshot.py tests/e2e/vmm/snapshot/test_sna
 	tests/e2e/vmm/snapshot/test_tracking.py tests/e2e/vmm/snapshot/test_nested.py \
 	tests/e2e/vmm/snapshot/test_registers.py tests/e2e/vmm/snapshot/test_midway.py" CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --smp 1 --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
-e2e net-svm "api/net/test_vhost.py tests/e2e/api/net/long_linux_guests.py" CAIRN_IN_SVMHOST=1 \
+e2e net-svm "api/net/test_vhost.py tests/e2e/api/net/long_linux_guests.py tests/e2e/api/net/long_network_boot.py" CAIRN_IN_SVMHOST=1 \
 	tests/svmhost/svmhost --timeout "$seconds" --env E2E_ARGS --env E2E_SECONDS --env TEST_JOBS --
 e2e plugs "vmm/test_hotplug.py tests/e2e/vmm/test_scsi_hotplug.py" CAIRN_PLUGS="$plugs"
 e2e kills "vmm/snapshot/test_snapshot_set.py -k killed" CAIRN_KILL_ROUNDS="$kills" CAIRN_KILL_SEED="$seed"
