@@ -401,19 +401,18 @@ static int parse_hosts6(struct parse *p, struct json_object *v, void *into)
 	return list_make(p, v, NETWORK_HOSTS_MAX, &s->nhosts, &s->hosts, sizeof(*s->hosts), parse_host6);
 }
 
-/* A name of TFTP, or a URL, that stands in a line of dnsmasq's configuration. */
+/* Parse the name of a file that guests get by TFTP, or a URL. It becomes a line of dnsmasq's configuration. */
 static int parse_boot_file(struct parse *p, struct json_object *v, void *into)
 {
-	static const char taken[] = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789/._~:?&=%+@-";
-	const char *s = key_text(p, v, NETWORK_BOOT_FILE_MAX);
+	const char *s = key_text(p, v, BOOT_FILE_BYTES);
 
 	if (!s)
 		return -EINVAL;
-	if ((!isalnum((unsigned char)*s) && *s != '/') || s[strspn(s, taken)])
-		return key_error(p, "must be the name of a file below tftp_root, or a URL, of letters, digits and / . _ ~ : ? & = %% + @ -");
-	if (!strncmp(s, "tag:", 4) || !strncmp(s, "net:", 4))
+	if (!boot_file_has_characters(s))
+		return key_error(p, "must be the name of a file below tftp_root, or a URL, of %s", BOOT_FILE_CHARACTERS);
+	if (boot_file_is_tag(s))
 		return key_error(p, "must not begin with \"%.4s\", which has a special meaning for dnsmasq", s);
-	snprintf(into, NETWORK_BOOT_FILE_MAX + 1, "%s", s);
+	snprintf(into, BOOT_FILE_BYTES + 1, "%s", s);
 	return 0;
 }
 

@@ -4,6 +4,8 @@
 #ifndef CAIRN_API_DEFINITION_NETWORK_DEFINITION_H
 #define CAIRN_API_DEFINITION_NETWORK_DEFINITION_H
 
+#include "base/boot_file.h"
+
 #include <net/if.h>
 #include <netinet/in.h>
 #include <stdbool.h>
@@ -23,7 +25,6 @@ struct json_object;
 #define NETWORK_IDS_MAX 64
 /* Limit of the canonical JSON, so that an answer with it is short enough for each client. */
 #define NETWORK_TEXT_MAX (48 * 1024)
-#define NETWORK_BOOT_FILE_MAX 127 /* RFC 2131, section 2, with a NUL */
 #define NETWORK_DOMAIN_MAX 253 /* RFC 1035, section 2.3.4, without the last dot */
 
 /* The last three, and NETWORK_BRIDGE with a dev, are modes of macvtap: network_is_direct(). */
@@ -59,7 +60,7 @@ struct network_subnet {
 	uint32_t nhosts;
 	/* IPv4 only */
 	char *tftp_root; /* owned; NULL: no TFTP */
-	char boot_file[NETWORK_BOOT_FILE_MAX + 1]; /* empty: none */
+	char boot_file[BOOT_FILE_BYTES + 1]; /* empty: none */
 	struct in6_addr boot_server; /* all zero: the network's own */
 };
 

@@ -1,15 +1,14 @@
 #include "tools/net/subnet.h"
+#include "base/boot_file.h"
 #include "base/err.h"
 #include "base/util.h"
 
-#include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
 
 #define LEASE_SECONDS 3600
 #define LEASE_SECONDS_MIN 120 /* dnsmasq's */
-#define BOOT_FILE_MAX_BYTES 127 /* RFC 2131, section 2, with a NUL */
 #define DUID_MAX_BYTES 130    /* RFC 8415, section 11.1 */
 #define SERVICE_ID 0x53	      /* of IPv6: PREFIX::53 */
 #define PREFIX_MIN_IPV4 8
@@ -161,23 +160,13 @@ static int hosts_read(const struct reading *r, struct subnet *s, struct err *e)
 	return 0;
 }
 
-/* A name or a URL that may stand in a line of dnsmasq's configuration, and begins with no word of its own. */
-static bool boot_file_is_valid(const char *s)
-{
-	if ((!isalnum((unsigned char)*s) && *s != '/') || strlen(s) > BOOT_FILE_MAX_BYTES || !strncmp(s, "tag:", 4) || !strncmp(s, "net:", 4))
-		return false;
-	for (; *s; s++)
-		if (!isalnum((unsigned char)*s) && !strchr("/._~:?&=%+@-", *s))
-			return false;
-	return true;
-}
-
 static int boot_read(const struct reading *r, struct subnet *s, struct err *e)
 {
 	int error = reading_text(r, "boot_file", false, &s->boot_file, e);
 
-	if (!error && s->boot_file && !boot_file_is_valid(s->boot_file))
-		return err_set(e, -EINVAL, ERR_INVALID, "%s.boot_file: letters, digits and / . _ ~ : ? & = %% + @ -", r->path);
+	if (!error && s->boot_file && (strlen(s->boot_file) > BOOT_FILE_BYTES || !boot_file_has_characters(s->boot_file) ||
+		boot_file_is_tag(s->boot_file)))
+		return err_set(e, -EINVAL, ERR_INVALID, "%s.boot_file: %s", r->path, BOOT_FILE_CHARACTERS);
 	return error ? error : reading_address(r, "boot_server", false, AF_INET, &s->boot_server, e);
 }
 
