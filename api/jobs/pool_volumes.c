@@ -475,7 +475,8 @@ static int frozen_check(const struct volume_work *w, const struct volume_users *
 }
 
 /* Open an image and look at it. A guest that has a raw image can write a header into it that names any file of the host
- * as its backing file, so the header of an image that VMs use does not count. flags, ret_fd: as of file_probe(). */
+ * as its backing file, so the header of an image that VMs use does not count. Nothing that a VM needs as it is opens for
+ * writing. flags, ret_fd: as of file_probe(). */
 static int image_open(const struct volume_work *w, int dir, const char *name, int flags, struct look *l, int *ret_fd, struct err *e)
 {
 	struct volume_id id = { w->folder, name, &l->st };
@@ -487,7 +488,7 @@ static int image_open(const struct volume_work *w, int dir, const char *name, in
 		r = err_set_errno(e, -EACCES, "%s%s%s", *name == '/' ? "" : w->folder, *name == '/' ? "" : "/", name);
 	if (!r)
 		r = volume_users_find(w->host, true, &users, e);
-	if (!r && (w->act == VOLUME_RESIZE || w->write))
+	if (!r && (flags & O_ACCMODE) == O_RDWR)
 		r = frozen_check(w, &users, &id, e);
 	if (r < 0)
 		return r;
@@ -589,14 +590,10 @@ static int resize_run(const struct volume_work *w, int dir, struct err *e)
  * the lock is the open file's. */
 static int open_run(const struct volume_work *w, int dir, struct fork_as_result *out, struct err *e)
 {
-	static struct volume_work writing;
 	static struct look look;
 	static struct err why;
-	int fd = -1, r;
+	int fd = -1, r = image_open(w, dir, w->name, O_RDWR | O_NOFOLLOW, &look, &fd, &why);
 
-	writing = *w;
-	writing.write = true;
-	r = image_open(&writing, dir, w->name, O_RDWR | O_NOFOLLOW, &look, &fd, &why);
 	if (!r)
 		r = overlays_check(w, dir, &look.st, &why);
 	if (r < 0) {

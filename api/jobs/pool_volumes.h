@@ -40,7 +40,6 @@ struct volume_work {
 	const char *preallocation; /* VOLUME_CREATE: cairn-img's word, static; NULL: none */
 	uint64_t capacity_bytes;
 	bool shrink;
-	bool write; /* within VOLUME_OPEN */
 	bool no_look; /* VOLUME_LIST: compare the paths of volumes and of VMs' files as texts */
 	const struct vm_host *host; /* its VMs, which use volumes, and its paths */
 };
