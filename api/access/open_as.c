@@ -280,15 +280,16 @@ static void leave_out_read_only(struct config *c, struct config_files *files)
 	for (unsigned i = 0; i < c->vm.ndisks; i++) {
 		struct vm_disk *d = &c->vm.disks[i];
 
-		for (unsigned k = 0; d->read_only && k < d->nlayers; k++) {
+		if (!d->read_only)
+			continue;
+		for (unsigned k = 0; k < d->nlayers; k++) {
 			files->list[d->fd[k]].path = NULL;
 			d->format[k] = DEFINITION_FORMAT_RAW;
 			if (d->data_fd[k] != VM_NO_FD)
 				files->list[d->data_fd[k]].path = NULL;
 			d->data_fd[k] = VM_NO_FD;
 		}
-		if (d->read_only)
-			d->nlayers = 1;
+		d->nlayers = 1;
 	}
 }
 

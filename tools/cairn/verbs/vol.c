@@ -378,7 +378,7 @@ static int volume_open(struct cli *c, bool write, int *ret_fd, struct err *e)
 	return r < 0 ? r : lock_acquire(*ret_fd, write ? LOCK_AS_WRITER : LOCK_AS_READER, c->pos[0], e);
 }
 
-/* Make a hole at fd's offset, or write zeros where there can be none. */
+/* Make a hole at the offset of fd. If its file can have none, write zeros. */
 static int hole_put(int fd, const char *zeros, size_t len)
 {
 	off_t at = lseek(fd, 0, SEEK_CUR);
