@@ -19,8 +19,8 @@ enum open_as_what {
 	OPEN_AS_ALL,	    /* disks, kernel and initrd */
 	OPEN_AS_IMAGES,	    /* disks only */
 	OPEN_AS_IMAGES_READ, /* disks only, all read-only */
-	/* the disks to which the guest may write, which snapshots and clones need; each other disk, such as a CD that was
-	 * deleted, is an empty file */
+	/* the disks to which the guest may write, which snapshots and clones need; each other disk, such as a CD, is an
+	 * empty file */
 	OPEN_AS_WRITTEN,
 	OPEN_AS_WRITTEN_READ, /* the same, all read-only */
 	OPEN_AS_START,	    /* as OPEN_AS_ALL, with the sockets of vsock and of forwards */

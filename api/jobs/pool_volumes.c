@@ -475,8 +475,8 @@ static int frozen_check(const struct volume_work *w, const struct volume_users *
 }
 
 /* Open an image and look at it. A guest that has a raw image can write a header into it that names any file of the host
- * as its backing file, so the header of an image that VMs use does not count. Nothing that a VM needs as it is opens for
- * writing. flags, ret_fd: as of file_probe(). */
+ * as its backing file, so the header of an image that VMs use does not count. Nothing that a VM needs as it is opens
+ * for writing. flags, ret_fd: as of file_probe(). */
 static int image_open(const struct volume_work *w, int dir, const char *name, int flags, struct look *l, int *ret_fd, struct err *e)
 {
 	struct volume_id id = { w->folder, name, &l->st };
