@@ -5,6 +5,7 @@
 /* By firmware. A row ends with 0; the first one is the newest. */
 static const unsigned versions[FIRMWARES][5] = { { 7, 6, 3, 1 }, { 8, 4 }, { 9, 5 } };
 
+#define KEEPS_SLOTS_FROM 3
 #define EJECTS_FROM 7
 
 unsigned machine_version_newest(unsigned firmware)
@@ -25,6 +26,11 @@ bool machine_version_boots(unsigned firmware, unsigned version)
 		if (*v == version)
 			return true;
 	return false;
+}
+
+bool machine_version_keeps_slots(unsigned version)
+{
+	return version >= KEEPS_SLOTS_FROM;
 }
 
 bool machine_version_ejects(unsigned version)

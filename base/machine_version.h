@@ -7,6 +7,10 @@
 
 #include <stdbool.h>
 
+/* The PCI slots that no version has for its board: that has 0, and 31 with UEFI. */
+#define MACHINE_SLOT_MIN 1
+#define MACHINE_SLOT_MAX 30
+
 /* Return the newest version, which a new VM gets. */
 unsigned machine_version_newest(unsigned firmware);
 /* Return the version of a VM whose definition has no key "machine". A Cairn older than this key defined the VM, so
@@ -14,6 +18,8 @@ unsigned machine_version_newest(unsigned firmware);
 unsigned machine_version_unnamed(unsigned firmware);
 /* Return whether such a VM can boot as this version. */
 bool machine_version_boots(unsigned firmware, unsigned version);
+/* Return whether a device of this version may have a PCI slot of its own choice: without hot-plug, all are in a row. */
+bool machine_version_keeps_slots(unsigned version);
 /* Return whether a guest of this version can release disks and interfaces that it booted with. */
 bool machine_version_ejects(unsigned version);
 

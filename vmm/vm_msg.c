@@ -227,13 +227,13 @@ static int interface_check(const struct vm_config *c, unsigned n, struct files *
 	const struct vm_interface *i = &c->interfaces[n];
 
 	if (!i->id[0] || !fd_ok(f, i->tap_fd) || (i->mac[0] & 1) || (i->mtu && i->mtu < 68) || i->user > 1 || c->link_down[n] > 1 ||
-		!pairs_ok(c, n, f) || !vhost_ok(c, n, f))
+		c->interface_slots[n] > MACHINE_SLOT_MAX || !pairs_ok(c, n, f) || !vhost_ok(c, n, f))
 		return err_set(e, -EINVAL, ERR_INVALID, "configuration: interface '%s' has a value "
 			"out of range", i->id);
 	for (unsigned k = 0; k < n; k++)
-		if (!strcmp(i->id, c->interfaces[k].id))
+		if (!strcmp(i->id, c->interfaces[k].id) || (c->interface_slots[n] && c->interface_slots[n] == c->interface_slots[k]))
 			return err_set(e, -EINVAL, ERR_INVALID,
-				"configuration: two interfaces are named '%s'", i->id);
+				"configuration: two interfaces have the name or the slot of '%s'", i->id);
 	return 0;
 }
 

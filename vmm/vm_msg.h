@@ -467,6 +467,8 @@ struct vm_config {
 	struct vm_share shares[VM_SHARES_MAX]; /* virtio-fs devices */
 	uint8_t former[VM_FORMER_MAX][16]; /* UUIDs that the VM had when it wrote states; all 0: none */
 	uint8_t small_pages; /* no transparent huge pages */
+	/* The PCI slot of each interface, up to MACHINE_SLOT_MAX; 0: the first free one. VM_MSG_PLUG lacks it. */
+	uint8_t interface_slots[VM_INTERFACES_MAX];
 };
 
 #define VM_SHOWS_PCI 2 /* vm_info.plugs_vcpus */

@@ -131,6 +131,7 @@ struct definition_interface {
 	uint16_t queues;  /* pairs of queues; 0: 1 */
 	bool vhost;	  /* the host's kernel moves the frames */
 	uint16_t boot_order; /* as of a disk; 0: none */
+	uint16_t slot;	  /* on the PCI bus; 0: a free one, as the machine is built */
 	bool clean_traffic, isolated; /* requested in addition to the network's own filter: docs/networks.md, "Ports" */
 	struct definition_user user; /* all zero for other types */
 	struct definition_bandwidth bandwidth;
@@ -237,6 +238,9 @@ void definition_put_forward(struct json_object *o, const struct definition_forwa
 int definition_check_name(const char *name, struct err *e);
 
 bool definition_has_mac(const struct definition_interface *i);
+/* Return the slot that each interface gets on the PCI bus when the VM boots, in the order of vmm/machine/machine.c;
+ * 0: the bus is full. */
+void definition_interface_slots(const struct definition *d, uint8_t ret[DEFINITION_INTERFACES_MAX]);
 /* Set a random MAC address with the prefix 52:54:00. Returns 0 or -errno. */
 int definition_make_mac(struct definition_interface *i, struct err *e);
 void mac_print(const uint8_t mac[DEFINITION_MAC_BYTES], char text[DEFINITION_MAC_TEXT]);

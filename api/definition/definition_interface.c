@@ -3,6 +3,7 @@
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/hex.h"
+#include "base/machine_version.h"
 #include "base/util.h"
 
 #include <ctype.h>
@@ -126,6 +127,8 @@ static const struct key interface_rows[] = {
 		.about = "not for type user: let the host's kernel (vhost-net) move the frames, not the VM's process", .initial = "false" },
 	{ "boot_order", KEY_NUMBER16, .offset = INTERFACE(boot_order), .min = 1, .max = 999,
 		.about = "position of the network in the boot order, unique; no effect on a VM that boots a kernel" },
+	{ "slot", KEY_NUMBER16, .offset = INTERFACE(slot), .min = MACHINE_SLOT_MIN, .max = MACHINE_SLOT_MAX,
+		.about = "slot on the PCI bus, unique [a free one]" },
 	{ "filter", KEY_CHOICE, .offset = INTERFACE(clean_traffic), .choices = filters,
 		.about = "type network: the guest's own addresses only [the network's filter]" },
 	{ "isolated", KEY_BOOL, .offset = INTERFACE(isolated), .about = "type network: keep it from other isolated guests",
@@ -199,6 +202,10 @@ int definition_check_interfaces(struct parse *p)
 	const struct definition_interface *n = p->d->interfaces;
 
 	for (unsigned i = 0; i < p->d->ninterfaces; i++)
+		if (n[i].slot && p->d->machine && !machine_version_keeps_slots(p->d->machine))
+			return key_error(p, "interfaces[%u].slot: has no effect with machine version %u; set machine to %u, or remove slot", i,
+				p->d->machine, machine_version_newest(p->d->firmware));
+	for (unsigned i = 0; i < p->d->ninterfaces; i++)
 		for (unsigned k = 0; k < i; k++) {
 			if (!strcmp(n[i].id, n[k].id))
 				return key_error(p, "interfaces[%u].id: \"%s\" is also the id of interfaces[%u]",
@@ -206,6 +213,8 @@ int definition_check_interfaces(struct parse *p)
 			if (definition_has_mac(&n[i]) && !memcmp(n[i].mac, n[k].mac, sizeof(n[i].mac)))
 				return key_error(p, "interfaces[%u].mac: is also the address of interfaces[%u]",
 					i, k);
+			if (n[i].slot && n[i].slot == n[k].slot)
+				return key_error(p, "interfaces[%u].slot: %u is also the slot of interfaces[%u]", i, n[i].slot, k);
 			if (n[i].boot_order && n[i].boot_order == n[k].boot_order)
 				return key_error(p, "interfaces[%u].boot_order: %u is also the boot_order of interfaces[%u]", i,
 					n[i].boot_order, k);
@@ -215,6 +224,25 @@ int definition_check_interfaces(struct parse *p)
 			if (n[i].boot_order && n[i].boot_order == p->d->disks[k].boot_order)
 				return key_error(p, "interfaces[%u].boot_order: %u is also the boot_order of disks[%u]", i, n[i].boot_order, k);
 	return definition_check_forwards(p);
+}
+
+void definition_interface_slots(const struct definition *d, uint8_t ret[DEFINITION_INTERFACES_MAX])
+{
+	uint32_t taken = 1; /* the host bridge */
+	unsigned before = (unsigned)d->virtio_console + d->guest_agent + d->rng + (d->watchdog == VM_WATCHDOG_I6300ESB);
+
+	for (unsigned i = 0; i < d->ndisks; i++)
+		before += d->disks[i].bus == VM_BUS_VIRTIO;
+	for (unsigned i = 0; i < d->ninterfaces; i++)
+		taken |= d->interfaces[i].slot ? 1u << d->interfaces[i].slot : 0;
+	for (; before; before--)
+		taken |= ~taken & (taken + 1); /* the lowest free slot */
+	for (unsigned i = 0; i < d->ninterfaces; i++) {
+		ret[i] = (uint8_t)d->interfaces[i].slot;
+		if (!ret[i] && ~taken)
+			ret[i] = (uint8_t)__builtin_ctz(~taken);
+		taken |= 1u << ret[i];
+	}
 }
 
 int definition_parse_interfaces(struct parse *p, struct json_object *v, void *into)

@@ -117,6 +117,8 @@ static struct json_object *interface_to_json(const struct definition_interface *
 		js_put_bool(o, "vhost", true);
 	if (i->boot_order)
 		js_put_uint(o, "boot_order", i->boot_order);
+	if (i->slot)
+		js_put_uint(o, "slot", i->slot);
 	if (i->clean_traffic)
 		js_put_str(o, "filter", "clean-traffic");
 	if (i->isolated)

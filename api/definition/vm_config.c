@@ -466,6 +466,7 @@ static void config_fill_interfaces(struct vm_config *v, const struct definition 
 		v->interfaces[i].user = d->interfaces[i].type == DEFINITION_USER;
 		v->link_down[i] = d->interfaces[i].link;
 		v->queue_pairs[i] = d->interfaces[i].queues;
+		v->interface_slots[i] = (uint8_t)d->interfaces[i].slot;
 		for (unsigned k = 0; k < VM_QUEUE_PAIRS_MAX - 1; k++)
 			v->pair_fds[i][k] = VM_NO_FD;
 		v->limits[i].in = definition_limit_bytes(&d->interfaces[i].bandwidth.in);

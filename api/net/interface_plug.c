@@ -86,6 +86,9 @@ static int interface_check(const struct vm *vm, const struct definition_interfac
 	if (i->user.nforwards)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "forwards: an interface is attached without forwards; add them afterwards: cairn "
 			"forward-add %s --interface %s", shell_word(vm->def->name).s, i->id);
+	if (i->slot)
+		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "slot: a device that is attached while the VM runs gets a free slot; remove slot, or "
+			"attach the interface with --config");
 	if (definition_disk_find(vm_live(vm), i->id) >= 0)
 		return err_set(e, -EEXIST, ERR_EXISTS, "target %s already exists", i->id);
 	return 0;
@@ -128,13 +131,28 @@ static int plug_plan(struct plug *w, struct vm *vm, struct err *e)
 
 /* ---- the steps ---- */
 
+static void slot_told(void *opaque, int r, const struct vm_answer *a, const struct err *e)
+{
+	struct plug *w = opaque;
+	struct vm *vm = run_find(w);
+
+	for (unsigned i = 0; r >= 0 && vm && i < a->pci->n; i++)
+		if (!strcmp(a->pci->devices[i].id, w->id))
+			vm_interface_slot(vm, w->id, a->pci->devices[i].slot);
+	plug_end(w, 0, true, e); /* the guest has it, whatever the process answers */
+}
+
 static void plug_done(void *opaque, int r, const struct vm_answer *a, const struct err *e)
 {
 	struct plug *w = opaque;
+	struct vm *vm = run_find(w);
+	struct err own;
 
 	(void)a;
-	/* After another error than a refusal the process may have it; a later daemon compares. */
-	plug_end(w, r, r != -EREMOTEIO, e);
+	if (r >= 0 && vm && vm_compat_check_live(vm, VM_KNOWS_PCI, &own) >= 0)
+		vm_process_request(vm->proc, VM_MSG_PCI, NULL, 0, -1, PLUG_TIMEOUT_NS, slot_told, w);
+	else /* after another error than a refusal the process may have it; a later daemon compares */
+		plug_end(w, r, r != -EREMOTEIO, e);
 }
 
 /* The definition with the interface is in the VM's folder. */
@@ -200,6 +218,6 @@ void interface_plug(struct call *c)
 		plug_end(w, r, false, &e);
 		return;
 	}
-	vm_live_replace(vm, STEAL_PTR(w->next));
+	vm_live_change(vm, STEAL_PTR(w->next));
 	network_ports_plug(vm, vm_live(vm)->ninterfaces - 1, &w->config, plug_store, w);
 }

@@ -129,7 +129,7 @@ static void live_change(struct vm *vm, unsigned at, struct json_object *disk, co
 	}
 	image_note(vm, at, image);
 	authors_restore(d, vm_live(vm), before);
-	vm_live_replace(vm, d);
+	vm_live_change(vm, d);
 }
 
 void disk_change_remove(struct vm *vm, const char *id)
@@ -480,7 +480,7 @@ static void change_store(struct disk_change *w)
 		w->disks[i].old_image = image_note(vm, w->at[i], &w->disks[i].image);
 	vm->disk_change = (struct vm_disk_change){ .before = STEAL_PTR(w->before), .answer_follows = true, .n = w->n };
 	memcpy(vm->disk_change.disks, w->disks, sizeof(w->disks));
-	vm_live_replace(vm, STEAL_PTR(w->next));
+	vm_live_change(vm, STEAL_PTR(w->next));
 	w->stored = (struct store_work){ .done = change_send, .loop = w->host->loop };
 	vm_save_first(vm, &w->stored);
 }

@@ -3,6 +3,7 @@
 #include "api/vm/vm.h"
 #include "api/wire/json.h"
 #include "base/err.h"
+#include "base/machine_version.h"
 
 #include <errno.h>
 #include <string.h>
@@ -26,6 +27,14 @@ static const struct vm *mac_holder(const struct vm_host *host, const uint8_t *ma
 	return NULL;
 }
 
+static bool slot_in(const struct definition *def, unsigned slot)
+{
+	for (unsigned i = 0; i < def->ninterfaces; i++)
+		if (def->interfaces[i].slot == slot)
+			return true;
+	return false;
+}
+
 static int mac_make(struct vm_host *host, const struct definition *def, struct definition_interface *i,
 	struct err *e)
 {
@@ -45,6 +54,40 @@ static void mac_keep(const struct definition *def, const struct vm *old, struct 
 		if (!strcmp(old->def->interfaces[k].id, i->id) &&
 			!mac_in(def, old->def->interfaces[k].mac))
 			memcpy(i->mac, old->def->interfaces[k].mac, sizeof(i->mac));
+}
+
+/* Set the slot of an interface that would otherwise leave the one that it has in `old`. Returns whether it was set. */
+static bool slot_keep(struct definition *def, struct definition_interface *n, unsigned has, const struct definition *old, const uint8_t *had)
+{
+	for (unsigned k = 0; k < old->ninterfaces && !n->slot; k++)
+		if (!strcmp(n->id, old->interfaces[k].id) && had[k] && had[k] != has && !slot_in(def, had[k]))
+			n->slot = had[k];
+	return n->slot;
+}
+
+void identity_keep_slots(struct definition *def, const struct definition *old)
+{
+	uint8_t had[DEFINITION_INTERFACES_MAX], has[DEFINITION_INTERFACES_MAX];
+	bool again = machine_version_keeps_slots(def->machine) && machine_version_keeps_slots(old->machine);
+
+	definition_interface_slots(old, had);
+	while (again) { /* each slot that is set may change those of the other interfaces */
+		again = false;
+		definition_interface_slots(def, has);
+		for (unsigned i = 0; i < def->ninterfaces && !again; i++)
+			again = !def->interfaces[i].slot && slot_keep(def, &def->interfaces[i], has[i], old, had);
+	}
+}
+
+void identity_take_slots(struct definition *def, const struct definition *live)
+{
+	for (unsigned i = 0; i < def->ninterfaces; i++) {
+		struct definition_interface *n = &def->interfaces[i];
+		const struct definition_interface *there = mac_in(live, n->mac);
+
+		if (!n->slot && there && !strcmp(there->id, n->id) && !slot_in(def, there->slot))
+			n->slot = there->slot;
+	}
 }
 
 int identity_complete(struct vm_host *host, struct definition *def, const struct vm *old, struct err *e)

@@ -6,6 +6,7 @@
 #include "api/schema/disk_tune.h"
 #include "api/store/store.h"
 #include "api/vm/disk_doubt.h"
+#include "api/vm/identity.h"
 #include "api/vm/observer.h"
 #include "api/vm/vm_compat.h"
 #include "api/wire/json.h"
@@ -368,6 +369,12 @@ void vm_live_replace(struct vm *vm, struct definition *d)
 	if (!vm_is_pending(vm)) /* the next start has the same definition */
 		vm_live_drop(vm);
 	vm_save(vm);
+}
+
+void vm_live_change(struct vm *vm, struct definition *d)
+{
+	identity_keep_slots(d, vm_live(vm));
+	vm_live_replace(vm, d);
 }
 
 static void uuid_load(struct json_object *o, const char *key, uint8_t ret[16])

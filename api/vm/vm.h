@@ -325,6 +325,8 @@ int vm_live_interface(const struct vm *vm, const char *which, struct err *e);
 void vm_live_drop(struct vm *vm);
 /* Note that the VM's process has changed to this definition, and store it. d: taken. */
 void vm_live_replace(struct vm *vm, struct definition *d);
+/* The same, after disks or interfaces have come or gone: the interfaces keep their slots. */
+void vm_live_change(struct vm *vm, struct definition *d);
 /* Return whether the VM is suspended or saved because it was idle. */
 bool vm_sleeps(const struct vm *vm);
 /* Return whether the VM runs and its next start will use a different definition. */

@@ -44,6 +44,7 @@ static int vm_exists(const struct vm *vm, struct err *e)
 static int define_check(struct vm_host *host, struct definition *def, enum vm_define_mode mode, struct vm **ret_old, struct err *e)
 {
 	struct vm *old = vm_find_name(host, def->name), *holder;
+	int r;
 
 	*ret_old = old;
 	if (!old && definition_check_name(def->name, e) < 0) {
@@ -72,7 +73,12 @@ static int define_check(struct vm_host *host, struct definition *def, enum vm_de
 		def->machine = old && old->def->firmware == def->firmware ? old->def->machine : (uint16_t)machine_version_newest(def->firmware);
 	if (!old && quota_check_new(host, def, &(struct quota_new){ .n = 1 }, e) < 0)
 		return -EDQUOT;
-	return identity_complete(host, def, old, e);
+	r = identity_complete(host, def, old, e);
+	if (!r && old) {
+		identity_keep_slots(def, old->def);
+		identity_take_slots(def, vm_live(old));
+	}
+	return r;
 }
 
 struct define {

@@ -240,9 +240,15 @@ static int host_place_hot(struct pci_host *p, struct pci_function *f)
 	return 0;
 }
 
+void pci_host_reserve(struct pci_host *p, unsigned slot)
+{
+	p->reserved |= slot ? 1u << slot : 0;
+}
+
 void pci_host_begin_hotplug(struct pci_host *p)
 {
 	p->hotplug = true;
+	p->reserved = 0;
 }
 
 uint32_t pci_host_slots(struct pci_host *p)
@@ -306,7 +312,7 @@ static int host_find_slot(struct pci_host *p, int slot)
 	if (slot >= 0)
 		return slot >= PCI_SLOTS || p->functions[slot] ? -EBUSY : slot;
 	for (slot = p->hotplug ? PCI_HOTPLUG_FIRST_SLOT : 0; slot < PCI_SLOTS; slot++) {
-		if (!p->functions[slot])
+		if (!p->functions[slot] && !(p->reserved >> slot & 1))
 			return slot;
 	}
 	return -ENOSPC;

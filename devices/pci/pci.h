@@ -152,6 +152,8 @@ int pci_function_msix(struct pci_function *f, unsigned bar, unsigned nvectors);
  * f: borrowed until pci_host_remove(). slot: -1: first free.
  * Returns 0; -EBUSY; -ENOSPC (bus or window full). */
 int pci_host_add(struct pci_host *p, struct pci_function *f, int slot, struct err *e);
+/* Keep a slot for a function that is added with this slot, until pci_host_begin_hotplug(). 0: none. */
+void pci_host_reserve(struct pci_host *p, unsigned slot);
 /* From now on, functions are added while the guest runs: their BARs get addresses at the end of the window, which the
  * BARs of removed functions leave free again. */
 void pci_host_begin_hotplug(struct pci_host *p);

@@ -15,6 +15,7 @@ struct pci_host {
 	struct pci_host_config config;
 	uint64_t next32, next64; /* first free byte of each window */
 	bool hotplug;		 /* see pci_host_begin_hotplug() */
+	uint32_t reserved;	 /* slots; see pci_host_reserve() */
 
 	pthread_mutex_t lock; /* the config lock; protects address, reset_control and all configuration spaces */
 	uint32_t address;     /* port 0xCF8 */

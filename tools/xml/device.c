@@ -2,12 +2,14 @@
 #include "tools/xml/domain.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "base/machine_version.h"
 #include "base/util.h"
 #include "tools/xml/reading.h"
 
 #include <errno.h>
 #include <libxml/tree.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 /* ---- interfaces ---- */
@@ -136,6 +138,34 @@ static int interface_boot_read(struct reading *r, struct _xmlNode *interface, st
 	return MIN(ret, 0);
 }
 
+/* Return a number of <address>, which libvirt writes in hexadecimal; without the attribute 0; -1: it is no number. */
+static long address_number(struct _xmlNode *n, const char *name)
+{
+	CLEANUP_FREE char *text = node_attr(n, name);
+	char *end = text;
+	long v = text ? strtol(text, &end, 0) : 0;
+
+	return text && (end == text || *end) ? -1 : v;
+}
+
+/* <address type='pci'>: keep the slot, by which Linux names the interface. QEMU's slots have names of their own, so
+ * that a guest of QEMU calls an interface ens3 that it calls enp0s3 here. */
+static void slot_read(struct reading *r, struct _xmlNode *interface, struct json_object *into)
+{
+	struct _xmlNode *n = node_child(interface, "address");
+	long slot = n && node_attr_is(n, "type", "pci") && !address_number(n, "domain") && !address_number(n, "bus") &&
+		!address_number(n, "function") ? address_number(n, "slot") : 0;
+
+	if (slot >= MACHINE_SLOT_MIN && slot <= MACHINE_SLOT_MAX)
+		js_put_int(into, "slot", slot);
+	else
+		slot = 0;
+	if (n && slot && !js_get(r->definition, "machine"))
+		reading_warn(r, n, NULL, "Linux may give the interface another name, such as enp0s%ld for ens%ld", slot, slot);
+	else if (n && !slot)
+		reading_warn(r, n, NULL, "the guest finds the interface at another PCI address, so Linux may give it another name");
+}
+
 /* <boot dev='network'/> of <os> is the boot order of the first interface. */
 static int boot_network_read(struct reading *r, struct _xmlNode *domain, struct json_object *list)
 {
@@ -176,6 +206,7 @@ static int interface_read(struct reading *r, struct _xmlNode *n, struct json_obj
 			"has no effect: Cairn names the tap itself");
 	js_put_str(into, "link", link);
 	vhost_read(n, into);
+	slot_read(r, n, into);
 	if (queues_read(r, n, into) < 0 || bandwidth_read(r, n, into) < 0 || filter_read(r, n, into) < 0 ||
 		interface_boot_read(r, n, into) < 0)
 		return -EINVAL;

@@ -477,7 +477,7 @@ static void print_interface(struct writer *w, struct json_object *o, size_t at)
 {
 	const char *type = js_get_str(o, "type"), *model = js_get_str(o, "model");
 	const char *link = js_get_str(o, "link");
-	char id[24], order[24];
+	char id[24], order[24], slot[24];
 
 	snprintf(id, sizeof(id), "net%zu", at);
 	writer_open(w, "interface", "type", type, NULL);
@@ -495,6 +495,10 @@ static void print_interface(struct writer *w, struct json_object *o, size_t at)
 		writer_leaf(w, "link", "state", link, NULL);
 	if (number_text(o, "boot_order", order))
 		writer_leaf(w, "boot", "order", order, NULL);
+	if (js_get(o, "slot")) {
+		snprintf(slot, sizeof(slot), "0x%02llx", (long long)js_get_int(o, "slot", 0));
+		writer_leaf(w, "address", "type", "pci", "domain", "0x0000", "bus", "0x00", "slot", slot, "function", "0x0", NULL);
+	}
 	if (type && !strcmp(type, "user"))
 		usernet_print(w, o);
 	print_alias(w, js_get_str(o, "id"), id);

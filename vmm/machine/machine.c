@@ -171,8 +171,8 @@ static void agent_port_opened(void *opaque, bool open, bool loaded)
 	agent_port(m->agent, open, loaded);
 }
 
-/* Interfaces come behind the other devices on the PCI bus, so that an added interface does not change the slot of
- * another device. */
+/* Interfaces without a slot of their own come behind these devices on the PCI bus, so that an added interface does not
+ * change the slot of another device. definition_interface_slots() has the same order. */
 static int nics_new(struct machine *m, int *fds, struct err *e)
 {
 	struct device *d = NULL;
@@ -224,8 +224,11 @@ static int pci_devices_new(struct machine *m, int *fds, struct err *e)
 	struct virtio_console_config agent = { .name = "guest-agent0", .ports = &agent_port, .nports = 1,
 		.slot = -1 };
 	struct device *d = NULL;
-	int r = disks_new(m, fds, e);
+	int r;
 
+	for (unsigned i = 0; i < m->cfg.ninterfaces; i++)
+		pci_host_reserve(m->pci, m->cfg.interface_slots[i]);
+	r = disks_new(m, fds, e);
 	if (!r && m->cfg.virtio_console)
 		r = device_keep(m, virtio_console_new(&m->host, m->pci, &console, &d, e), &d);
 	if (!r && m->cfg.guest_agent)

@@ -269,7 +269,7 @@ static int nic_plug(struct machine *m, const struct vm_config *c, unsigned at, i
 	m->cfg.limits[i] = c->limits[at];
 	m->cfg.queue_pairs[i] = c->queue_pairs[at];
 	memcpy(m->cfg.pair_fds[i], c->pair_fds[at], sizeof(m->cfg.pair_fds[i]));
-	m->cfg.vhost[i] = 0; /* VM_MSG_PLUG does not have it */
+	m->cfg.vhost[i] = m->cfg.interface_slots[i] = 0; /* VM_MSG_PLUG does not have them */
 	memset(&m->nics[i], 0, sizeof(m->nics[i]));
 	m->nics[i].on_main_loop = true;
 	r = nic_init(&m->nics[i], &m->host, m->pci, &m->cfg, i, fds, &d, e);
@@ -531,7 +531,8 @@ static int disk_unplug(struct machine *m, unsigned i, bool running, struct err *
 static void nic_unplug(struct machine *m, unsigned i, bool running)
 {
 	const struct list lists[] = { LIST(m->nics), LIST(m->cfg.interfaces), LIST(m->cfg.link_down), LIST(m->cfg.limits),
-		LIST(m->cfg.queue_pairs), LIST(m->cfg.pair_fds), LIST(m->cfg.vhost), LIST(m->cfg.vhost_fds) };
+		LIST(m->cfg.queue_pairs), LIST(m->cfg.pair_fds), LIST(m->cfg.vhost), LIST(m->cfg.vhost_fds),
+		LIST(m->cfg.interface_slots) };
 	struct nic *n = &m->nics[i];
 
 	if (running && n->dev->ops->pause)

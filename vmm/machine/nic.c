@@ -55,7 +55,7 @@ int nic_init(struct nic *n, struct dev_host *h, struct pci_host *p, const struct
 	int *fds, struct device **ret_dev, struct err *e)
 {
 	const struct vm_interface *i = &cfg->interfaces[at];
-	struct virtio_net_config c = { .name = i->id, .mtu = i->mtu, .user = i->user, .slot = -1,
+	struct virtio_net_config c = { .name = i->id, .mtu = i->mtu, .user = i->user, .slot = cfg->interface_slots[at],
 		.link_down = cfg->link_down[at], .limits = limits_of(&cfg->limits[at]) };
 	int r;
 

@@ -233,6 +233,42 @@ def interfaces(d, *more):
     return [x["mac"] for x in json.loads(d.cairn("domiflist", "a", "--format", "json", *more).stdout)]
 
 
+def next_slots(d):
+    """The slots of the interfaces that the definition of the next start names, in the order of the interfaces."""
+    return [i.get("slot") for i in json.loads(d.cairn("dumpjson", "a", "--inactive").stdout)["interfaces"]]
+
+
+@pytest.mark.parametrize("more", [
+    {}, {"rng": True, "guest_agent": True, "balloon": True}, {"console": {"virtio": True}, "watchdog": {"model": "i6300esb"}, "rng": False},
+    {"vsock": {"cid": 3}, "machine": 6}])
+def test_interfaces_keep_their_slots(daemon, guest, tmp_path, more):
+    """Whatever disks and interfaces come and go, at the next start or before."""
+    a, b, c, s = (image(tmp_path / f"{n}.raw") for n in "abcs")
+    g = machine(daemon, guest, disks=[{"path": a, "format": "raw"}, {"path": s, "format": "raw", "bus": "scsi"}],
+                interfaces=[{"type": "user"}, {"type": "user"}], **more)
+    faces = slot_of(g, NET)
+    assert len(faces) == 2 and next_slots(daemon) == [None, None]
+    daemon.cairn("attach-disk", "a", b, "vdb", "--persistent")
+    assert next_slots(daemon) == faces
+    daemon.cairn("attach-interface", "a", "user", "--persistent")
+    assert slot_of(g, BLK) == [1, 24] and slot_of(g, NET) == [*faces, 25] and next_slots(daemon) == [*faces, 25]
+    g.close()
+    daemon.cairn("destroy", "a")
+    daemon.cairn("attach-disk", "a", c, "vdc", "--config")
+    daemon.cairn("detach-interface", "a", "user", "--config", "--mac", interfaces(daemon)[0])
+    daemon.cairn("attach-interface", "a", "user", "--config")
+    assert next_slots(daemon) == [faces[1], 25, None]
+    daemon.cairn("start", "a")
+    g = Guest(daemon, "a")
+    now = slot_of(g, NET)
+    assert {faces[1], 25} < set(now) and len(now) == 3 and slot_of(g, BLK)[:2] == [1, 2] and len(slot_of(g, BLK)) == 3
+    daemon.cairn("restart-process", "a")
+    g.close()
+    g = Guest(daemon, "a")
+    assert slot_of(g, NET) == now
+    g.close()
+
+
 def test_machine_version_6_keeps_devices_of_the_start(daemon, guest, tmp_path):
     """The devices cannot be detached until the guest boots with a newer version."""
     cold = [{"path": image(tmp_path / f"{n}.raw"), "format": "raw"} for n in "ab"]

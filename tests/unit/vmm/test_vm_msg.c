@@ -1,5 +1,6 @@
 /* vm_msg: vm_config_check() with each field out of range, and the layout of messages of version 1. */
 #include "base/err.h"
+#include "base/machine_version.h"
 #include "base/util.h"
 #include "vmm/vm_msg.h"
 
@@ -90,6 +91,13 @@ static void two_pairs(struct vm_config *c)
 	c->pair_fds[0][0] = 2;
 }
 
+static void second_interface(struct vm_config *c)
+{
+	c->ninterfaces = 2;
+	strcpy(c->interfaces[1].id, "net1");
+	c->interfaces[1].tap_fd = VM_NO_FD;
+}
+
 static void test_pairs_of_queues_need_a_file_each(void **state)
 {
 	(void)state;
@@ -103,6 +111,16 @@ static void test_pairs_of_queues_need_a_file_each(void **state)
 	REFUSED(two_pairs(&c); c.queue_pairs[0] = VM_QUEUE_PAIRS_MAX + 1);
 	REFUSED(two_pairs(&c); c.queue_pairs[0] = 255);
 	REFUSED(two_pairs(&c); c.interfaces[0].user = 1);
+}
+
+static void test_slots_of_interfaces_differ(void **state)
+{
+	(void)state;
+	ACCEPTED(two_pairs(&c); c.interface_slots[0] = MACHINE_SLOT_MAX);
+	REFUSED(two_pairs(&c); c.interface_slots[0] = MACHINE_SLOT_MAX + 1);
+	ACCEPTED(two_pairs(&c); second_interface(&c); c.interface_slots[0] = 3; c.interface_slots[1] = 4);
+	ACCEPTED(two_pairs(&c); second_interface(&c));
+	REFUSED(two_pairs(&c); second_interface(&c); c.interface_slots[0] = c.interface_slots[1] = 3);
 }
 
 static void with_vhost(struct vm_config *c)
@@ -579,6 +597,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_valid_configuration_is_accepted),
+		cmocka_unit_test(test_slots_of_interfaces_differ),
 		cmocka_unit_test(test_pairs_of_queues_need_a_file_each),
 		cmocka_unit_test(test_vhost_needs_a_file_for_each_pair_and_a_tap),
 		cmocka_unit_test(test_numbers_of_held_files_are_checked),

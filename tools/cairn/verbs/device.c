@@ -172,10 +172,10 @@ static bool is_cdrom(const struct device *d)
 	return d->is_disk && !strcmp(js_get_str_or(d->o, "device", ""), "cdrom");
 }
 
-/* Which key other than these differs? An id, a MAC address and backing files that the file lacks stay. */
+/* Which key other than these differs? An id, a MAC address, a slot and backing files that the file lacks stay. */
 static const char *other_difference(struct json_object *was, struct json_object *now, const char *const *but)
 {
-	static const char *const kept[] = { "id", "mac", "backing", "forwards", NULL };
+	static const char *const kept[] = { "id", "mac", "slot", "backing", "forwards", NULL };
 
 	json_object_object_foreach(was, key, old)
 		if (!is_in(key, but) && !json_object_equal(old, js_get(now, key)) && !(is_in(key, kept) && !js_get(now, key)))
@@ -280,9 +280,10 @@ static int update_live(struct cli *c, void *opaque, struct err *e)
 	return is_cdrom(d) ? medium_live(c, was, d->o, e) : limits_live(c, was, d->o, e);
 }
 
-/* The device keeps its id, its MAC address, and its backing files as long as it has its image. */
+/* The device keeps its id, its MAC address, its slot, and its backing files as long as it has its image. */
 static int update_edit(struct cli *c, struct json_object *definition, void *opaque, struct err *e)
 {
+	static const char *const kept[] = { "id", "mac", "slot", NULL };
 	struct device *d = opaque;
 	int at = device_find(definition, d, e);
 	struct json_object *was, *now = NULL;
@@ -296,7 +297,7 @@ static int update_edit(struct cli *c, struct json_object *definition, void *opaq
 		return err_set_errno(e, -ENOMEM, "the device");
 	has_path = json_object_equal(js_get(was, "path"), js_get(now, "path"));
 	json_object_object_foreach(was, key, value)
-		if (!js_get(now, key) && (!strcmp(key, "id") || !strcmp(key, "mac") || (has_path && !strcmp(key, "backing"))))
+		if (!js_get(now, key) && (is_in(key, kept) || (has_path && !strcmp(key, "backing"))))
 			js_put(now, key, json_object_get(value));
 	json_object_array_put_idx(js_get_array(definition, d->list), (size_t)at, now);
 	return 0;

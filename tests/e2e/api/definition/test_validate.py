@@ -16,7 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[4]
 UUID = "2f1c0c0e-5d3a-4b53-9c39-0d8f1c6a7b11"
 # Errors that only the parser finds: sums, duplicate ids and paths, lengths in bytes.
 PARSER_ALONE = re.compile(
-    r"topology: |is also the (id|address|image|boot_order|mac|duid) of|is not a power of two|"
+    r"topology: |is also the (id|address|image|boot_order|slot|mac|duid) of|is not a power of two|"
     r"bytes long; at most|is too little|is too much|not a multiple of|raw image|is less than delay|is less than average|is more than max_vcpus|there is no screen|"
     r"is also used by interfaces|is an address of a host|is not an address that the guest|cannot be a guest's network|"
     r"is neither an address such as|is no DNS name|boot: nothing to start|boot: initrd and cmdline are for a kernel|a firmware boots from a disk|"

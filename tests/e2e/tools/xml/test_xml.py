@@ -341,7 +341,8 @@ def test_boot_order():
     ("", "<graphics type='vnc'/><video><model type='none'/></video>", "devices/graphics"), ("", "<graphics type='sdl'/>", "devices/graphics"),
     ("", "<video/><video/>", "devices/video[2]"), ("", "<input type='keyboard' bus='ps2'/>", "devices/input"),
     ("", "<controller type='scsi' model='lsilogic'/>", "devices/controller/@model"), ("", "<tpm model='tpm-tis'/>", "devices/tpm"),
-    ("", "<interface type='user'><address type='pci' bus='0x01'/></interface>", "devices/interface/address"),
+    ("", "<interface type='user'><address type='pci' bus='0x01' slot='0x00'/></interface>", "devices/interface/address"),
+    ("", "<interface type='user'><address type='pci' bus='0x00' slot='0x03'/></interface>", "devices/interface/address"),
     ("", "<memballoon model='xen'/>", "devices/memballoon/@model"),
     ("", "<watchdog model='itco'/>", "devices/watchdog"),
     ("", "<serial type='file'><source path='/x'/></serial>", "devices/serial/@type"),
@@ -369,6 +370,16 @@ def test_boot_order():
 def test_ignored_elements_produce_warnings(more, devices, path):
     got = read(domain(more, devices))
     assert ["line 1", f"/domain/{path}"] in [w.split(": ", 2)[:2] for w in got["warnings"]]
+
+
+def test_interfaces_keep_the_slots_of_bus_0():
+    devices = "".join(f"<interface type='user'><address type='pci' domain='0x0000' {place} function='0x0'/></interface>"
+                      for place in ("bus='0x00' slot='0x03'", "bus='0x02' slot='0x04'", "bus='0x00' slot='0x1f'"))
+    got = read(domain(devices=devices))
+    assert [i.get("slot") for i in got["definition"]["interfaces"]] == [3, None, None]
+    assert sorted(w.split("address: ")[1] for w in got["warnings"] if "address" in w) == [
+        "Linux may give the interface another name, such as enp0s3 for ens3",
+        *["the guest finds the interface at another PCI address, so Linux may give it another name"] * 2]
 
 
 @pytest.mark.parametrize("child, why", [
@@ -724,7 +735,7 @@ def test_every_key_survives_round_trip(fake):
                {"bus": "scsi", "path": "c.raw", "format": "raw", "readonly": True, "wwn": "5000c50015ea71aa", "logical_block_size": 4096,
                 "physical_block_size": 4096, "discard": "ignore", "detect_zeroes": "unmap", "cache": "unsafe", "poll_max_ns": 0}],
         interfaces=[{"type": "network", "source": "default"},
-                    {"id": "lan", "type": "bridge", "source": "br0", "link": "down", "boot_order": 7}, {"type": "user"},
+                    {"id": "lan", "type": "bridge", "source": "br0", "link": "down", "boot_order": 7, "slot": 9}, {"type": "user"},
                     {"type": "user", "network": "10.9.0.0/24", "restrict": True, "forwards": [{"port": 2222, "to": 22}]},
                     {"type": "user", "host_loopback": True, "forwards": [
                         {"protocol": "udp", "address": "0.0.0.0", "port": 53, "to": 53, "guest": "10.0.2.20"}]}],

@@ -370,6 +370,10 @@ static void test_interface_keys_are_checked(void **state)
 	refuse_interface("{\"type\":\"user\",\"model\":\"e1000\"}", "model: \"e1000\" is not one of the choices");
 	refuse_interface("{\"type\":\"user\"},{\"type\":\"user\",\"id\":\"net0\"}",
 		"interfaces[1].id: \"net0\" is also the id of interfaces[0]");
+	refuse_interface("{\"type\":\"user\",\"slot\":31}", "slot: 31 is out of range; give 1 to 30");
+	refuse_interface("{\"type\":\"user\",\"slot\":8},{\"type\":\"user\",\"slot\":8}", "interfaces[1].slot: 8 is also the slot of interfaces[0]");
+	refuse_key("\"machine\":1,\"interfaces\":[{\"type\":\"user\",\"slot\":8}]",
+		"interfaces[0].slot: has no effect with machine version 1; set machine to 7, or remove slot");
 	refuse_interface("{\"type\":\"user\",\"mac\":\"52:54:00:12:34:56\"},"
 			 "{\"type\":\"user\",\"mac\":\"52:54:00:12:34:56\"}",
 		"interfaces[1].mac: is also the address of interfaces[0]");

@@ -66,11 +66,76 @@ static void test_macs_of_clones_are_unique(void **state)
 	assert_memory_equal(f.b.interfaces[1].mac, kept, sizeof(kept));
 }
 
+/* vm: disks, interfaces and their ids as in the list; each with machine version 7. */
+static void layout(struct definition *d, struct definition_disk *disks, unsigned ndisks, unsigned n, const char *const *ids)
+{
+	d->machine = 7;
+	d->rng = true;
+	d->disks = disks;
+	d->ndisks = ndisks;
+	d->ninterfaces = n;
+	for (unsigned i = 0; i < n; i++)
+		strcpy(d->interfaces[i].id, ids[i]);
+}
+
+static void test_interfaces_keep_their_slots(void **state)
+{
+	static const char *const two[] = { "net0", "net1" }, *const other[] = { "net1", "net2" };
+	struct definition_disk disks[3] = { 0 };
+	struct fixture f;
+
+	(void)state;
+	fixture_init(&f);
+	layout(&f.there, disks, 1, 2, two); /* disk 1, rng 2, interfaces 3 and 4 */
+	layout(&f.a, disks, 1, 2, two);
+	identity_keep_slots(&f.a, &f.there);
+	assert_int_equal(f.a.interfaces[0].slot + f.a.interfaces[1].slot, 0);
+	layout(&f.a, disks, 3, 2, two);
+	identity_keep_slots(&f.a, &f.there);
+	assert_int_equal(f.a.interfaces[0].slot, 3);
+	assert_int_equal(f.a.interfaces[1].slot, 4);
+	/* The first one goes, and another one comes: it takes what is free behind the others. */
+	layout(&f.b, disks, 3, 2, other);
+	identity_keep_slots(&f.b, &f.a);
+	assert_int_equal(f.b.interfaces[0].slot, 4);
+	assert_int_equal(f.b.interfaces[1].slot, 0);
+	/* Its slot is 6, behind three disks, rng and the one with slot 4; a fourth device would move it. */
+	f.a.interfaces[0].slot = f.a.interfaces[1].slot = 0;
+	layout(&f.a, disks, 3, 2, other);
+	f.a.guest_agent = true;
+	identity_keep_slots(&f.a, &f.b);
+	assert_int_equal(f.a.interfaces[0].slot, 4);
+	assert_int_equal(f.a.interfaces[1].slot, 6);
+}
+
+static void test_chosen_slots_win(void **state)
+{
+	static const char *const two[] = { "net0", "net1" };
+	struct definition_disk disks[3] = { 0 };
+	struct fixture f;
+
+	(void)state;
+	fixture_init(&f);
+	layout(&f.there, disks, 1, 2, two);
+	layout(&f.a, disks, 3, 2, two);
+	f.a.interfaces[1].slot = 3; /* where net0 was */
+	identity_keep_slots(&f.a, &f.there);
+	assert_int_equal(f.a.interfaces[0].slot, 0);
+	assert_int_equal(f.a.interfaces[1].slot, 3);
+	/* The devices of the oldest version are in a row. */
+	f.a.interfaces[1].slot = 0;
+	f.there.machine = 1;
+	identity_keep_slots(&f.a, &f.there);
+	assert_int_equal(f.a.interfaces[0].slot + f.a.interfaces[1].slot, 0);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(test_mac_of_another_vm_is_taken),
 		cmocka_unit_test(test_macs_of_clones_are_unique),
+		cmocka_unit_test(test_interfaces_keep_their_slots),
+		cmocka_unit_test(test_chosen_slots_win),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

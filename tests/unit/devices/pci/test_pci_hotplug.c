@@ -173,6 +173,30 @@ static void test_places_of_removed_functions_are_used_again(void **state)
 	fx_done(&f);
 }
 
+static void test_reserved_slots_are_left_free(void **state)
+{
+	struct device *d[4];
+	struct fixture f;
+
+	(void)state;
+	fx_init(&f);
+	pci_host_reserve(f.pci, 2);
+	pci_host_reserve(f.pci, 0); /* none */
+	for (unsigned i = 0; i < 2; i++)
+		assert_int_equal(virtio_rng_new(&f.host, f.pci, "a", -1, &d[i], NULL), 0);
+	assert_int_equal(pci_host_slots(f.pci), 1 | 1u << 1 | 1u << 3);
+	assert_int_equal(virtio_rng_new(&f.host, f.pci, "b", 2, &d[2], NULL), 0);
+	d[2]->ops->free(d[2]);
+	pci_host_reserve(f.pci, PCI_HOTPLUG_FIRST_SLOT);
+	pci_host_begin_hotplug(f.pci);
+	assert_int_equal(virtio_rng_new(&f.host, f.pci, "c", -1, &d[3], NULL), 0);
+	assert_int_equal(pci_host_slots(f.pci), 1 | 1u << 1 | 1u << 3 | 1u << PCI_HOTPLUG_FIRST_SLOT);
+	d[0]->ops->free(d[0]);
+	d[1]->ops->free(d[1]);
+	d[3]->ops->free(d[3]);
+	fx_done(&f);
+}
+
 /* The next process of a VM places the BARs of what was plugged with all others, and then loads where they lie. */
 static void test_places_of_a_loaded_state_are_taken(void **state)
 {
@@ -236,6 +260,7 @@ int main(void)
 		cmocka_unit_test(test_machine_without_hotplug_has_no_registers),
 		cmocka_unit_test(test_state_keeps_what_the_guest_has_not_seen),
 		cmocka_unit_test(test_places_of_removed_functions_are_used_again),
+		cmocka_unit_test(test_reserved_slots_are_left_free),
 		cmocka_unit_test(test_places_of_a_loaded_state_are_taken),
 		cmocka_unit_test(test_functions_move_to_the_slots_of_a_state),
 	};
