@@ -53,6 +53,7 @@
 #   screenshots in BUILD/web
 # - firewalls: networks beside the real ufw, firewalld and Docker
 # - cloud: a Debian cloud image in the emulated host, from first boot to ssh
+# - variants: all variants of the tests of which make check runs a sample
 # - epoll-unit, epoll-e2e: all unit and end-to-end tests with the loop on epoll
 # - fresh, fresh-13: a build and check on a fresh machine with Debian 12, and with 13 (fresh.sh)
 # LONG_SEED seeds their random choices (the date). LONG_PARTS names the parts to run (all of them). A part without an
@@ -210,6 +211,8 @@ e2e prometheus tools/metrics/long_prometheus.py
 e2e browser "tools/web/long_browser.py tests/e2e/tools/web/long_browser_vms.py"
 e2e firewalls "tools/net/long_firewalls.py tests/e2e/tools/net/long_docker.py"
 e2e cloud cloud/long_cloud.py
+part variants CAIRN_TESTS_ALL=1 E2E_ARGS="$(grep -rlE 'mark\.sample\(|guestlib\.WHOLE' tests/e2e --include='test_*.py' | tr '\n' ' ')" \
+	tests/run.sh "$build" e2e
 part epoll-unit UNIT_SECONDS=1200 CAIRN_LOOP=epoll tests/run.sh "$build" unit
 part epoll-e2e CAIRN_LOOP=epoll tests/run.sh "$build" e2e
 if [ "$(id -u)" = 0 ]; then

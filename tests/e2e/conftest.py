@@ -3,6 +3,7 @@
 CAIRN_BUILD names the build folder (default: build). No process outlives its test: the fixtures stop
 each one by its pid."""
 
+import collections
 import contextlib
 import json
 import os
@@ -74,6 +75,7 @@ AT_FIRST = programs()
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "seconds(n): time limit of a test, if 120 are too few")
+    config.addinivalue_line("markers", "sample(n): of the test's variants, run n, unless CAIRN_TESTS_ALL is set")
     share = os.environ.pop("CAIRN_TESTS_SHARE", None)
     if share:
         lines, part = (os.environ.pop("CAIRN_TESTS_" + name) for name in ("LINES", "PART"))
@@ -84,6 +86,22 @@ def pytest_configure(config):
             name = f"{which}_OPTIONS"
             os.environ[name] = f"log_path={REPORTS}/{which.lower()}:print_stacktrace=1:{os.environ.get(name, '')}"
         os.environ["ASAN_OPTIONS"] += ":verify_asan_link_order=0"  # tests/helpers/preload comes first
+
+
+def pytest_collection_modifyitems(config, items):
+    """Of a test with the mark `sample`, keep some variants, always the same ones; all in make check-long."""
+    variants = collections.defaultdict(list)
+    for item in items:
+        if item.get_closest_marker("sample"):
+            variants[item.nodeid.split("[")[0]].append(item)
+    left_out = set()
+    for name, group in variants.items():
+        n = group[0].get_closest_marker("sample").args[0]
+        if len(group) > n and not guestlib.WHOLE:
+            left_out |= set(group) - set(random.Random(os.path.basename(name)).sample(group, n))
+    if left_out:
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=list(left_out))
 
 
 def pytest_unconfigure():

@@ -21,6 +21,9 @@ GUESTS = os.path.join(BUILD, "guests")
 SVMHOST = [os.path.join(ROOT, "tests", "svmhost", "svmhost"), "--smp", "1"]
 LINUX_SOURCE = os.path.join(ROOT, "tests", "guests", "linux")
 
+# Run each variant of a test and each step of a sweep, not just a sample: a part of make check-long.
+WHOLE = "CAIRN_TESTS_ALL" in os.environ
+
 # Exit status of `cairn run` (enum vm_exit in vmm/vm_msg.h).
 EXIT_OK, EXIT_FAILURE, EXIT_CONFIG, EXIT_HOST = 0, 1, 2, 7
 EXIT_PANICKED, EXIT_CRASHED, EXIT_TIMEOUT, EXIT_KILLED = 10, 11, 12, 13

@@ -44,8 +44,8 @@ int cache_open(struct cache *c, struct err *e)
 		c->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0600);
 	if (!r && c->lock < 0)
 		r = err_set_errno(e, -errno, "%s", path);
-	return r == -EROFS || r == -EACCES || r == -ENOSPC ? err_set(e, r, e->cls, "the cache %.300s cannot be written (%s); set XDG_CACHE_HOME to a folder that you may write to and that has space", c->path,
-		strerror(-r)) : r;
+	return r == -EROFS || r == -EACCES || r == -ENOSPC || r == -EDQUOT ? err_set(e, r, e->cls, "the cache %.300s cannot be written "
+		"(%s); set XDG_CACHE_HOME to a folder that you may write to and that has space", c->path, strerror(-r)) : r;
 }
 
 void cache_close(struct cache *c)

@@ -50,7 +50,7 @@ static struct json_object *description_new(const struct source *s, const char *k
 
 static void cache_error(const struct cache *c, int r, struct err *e)
 {
-	if (r == -ENOSPC)
+	if (r == -ENOSPC || r == -EDQUOT)
 		err_set(e, r, ERR_NO_SPACE, "the cache %.300s is full; remove images with cairn image-remove, or set XDG_CACHE_HOME to a folder with more space",
 			c->path);
 	if (r == -EINTR)

@@ -10,6 +10,7 @@ import uuid
 import pytest
 
 import archivelib
+import guestlib
 from conftest import BUILD, FAKE_VM, Qmp, library, until
 from daemonlib import NOBODY, allowed, as_nobody, audit, shared  # noqa: F401
 from otherslib import as_user, run_as_user
@@ -344,7 +345,7 @@ def test_killed_daemon_leaves_a_vm_with_its_owner_or_neither(maker, command):  #
         except (OSError, EOFError):
             say("killed")
 
-    for at in range(1, 400):
+    for at in range(1, 400, 1 if guestlib.WHOLE else 4):
         new = point.with_suffix(".new")
         new.write_text(f"{at} {at}")
         new.rename(point)

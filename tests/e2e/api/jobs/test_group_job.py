@@ -61,6 +61,7 @@ def test_failure_of_one_vm_leaves_nothing(fake, kind):
     fake.cairn(kind.verb, "a", "c", *kind.options)
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("how", ["vm-killed", "vm-destroyed", "cancelled", "one-cancelled"])
 def test_group_that_ends_in_a_phase_leaves_nothing(fake, staying, kind, phase, how):
@@ -81,6 +82,7 @@ def test_group_that_ends_in_a_phase_leaves_nothing(fake, staying, kind, phase, h
     fake.cairn(kind.verb, "a", "c", *kind.options)
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("phase", PHASES)
 @pytest.mark.parametrize("sig", [signal.SIGKILL, signal.SIGTERM])
 def test_end_of_the_daemon_in_a_phase_leaves_nothing(fake, staying, kind, phase, sig):

@@ -635,6 +635,7 @@ def outcomes(daemon, row, want):
     return "".join(c or "?" for c in got.values())
 
 
+@pytest.mark.sample(20)
 @pytest.mark.seconds(120)
 @pytest.mark.parametrize("row", ROWS)
 def test_second_operation_is_allowed_waits_or_is_refused(row, tmp_path):

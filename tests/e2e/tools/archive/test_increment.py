@@ -3,6 +3,7 @@ oracle."""
 import json
 import os
 import random
+import shutil
 import subprocess
 
 import pytest
@@ -43,10 +44,27 @@ def manifest(path):
     return json.loads(run("tar", "-xOf", path, "manifest.json"))
 
 
-@pytest.fixture
-def chain(tmp_path, monkeypatch):
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
     """Two disks with snapshots s1 to s4, random writes before each, a disk that grows, and an archive for each one."""
+    folder, before = tmp_path_factory.mktemp("made"), os.getcwd()
+    os.chdir(folder)
+    try:
+        make()
+    finally:
+        os.chdir(before)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def chain(made, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    subprocess.run(["cp", "-a", "--sparse=always", f"{made}/.", "."], check=True)
+    return tmp_path
+
+
+def make():
     rng = random.Random(11)
     size = {"a.qcow2": 64 * MIB, "b.qcow2": 24 * MIB + 512}
     for disk, options in (("a.qcow2", "cluster_size=64k"), ("b.qcow2", "cluster_size=4k")):
@@ -69,7 +87,6 @@ def chain(tmp_path, monkeypatch):
             run("qemu-img", "snapshot", "-c", f"s{n}", disk)
         last, status = export(f"{n}.tar", f"s{n}", f"s{n - 1}" if n > 1 else None)
         assert status == 0, last
-    return tmp_path
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])

@@ -206,6 +206,7 @@ def pattern(box, name, seed, size=16 * MIB, fmt="qcow2"):
     box.io(name, *commands, fmt=fmt)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("options", OPTION_SETS)
 def test_qemu_writes_we_read(box, options):
     box.qemu("create", "-q", "-f", "qcow2", "-o", options, "a", "16M")
@@ -216,6 +217,7 @@ def test_qemu_writes_we_read(box, options):
     box.img("check", "a")
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("options", OPTION_SETS)
 def test_we_write_qemu_reads(box, options):
     box.qemu("create", "-q", "-f", "raw", "src", "16M")
@@ -470,6 +472,7 @@ def raw_of(box, name, snapshot=None):
     return (box.path / "raw").read_bytes()
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("options", SNAPSHOT_OPTION_SETS)
 def test_snapshots_work_with_either_tool(box, options):
     """Created, applied and deleted by either tool, each on the other's image."""

@@ -73,6 +73,7 @@ def same_bitmaps(box, a, b, content=True):
         assert dirty(box, a, bitmap["name"]) == dirty(box, b, bitmap["name"]), bitmap
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("options", OPTIONS)
 def test_info_and_measure_show_bitmaps_as_qemu(box, options):
     make(box, options=options)
@@ -145,6 +146,7 @@ DAMAGES = {
 }
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("what", DAMAGES)
 def test_damaged_bitmaps_are_reported_and_removed_by_the_repair(box, what):
     make(box)
@@ -224,6 +226,7 @@ STEPS = [
 COMPARED = [step for step in STEPS if "three" in step or step[0] in ("convert", "resize")]
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("options", [o for o in OPTIONS if "=4k" not in o and "2M" not in o])
 def test_steps_leave_bitmaps_as_qemu(box, options):
     box.qemu("create", "-q", "-f", "raw", "base", "16M")
@@ -295,6 +298,7 @@ def several(box):  # noqa: F811
     return box
 
 
+@pytest.mark.sample(10)
 @pytest.mark.parametrize("args,words", REFUSALS, ids=lambda x: " ".join(x)[:60] if isinstance(x, list) else "")
 def test_refusals_as_qemu(several, args, words):
     files = ("I", "small", "old", "raw", "empty")
@@ -400,6 +404,7 @@ def test_header_without_room_is_refused(box):
     assert "bitmaps" not in box.qemu("info", "a").stdout and "backing file: ./" in before
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("extra", [[], ["-c"], ["-o", "cluster_size=512"], ["-n"]], ids=" ".join)
 def test_convert_copies_bitmaps_as_qemu(box, extra):
     make(box)

@@ -287,6 +287,7 @@ def test_resize_keeps_bitmaps_within_the_limit(tmp_path):
         assert p.returncode == 0, (args, p.stderr)
 
 
+@pytest.mark.sample(1)
 @pytest.mark.parametrize("options", ("cluster_size=64k", "cluster_size=2M,preallocation=metadata", "cluster_size=64k,extended_l2=on"))
 def test_large_image_with_many_snapshots_opens(tmp_path, options):
     path = tmp_path / "img"

@@ -27,6 +27,7 @@ def chain(box, request):
     return box
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("base", NAMES[:3])
 @pytest.mark.parametrize("options", [(), ("-d", "-r", "100M")])
 def test_commit_to_a_base(chain, base, options):
@@ -50,6 +51,7 @@ def test_commit_to_a_path(box):
     box.io("sub/base", "read -P 7 0 64k", fmt="raw")
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("args", [["commit", "-f", "qcow2", "top"], ["commit", "-f", "qcow2", "-d", "above"], ["commit", "-f", "qcow2", "-b", "base", "above"],
                                   ["rebase", "-b", "", "top"], ["rebase", "-b", "base", "-F", "raw", "above"]])
 def test_snapshots_keep_what_they_read_of_the_backing_file(box, args):
@@ -72,6 +74,7 @@ def test_snapshots_keep_what_they_read_of_the_backing_file(box, args):
     box.img("rebase", "-u", "-b", "base", "-F", "raw", "top")  # the backing file has moved
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("base", ["nosuch", "top", ""])
 def test_commit_to_what_is_not_in_the_chain(chain, base):
     before = [(chain.path / "ours" / n).read_bytes() for n in NAMES]

@@ -59,6 +59,7 @@ def run_until(f, box, args, after):  # noqa: F811
     return p.returncode == 1
 
 
+@pytest.mark.sample(4)
 @pytest.mark.parametrize("verb", VERBS)
 def test_interrupted_verb_leaves_leaks_at_most(images, tmp_path, verb):
     if verb == "repair":  # the refcount of a cluster in use is 0

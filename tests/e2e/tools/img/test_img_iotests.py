@@ -76,6 +76,7 @@ def test_space_added_over_a_backing_file_is_zeros_and_is_allocated(box, options,
         assert all("offset" in x for x in extents if x["start"] >= 512 << 10)
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("how", ["off", "metadata", "falloc", "full"])
 @pytest.mark.parametrize("options", ["cluster_size=64k", "extended_l2=on", "compat=0.10,cluster_size=4k", "cluster_size=512,refcount_bits=1",
                                      "cluster_size=2M,refcount_bits=64"])

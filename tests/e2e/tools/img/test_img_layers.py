@@ -43,6 +43,7 @@ NAMES = [
     ("--image-opts", "driver=raw,offset=1M,file.driver=raw,file.file.filename=c")]
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("name", NAMES)
 def test_options_are_read_as_qemu_reads_them(disk, name):
     disk.qemu("create", "-q", "-f", "qcow2", "-b", "c", "-F", "raw", "t2")
@@ -91,6 +92,7 @@ def test_data_file_is_written(disk):
     disk.qemu("compare", "--image-opts", "driver=qcow2,file.filename=x,data-file.driver=file,data-file.filename=e", "driver=raw,file.filename=new")
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("options,what", [
     ({**T, "backing": "node0"}, "cannot name a node"), ({**T, "backing": {"driver": "raw", "file": {"filename": "missing"}}}, "No such file"),
     ({**T, "backing": {"driver": "qcow2", "file": {"filename": "t"}}}, "loop"), ({**T, "backing": {"driver": "vmdk"}}, "unknown format"),

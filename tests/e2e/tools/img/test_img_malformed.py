@@ -126,6 +126,7 @@ def look(path, what, args):
     return p
 
 
+@pytest.mark.sample(15)
 @pytest.mark.parametrize("what", CLASSES)
 def test_reading_malformed_image_is_bounded(good, what):
     img = good / "img"

@@ -94,6 +94,7 @@ def test_names_with_commas_and_colons(disk):
     disk.img("compare", "top", "r")
 
 
+@pytest.mark.sample(12)
 @pytest.mark.parametrize("name,what", [
     (("--image-opts", "a"), "not key=value"), (("--image-opts", DISK + ",foo=1"), "unknown option 'foo'"),
     (("--image-opts", "driver=qcow2"), "file.filename"), (("--image-opts", "driver=qcow2,file=node0"), "cannot name a node"),

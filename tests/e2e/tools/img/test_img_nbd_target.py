@@ -19,6 +19,7 @@ def disk(box):
     return box
 
 
+@pytest.mark.sample(8)
 @pytest.mark.parametrize("source,options", [("r", ("-n",)), ("q", ("-n",)), ("r", ()), ("q", ("-S", "0"))])
 @pytest.mark.parametrize("server", [(), ("--filter=nozero",), ("--filter=nozero", "zeromode=emulate"), ("--filter=fua", "fuamode=discard"),
     ("--filter=blocksize-policy", "blocksize-minimum=512", "blocksize-maximum=4096", "blocksize-error-policy=error"), ("--no-sr",)])

@@ -17,7 +17,7 @@ from test_img import IMG, MIB, TIMEOUT
 
 pytestmark = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-img, the oracle, is missing")
 
-STEPS = int(os.environ.get("CAIRN_IMG_STEPS", 80))
+STEPS = int(os.environ.get("CAIRN_IMG_STEPS", 40))
 SEED = int(os.environ.get("CAIRN_IMG_SEED", 1))
 LARGEST = {9: 320 << 10, 12: MIB, 14: 2 * MIB, 16: 4 * MIB, 18: 6 * MIB, 21: 16 * MIB}  # disks, by cluster_bits
 SECTOR = 512

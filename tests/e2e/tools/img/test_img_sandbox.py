@@ -86,6 +86,7 @@ def test_nothing_is_opened_when_the_last_image_is_open(images, verb):
     assert order(images, "open", [SOCKET, 1, 1, 0], *verb) is None
 
 
+@pytest.mark.sample(60)
 @pytest.mark.parametrize("stage", ["byte", "open"])
 @pytest.mark.parametrize("call", KILLING.values(), ids=KILLING)
 def test_no_way_out(images, stage, call):

@@ -176,6 +176,7 @@ def maps(box, *args):
     assert ours == theirs
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("options", OPTION_SETS)
 def test_map_as_qemu(box, options):
     box.qemu("create", "-q", "-f", "qcow2", "-o", options, "base", "10M")
@@ -202,6 +203,7 @@ def test_map_of_raw_and_compressed_images(box):
 # ---- resize ----
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("options", OPTION_SETS)
 def test_resize_keeps_snapshots(box, options):
     """Grow, grow far, shrink and grow again; snapshots keep their content."""
@@ -276,6 +278,7 @@ def test_measure_as_qemu(box, args):
         assert (box.path / "a").stat().st_size <= ours["required"]
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("options", [f"cluster_size={c},extended_l2={e}" for c in ("512", "2k", "4k", "16k", "64k") for e in ("off", "on")
                                      if e == "off" or c in ("16k", "64k")])
 @pytest.mark.parametrize("grain", ["512", "4k"])
@@ -299,6 +302,7 @@ def test_full_image_needs_no_more_than_measured(box, bits):
     assert (box.path / "a").stat().st_size <= ours["fully-allocated"]
 
 
+@pytest.mark.sample(6)
 @pytest.mark.parametrize("mode", ["metadata", "falloc", "full"])
 @pytest.mark.parametrize("options", OPTION_SETS)
 def test_preallocation_allocates_space(box, options, mode):
@@ -343,6 +347,7 @@ def test_preallocation_of_raw_and_backed(box):
 # ---- convert ----
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("options", OPTION_SETS)
 def test_convert_compressed(box, options):
     source(box)
@@ -377,6 +382,7 @@ def test_compressed_data_fills_partly_used_clusters(box, options):
         assert ours <= theirs + 3 * 65536 // (1 if of == "st_size" else 512)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.seconds(180)  # clusters of 512 bytes: 33 s at a load of 14
 @pytest.mark.parametrize("options", OPTION_SETS)
 def test_convert_compressed_into_existing_image(box, options):
@@ -493,6 +499,7 @@ def chain(box, options="cluster_size=64k"):
         pattern(box, name, i, size=(12 + 2 * i) * MIB)
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("options", OPTION_SETS)
 def test_rebase_keeps_content(box, options):
     chain(box, options)
@@ -520,6 +527,7 @@ def test_rebase_unsafe_and_refused(box):
     assert json.loads(box.qemu("info", "--output", "json", "top").stdout)["backing-filename"] == "moved"
 
 
+@pytest.mark.sample(3)
 @pytest.mark.parametrize("options", OPTION_SETS)
 def test_commit_writes_overlay_into_base(box, options):
     chain(box, options)

@@ -143,6 +143,7 @@ def test_increment_offers_only_what_differs(box):  # noqa: F811
         (MIB, 64 * k, DATA), (2 * MIB, 64 * k, DATA), (3 * MIB, 64 * k, DATA), (3072 * MIB, 128 * k, ZEROS)]
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("options", ["cluster_size=512", "extended_l2=on", "compat=0.10", "backing_file=base,backing_fmt=raw",
                                      "compression_type=zstd", "cluster_size=2M"])
 def test_random_increments_restore_each_snapshot(box, options):  # noqa: F811

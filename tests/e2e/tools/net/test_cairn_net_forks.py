@@ -20,6 +20,7 @@ def host(tmp_path):
 
 # ---- live clones ----
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("mode, filter_", [*((m, "no-spoofing") for m in MODES), ("nat", "clean-traffic"), ("nat", "none")])
 def test_forks_keep_their_addresses_and_have_unique_ones(host, mode, filter_):
     n = network(mode)
@@ -317,6 +318,7 @@ def arp_entry(g, address):
     return next((i.get("lladdr") for i in g.ip("neigh", "show") if i["dst"] == address), None)
 
 
+@pytest.mark.sample(2)
 @pytest.mark.parametrize("mode, filter_", [*((m, "no-spoofing") for m in MODES), ("nat", "clean-traffic"), ("nat", "none")])
 def test_clones_of_a_group_reach_each_other_in_place_of_their_sources(host, mode, filter_):
     n = network(mode)
