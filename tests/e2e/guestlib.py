@@ -282,7 +282,9 @@ def disk(path, **more):
 # ---- the small Linux ----
 
 def linux_kernel(variant="up"):
-    """Return the folder of the small kernel. The first call builds it, in minutes."""
+    """Return the folder of the small kernel. The first call builds it, in minutes. CAIRN_LINUX_VARIANT is the only
+    variant to build, if set."""
+    variant = os.environ.get("CAIRN_LINUX_VARIANT", variant)
     return subprocess.run([os.path.join(LINUX_SOURCE, "build.sh"), variant], check=True,
                           stdout=subprocess.PIPE, text=True, timeout=3600).stdout.strip()
 

@@ -79,8 +79,9 @@ tar -xJf "$source" -C "$work/src" --strip-components=1 \
 
 kmake() {
 	# The option for head64.o: gcc would clear the BSS byte by byte there (rep stosb, 1 M times).
+	# cmd_check_local_export: nm of each object checks Debian's own source, and takes an eighth of the time.
 	make -C "$work/src" -s ARCH=x86_64 O="$work/out" LOCALVERSION= CFLAGS_head64.o=-fno-builtin-memset \
-		KBUILD_BUILD_USER=cairn KBUILD_BUILD_HOST=tests KBUILD_BUILD_VERSION=1 \
+		cmd_check_local_export=: KBUILD_BUILD_USER=cairn KBUILD_BUILD_HOST=tests KBUILD_BUILD_VERSION=1 \
 		KBUILD_BUILD_TIMESTAMP='2024-01-01 00:00:00 UTC' "$@"
 }
 cat "$here/config.fragment" "$here/config.$variant" "$here/config.$release" >"$work/fragment"
