@@ -572,7 +572,7 @@ static const struct field net_leases_returns[] = {
 	{ "next", FIELD_INT, OPTIONAL, "`from` of the call for the next page, if there is one" }, END };
 
 static const struct field attach_disk_args[] = { FIELD_VM, { "disk", FIELD_DISK_DEFINITION, REQUIRED, "the disk, as in a definition" }, FIELD_FOLDER, END };
-static const struct field attach_interface_args[] = { FIELD_VM, { "interface", FIELD_INTERFACE_DEFINITION, REQUIRED, "the interface, as in a definition, without forwards" }, END };
+static const struct field attach_interface_args[] = { FIELD_VM, { "interface", FIELD_INTERFACE_DEFINITION, REQUIRED, "the interface, as in a definition, without forwards and slot" }, END };
 static const struct field attach_interface_returns[] = {
 	{ "interface", FIELD_STRING, REQUIRED, "id of the interface" },
 	{ "mac", FIELD_STRING, REQUIRED, "its MAC address" }, END };

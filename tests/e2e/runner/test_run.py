@@ -256,6 +256,27 @@ def test_two_processes_share_the_tests(tree):
     assert not list((tree.path / "tmp").iterdir())
 
 
+def test_sample_of_variants_is_the_same_in_each_process_and_long_tests_run_all(tree):
+    tree.e2e("test_x", """
+        import pytest
+        @pytest.mark.sample(3)
+        @pytest.mark.parametrize("a", range(4))
+        @pytest.mark.parametrize("b", range(5))
+        def test_variant(a, b):
+            pass
+        @pytest.mark.parametrize("a", range(4))
+        def test_other(a):
+            pass
+        """)
+    tree.e2e("test_y", PASSES)
+    assert tree.run("e2e")[:4] == (0, 3 + 4 + 1, 0, 0)
+    tree.env["E2E_ARGS"] = "tests/e2e/test_x.py::test_variant[4-3]"
+    assert tree.run("e2e")[:4] == (0, 1, 0, 0)
+    del tree.env["E2E_ARGS"]
+    tree.env["CAIRN_TESTS_ALL"] = "1"
+    assert tree.run("e2e")[:4] == (0, 20 + 4 + 1, 0, 0)
+
+
 def test_longest_file_comes_first(tree):
     for name in ("test_a", "test_b", "test_c"):
         tree.e2e(name, PASSES)
