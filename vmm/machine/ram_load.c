@@ -8,10 +8,10 @@
 #include "snapshot/ram_reader.h"
 #include "snapshot/working_set.h"
 #include "vmm/kvm/thread_filter.h"
+#include "vmm/machine/close_aside.h"
 #include "vmm/machine/machine.h"
 
 #include <errno.h>
-#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -33,26 +33,15 @@ static void ram_reader_failed(void *opaque, const struct err *e)
 	m->listener.fault(m->listener.opaque, 0, VM_REASON_IO_ERROR, e->msg);
 }
 
-static void *file_close(void *fd)
-{
-	pthread_setname_np(pthread_self(), "closer");
-	close((int)(intptr_t)fd);
-	return NULL;
-}
-
 /* Runs on the tracker's thread when all memory is loaded or the tracker ends. The saved state's file uses disk
  * space while it is open, so close it, on another thread: closing takes the kernel a while, and faults would
  * wait. */
 static void ram_reader_completed(void *opaque)
 {
 	struct machine *m = opaque;
-	pthread_t t;
 
-	if (m->restored_from.fd < 0 ||
-		pthread_create(&t, NULL, file_close, (void *)(intptr_t)m->restored_from.fd))
-		return;
-	pthread_detach(t);
-	m->restored_from.fd = -1;
+	if (m->restored_from.fd >= 0 && close_aside(m->restored_from.fd))
+		m->restored_from.fd = -1;
 }
 
 static bool thread_may_wait(void *opaque, int tid)

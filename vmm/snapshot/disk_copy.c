@@ -4,6 +4,7 @@
 #include "base/util.h"
 #include "block/block.h"
 #include "block/mirror.h"
+#include "vmm/machine/close_aside.h"
 #include "vmm/machine/machine_copy.h"
 #include "vmm/machine/machine_hold.h"
 #include "vmm/machine/machine_layers.h"
@@ -304,8 +305,6 @@ static void hold_run(struct work *w)
 		machine_disk_release(p->disk);
 	p->held = !r && !p->check_only;
 	machine_held_end(p->j.m, p->held ? image_swap : NULL, p, 1);
-	if (!p->held && p->fd >= 0)
-		close(p->fd);
 	if (r < 0 && p->j.r < 0) /* a copy that failed */
 		log_warn(p->disk->id, "%s", e.msg);
 	else if (r < 0) {
@@ -320,6 +319,8 @@ static void hold_done(struct work *w)
 	struct copy_job *p = container_of(w, struct copy_job, j.work);
 
 	if (!p->held) {
+		if (p->fd >= 0) /* Linux 6.1 lets this wait for the requests that did not end in time */
+			(void)close_aside(p->fd);
 		copy_job_end(w);
 		return;
 	}
@@ -355,7 +356,7 @@ static void job_begin(struct copy_job *p, vm_snapshot_done_fn *done, void *opaqu
 static int job_refuse(struct vm *vm, struct copy_job *p, int fd, int r)
 {
 	if (fd >= 0)
-		close(fd);
+		(void)close_aside(fd);
 	if (p)
 		vm_work_end(vm);
 	free(p);
