@@ -159,8 +159,34 @@ static bool medium_give_back(struct json_object *is, struct json_object *was)
 	return true;
 }
 
+/* Give an interface the slot in which the snapshot's guest knows it. Returns whether it has another one now. */
+static bool slot_give_back(struct json_object *is, struct json_object *was)
+{
+	struct json_object *then = js_get(was, "slot"), *now = js_get(is, "slot");
+
+	if (!then || !now || json_object_equal(then, now))
+		return false;
+	js_put(is, "slot", json_object_get(then));
+	return true;
+}
+
+/* Interfaces that were never there together may have one slot. The later ones get a free one. */
+static void slots_make_unique(struct json_object *interfaces)
+{
+	uint64_t taken = 0;
+
+	for (size_t i = 0; i < json_object_array_length(interfaces); i++) {
+		struct json_object *o = json_object_array_get_idx(interfaces, i);
+		uint64_t slot = 1ull << (js_get_int(o, "slot", 0) & 63);
+
+		if (slot > 1 && taken & slot)
+			json_object_object_del(o, "slot");
+		taken |= slot;
+	}
+}
+
 /* Put the devices of `then` first in the list of `now`, in their order. Devices in both lists keep their present
- * settings, but for media.
+ * settings, but for media and slots.
  * Returns whether `now` lacked one, or had them in another order, or has another medium. */
 static bool devices_merge(struct json_object *now, struct json_object *then, const char *key)
 {
@@ -173,7 +199,7 @@ static bool devices_merge(struct json_object *now, struct json_object *then, con
 		ssize_t at = device_find(is, js_get_str(device, "id"));
 
 		own = at < 0 ? NULL : json_object_array_get_idx(is, (size_t)at);
-		differ |= at < 0 || at < last || medium_give_back(own, device);
+		differ |= at < 0 || at < last || medium_give_back(own, device) || slot_give_back(own, device);
 		last = MAX(last, at);
 		json_object_array_add(all, json_object_get(own ? own : device));
 	}
@@ -183,6 +209,7 @@ static bool devices_merge(struct json_object *now, struct json_object *then, con
 		if (device_find(was, js_get_str(device, "id")) < 0)
 			json_object_array_add(all, json_object_get(device));
 	}
+	slots_make_unique(all);
 	js_put(now, key, all);
 	return differ;
 }
@@ -510,6 +537,7 @@ static void medium_opened(void *opaque, int r, struct config *c, const struct er
 		media_next(x);
 }
 
+/* Let medium_opened() continue, perhaps before this returns: x may be gone then. Otherwise returns -errno. */
 static int medium_open(struct media *x, struct err *e)
 {
 	CLEANUP_JS struct json_object *all = disks_take(media_of(x));
@@ -535,10 +563,12 @@ static void media_next(struct media *x)
 
 	while (x->at < d->ndisks && (d->disks[x->at].device != DEFINITION_CDROM || !d->disks[x->at].nlayers))
 		x->at++;
-	if (x->at < d->ndisks)
+	if (x->at < d->ndisks) {
 		r = medium_open(x, &e);
-	if (r < 0 || x->at >= d->ndisks)
-		media_end(x, r, &e);
+		if (!r)
+			return;
+	}
+	media_end(x, r, &e);
 }
 
 void snapshot_devices_drop_media(struct vm *vm, struct definition **d, struct json_object *warnings,

@@ -3,13 +3,14 @@ from it."""
 
 import json
 import os
+import resource
 import struct
 
 import pytest
 
 import guestlib
 from test_bios import ROM, attach, count, qcow2, read_until, write_disk
-from conftest import GUESTS, Console, until
+from conftest import GUESTS, Console, QmpError, until
 from test_bare import image  # noqa: F401 (a fixture)
 from guestlib import GuestError, disk, fields, interp
 
@@ -231,6 +232,32 @@ def test_revert_empties_the_drive_if_the_medium_is_gone(daemon, kvm, tmp_path):
     # With the file, the drive has its medium again.
     os.rename(d.ab + ".moved", d.ab)
     assert "warnings" not in reverted(daemon, "ab") and d.source() == d.ab and d.source("--inactive") == d.cd
+
+
+def test_revert_that_cannot_look_at_the_medium_is_refused(daemon, kvm, tmp_path):
+    """Without free fds, no process can look whether its file is there. The CD drive is the last disk."""
+    d = Drive(daemon, tmp_path)
+    daemon.cairn("snapshot-create-as", "vm1", "ab")
+    d.change(d.cd)
+    q, pid = daemon.qmp(), daemon.proc.pid
+    limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    most = max(map(int, os.listdir(f"/proc/{pid}/fd"))) + 12
+    refused = 0
+    for free in range(24):  # some of these let the revert begin, and then have too few
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, (most - free, limits[1]))
+        try:
+            job = q.run("snapshot-revert", vm="vm1", name="ab", dry_run=True)["job"]
+            error = q.run("job-wait", id=job).get("error")
+            q.run("job-dismiss", id=job)
+        except QmpError as e:
+            error = str(e)
+        assert not error or "Too many open files" in error
+        refused += error is not None
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+    assert 0 < refused < 24 and d.source() == d.cd and daemon.proc.poll() is None
+    reverted(daemon, "ab")
+    assert d.source() == d.ab
+    d.console.close()
 
 
 @needs_bios

@@ -79,6 +79,24 @@ def test_interface_is_attached_and_detached(host, lan):
     until(lambda: not lan.taps())
 
 
+def test_revert_to_an_interface_whose_slot_another_one_has_now(host, lan):
+    """The plan of the revert has both."""
+    g = machine(host, disks=[qcow2(host.tmp / "a", b"")])
+    _, mac = attach(host, *BRIDGE, "--target", "lan0", "--live")
+    host.cairn("snapshot-create-as", "a", "one")
+    detach(host, g, "bridge", mac, "--live")
+    attach(host, *BRIDGE, "--target", "lan1", "--live")
+
+    def slots():
+        return {i["id"]: i.get("slot") for i in json.loads(host.cairn("dumpjson", "a").stdout)["interfaces"]}
+    until(lambda: slots() == {"lan1": 24})
+    g.close()
+    host.cairn("snapshot-revert", "a", "one")
+    assert slots() == {"lan0": 24}
+    host.cairn("destroy", "a")
+    until(lambda: not lan.taps())
+
+
 def test_bad_requests_change_nothing(host, lan):
     g = machine(host, disks=[{"path": image(host.tmp / "a.raw"), "format": "raw"}])
     q = host.qmp()
