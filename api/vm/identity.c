@@ -56,11 +56,12 @@ static void mac_keep(const struct definition *def, const struct vm *old, struct 
 			memcpy(i->mac, old->def->interfaces[k].mac, sizeof(i->mac));
 }
 
-/* Set the slot of an interface that would otherwise leave the one that it has in `old`. Returns whether it was set. */
+/* Set the slot of an interface that would otherwise leave the one that it has in `old`, if the key can name that.
+ * Returns whether it was set. */
 static bool slot_keep(struct definition *def, struct definition_interface *n, unsigned has, const struct definition *old, const uint8_t *had)
 {
 	for (unsigned k = 0; k < old->ninterfaces && !n->slot; k++)
-		if (!strcmp(n->id, old->interfaces[k].id) && had[k] && had[k] != has && !slot_in(def, had[k]))
+		if (!strcmp(n->id, old->interfaces[k].id) && had[k] && had[k] <= MACHINE_SLOT_MAX && had[k] != has && !slot_in(def, had[k]))
 			n->slot = had[k];
 	return n->slot;
 }
@@ -81,7 +82,7 @@ void identity_keep_slots(struct definition *def, const struct definition *old)
 
 void identity_take_slots(struct definition *def, const struct definition *live)
 {
-	for (unsigned i = 0; i < def->ninterfaces; i++) {
+	for (unsigned i = 0; machine_version_keeps_slots(def->machine) && i < def->ninterfaces; i++) {
 		struct definition_interface *n = &def->interfaces[i];
 		const struct definition_interface *there = mac_in(live, n->mac);
 

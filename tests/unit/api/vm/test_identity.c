@@ -129,6 +129,32 @@ static void test_chosen_slots_win(void **state)
 	assert_int_equal(f.a.interfaces[0].slot + f.a.interfaces[1].slot, 0);
 }
 
+/* The key can name the slots 1 to 30, and only in a machine version that keeps them. */
+static void test_slots_that_the_key_cannot_name(void **state)
+{
+	static const char *const two[] = { "net0", "net1" };
+	struct definition_disk disks[28] = { 0 };
+	struct fixture f;
+
+	(void)state;
+	fixture_init(&f);
+	layout(&f.there, disks, 28, 2, two); /* rng 29, interfaces 30 and 31 */
+	layout(&f.a, disks, 27, 2, two);
+	identity_keep_slots(&f.a, &f.there);
+	assert_int_equal(f.a.interfaces[0].slot, 30);
+	assert_int_equal(f.a.interfaces[1].slot, 0);
+	f.there.interfaces[1].slot = 7;
+	memset(f.there.interfaces[1].mac, 9, DEFINITION_MAC_BYTES);
+	memset(f.b.interfaces[1].mac, 9, DEFINITION_MAC_BYTES);
+	layout(&f.b, disks, 27, 2, two);
+	f.b.machine = 1;
+	identity_take_slots(&f.b, &f.there);
+	assert_int_equal(f.b.interfaces[1].slot, 0);
+	f.b.machine = 7;
+	identity_take_slots(&f.b, &f.there);
+	assert_int_equal(f.b.interfaces[1].slot, 7);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
@@ -136,6 +162,7 @@ int main(void)
 		cmocka_unit_test(test_macs_of_clones_are_unique),
 		cmocka_unit_test(test_interfaces_keep_their_slots),
 		cmocka_unit_test(test_chosen_slots_win),
+		cmocka_unit_test(test_slots_that_the_key_cannot_name),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);
