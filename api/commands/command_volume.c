@@ -6,6 +6,7 @@
 #include "api/jobs/pool_volumes.h"
 #include "api/jobs/volume_job.h"
 #include "api/vm/vm.h"
+#include "api/wire/close_async.h"
 #include "api/wire/json.h"
 #include "base/err.h"
 #include "base/loop.h"
@@ -15,7 +16,6 @@
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #define CAPACITY_MAX (1LL << 60)
 /* A file of a VM that does not answer keeps a process, so lists do without looks for this time. */
@@ -259,9 +259,8 @@ static void open_done(struct call *c, const struct volume_work *w, int r, const 
 	struct json_object *o = NULL, *list;
 	struct err lost;
 
-	(void)w;
 	if (r >= 0 && call_check_role(c, ROLE_OPERATOR, NULL, &lost) < 0) {
-		close(res->fds[0]);
+		closer_close(c->host->closer, w->carrier);
 		r = -EPERM;
 		e = &lost;
 	}
@@ -275,7 +274,7 @@ static void open_done(struct call *c, const struct volume_work *w, int r, const 
 		json_object_array_add(list, json_object_new_string_len(res->data, (int)res->ndata));
 		js_put(o, "warnings", list);
 	}
-	call_return_fd(c, o, res->fds[0]);
+	call_return_fd(c, o, w->carrier);
 }
 
 void command_volume_open(struct call *c)

@@ -6,9 +6,11 @@
 #include "api/schema/call.h"
 #include "api/store/paths.h"
 #include "api/vm/vm.h"
+#include "api/wire/close_async.h"
 #include "base/bytes.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/fd_send.h"
 #include "base/file.h"
 #include "base/pin_name.h"
 #include "base/utf8.h"
@@ -22,6 +24,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -186,9 +189,9 @@ static bool is_file(int dir, const char *name, unsigned char type)
 	return fstatat(dir, name, &st, AT_SYMLINK_NOFOLLOW) == 0 && S_ISREG(st.st_mode);
 }
 
-/* Get the first names of regular files behind `after`, without hidden ones and those that JSON cannot have.
- * Returns 0 or -errno. */
-static int names_get(int dir, const char *after, struct names *s, struct err *e)
+/* Get the first names of regular files behind `after`. volumes: only those that volumes may have: no hidden ones and
+ * none that JSON cannot have. Returns 0 or -errno. */
+static int names_get(int dir, const char *after, bool volumes, struct names *s, struct err *e)
 {
 	static _Alignas(struct dirent64) char buf[32768];
 	ssize_t n;
@@ -202,7 +205,8 @@ static int names_get(int dir, const char *after, struct names *s, struct err *e)
 			const struct dirent64 *d = (const void *)(buf + at);
 
 			at += d->d_reclen;
-			if (d->d_name[0] != '.' && strcmp(d->d_name, after) > 0 && utf8_is_clean(d->d_name) && is_file(dir, d->d_name, d->d_type))
+			if ((!volumes || (d->d_name[0] != '.' && utf8_is_clean(d->d_name))) && strcmp(d->d_name, after) > 0 &&
+				is_file(dir, d->d_name, d->d_type))
 				name_insert(s, d->d_name);
 		}
 	}
@@ -252,7 +256,7 @@ static int list_run(const struct volume_work *w, int dir, struct fork_as_result 
 	out->sizes[0] = !w->no_look && users.looked < users.n;
 	memcpy(after, w->name, sizeof(after));
 	do { /* once, unless all these files are gone meanwhile */
-		r = names_get(dir, after, &names, e);
+		r = names_get(dir, after, true, &names, e);
 		out->count = names.more;
 		for (unsigned i = 0; !r && i < names.n; i++) {
 			struct volume_id id = { w->folder, after, &look.st };
@@ -363,7 +367,7 @@ static int unread_check(const struct volume_work *w, const struct stat *file, co
 		"take their rights away with: chmod go= FILE", w->folder, w->name, image);
 }
 
-/* Check that no other volume of the folder has the file as its backing or data file. Returns 0; -EBUSY; -errno. */
+/* Check that no other image in the folder has the file as its backing or data file. Returns 0; -EBUSY; -errno. */
 static int overlays_check(const struct volume_work *w, int dir, const struct stat *file, struct err *e)
 {
 	static struct names names;
@@ -372,20 +376,20 @@ static int overlays_check(const struct volume_work *w, int dir, const struct sta
 	int r;
 
 	do {
-		r = names_get(dir, after, &names, e);
+		r = names_get(dir, after, false, &names, e);
 		for (unsigned i = 0; !r && i < names.n; i++) {
-			const char *image = names.list[i];
+			char *image = names.list[i];
 
+			memcpy(after, image, sizeof(after));
 			if (!strcmp(image, w->name) || volume_probe(dir, image, &look, NULL) < 0)
 				continue;
+			utf8_clean(image); /* for errors */
 			r = look.format == VOLUME_NO_FORMAT ? unread_check(w, file, image, e) : 0;
 			if (!r)
 				r = name_check(w, dir, file, image, look.backing, "backing", e);
 			if (!r)
 				r = name_check(w, dir, file, image, look.data, "data", e);
 		}
-		if (!r && names.n)
-			memcpy(after, names.list[names.n - 1], sizeof(after));
 	} while (!r && names.more);
 	return r;
 }
@@ -603,8 +607,8 @@ static int open_run(const struct volume_work *w, int dir, struct fork_as_result 
 		out->data = why.msg;
 		out->ndata = strlen(why.msg);
 	}
-	if (!r)
-		out->fds[out->nfds++] = fd;
+	if (!r && fd_send(out->input, "", 1, fd, 0) < 0)
+		r = err_set_errno(e, -errno, "volume %s", w->name);
 	return r;
 }
 
@@ -643,15 +647,41 @@ struct volume_call {
 	void (*done)(struct call *c, const struct volume_work *w, int r, const struct fork_as_result *res, const struct err *e);
 };
 
+/* The daemon does not receive the file of VOLUME_OPEN: close() would wait for a user's file system. */
+static int carrier_begin(struct volume_call *v, struct fork_as_spec *s, int *ret_theirs, struct err *e)
+{
+	int pair[2];
+
+	v->work.carrier = -1;
+	if (v->work.act != VOLUME_OPEN)
+		return 0;
+	if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) < 0)
+		return err_set_errno(e, -errno, "%s", s->what);
+	v->work.carrier = pair[0];
+	s->input = *ret_theirs = pair[1];
+	return 0;
+}
+
+static void call_free(struct volume_call *v, struct closer *closer)
+{
+	if (v->work.carrier >= 0)
+		closer_drop(closer, v->work.carrier);
+	free(v);
+}
+
 static void work_done(void *opaque, int r, const struct fork_as_result *res, const struct err *e)
 {
 	struct volume_call *v = opaque, **at = &v->call->host->volume_calls;
+	struct closer *closer = v->call->host->closer;
 
 	while (*at != v)
 		at = &(*at)->next;
 	*at = v->next;
 	v->done(v->call, &v->work, r, res, e);
-	free(v);
+	if (r < 0)
+		call_free(v, closer);
+	else
+		free(v);
 }
 
 int pool_volumes_begin(struct call *c, const struct volume_work *w,
@@ -660,6 +690,7 @@ int pool_volumes_begin(struct call *c, const struct volume_work *w,
 	struct fork_as_spec s = { .of_client = true, .run = volume_work_run, .arg = w, .who = "who sent the command", .what = "working on the pool's files",
 		.timeout_ns = w->act == VOLUME_RESIZE ? FORK_AS_NO_TIMEOUT : LIST_TIMEOUT_NS, .done = work_done };
 	CLEANUP_FREE struct rights *rights = NULL;
+	CLEANUP_CLOSE int theirs = -1;
 	struct volume_call *v;
 	int r = rights_of_peer(&c->who, &rights, e);
 
@@ -669,9 +700,11 @@ int pool_volumes_begin(struct call *c, const struct volume_work *w,
 	*v = (struct volume_call){ .call = c, .work = *w, .done = done };
 	s.rights = rights;
 	s.opaque = v;
-	r = fork_as_begin(c->host->helpers, &s, &v->process, e);
+	r = carrier_begin(v, &s, &theirs, e);
+	if (!r)
+		r = fork_as_begin(c->host->helpers, &s, &v->process, e);
 	if (r < 0) {
-		free(v);
+		call_free(v, c->host->closer);
 		return r;
 	}
 	v->next = c->host->volume_calls;
@@ -689,6 +722,6 @@ void pool_volumes_free(struct vm_host *host)
 		host->volume_calls = v->next;
 		err_set(&e, -ECANCELED, ERR_CANCELLED, "the daemon ends; a change of a volume that is under way is finished without it");
 		call_fail(v->call, &e);
-		free(v);
+		call_free(v, host->closer);
 	}
 }

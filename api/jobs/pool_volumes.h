@@ -40,6 +40,7 @@ struct volume_work {
 	const char *preallocation; /* VOLUME_CREATE: cairn-img's word, static; NULL: none */
 	uint64_t capacity_bytes;
 	bool shrink;
+	int carrier; /* VOLUME_OPEN, for done(), which owns it if r >= 0: the socket in which the file is */
 	bool no_look; /* VOLUME_LIST: compare the paths of volumes and of VMs' files as texts */
 	const struct vm_host *host; /* its VMs, which use volumes, and its paths */
 };
@@ -63,7 +64,8 @@ const char *volume_format_name(enum volume_format f);
 /* Do the work, with the rights of the process.
  * arg: a struct volume_work. out: input: for a job, the file of progress. VOLUME_LIST: data has the entries, in the
  * order of their names, and count is 1 if there are more; sizes[0] is 1 if a file of a VM does not answer. VOLUME_OPEN:
- * fds has the open file, and if it is not open for writing, data has a sentence that says why.
+ * input: the socket to which the open file is sent, with one byte. If it is not open for writing, data has a sentence
+ * that says why.
  * Returns 0; -ENOENT; -EEXIST: the new name is taken; -EINVAL: it is no regular file, or has less than it has now and
  * shrink is false; -EBUSY: a VM or another volume in the folder uses it; -ETIMEDOUT: a file of a VM does not answer;
  * -EIO: cairn-img has failed; -errno. */

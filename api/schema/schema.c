@@ -815,7 +815,7 @@ static const struct command commands[] = {
 		COMMAND_MUTATES | COMMAND_JOB, ANY_STATE },
 	{ "volume-resize", "change the size of a volume that no running VM has, as your user", volume_resize_args, NULL, ROLE_OPERATOR,
 		COMMAND_MUTATES, ANY_STATE },
-	{ "volume-open", "open a volume to copy its content, as your user; the answer carries the file as an fd", volume_delete_args, volume_open_returns,
+	{ "volume-open", "open a volume to copy its content, as your user; the answer carries a socket as an fd, from which recvmsg() takes the file", volume_delete_args, volume_open_returns,
 		ROLE_OPERATOR, COMMAND_MUTATES | COMMAND_RETURNS_FD, ANY_STATE },
 	{ "volume-delete", "delete a volume that no VM and no other volume of the pool uses, as your user", volume_delete_args, NULL, ROLE_OPERATOR,
 		COMMAND_MUTATES, ANY_STATE },

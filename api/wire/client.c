@@ -4,6 +4,7 @@
 #include "base/cleanup.h"
 #include "base/clock.h"
 #include "base/err.h"
+#include "base/fd_send.h"
 #include "base/unix_socket.h"
 #include "base/util.h"
 
@@ -159,28 +160,6 @@ static int client_next(struct client *c, uint64_t deadline_ns, struct json_objec
 	}
 }
 
-/* Send bytes, and fd (-1: none) with the first byte. Returns the number of sent bytes; -1 with errno. */
-static ssize_t bytes_send(int sock, const char *p, size_t len, int fd)
-{
-	union {
-		struct cmsghdr align;
-		char buf[CMSG_SPACE(sizeof(int))];
-	} control;
-	struct iovec iov = { (char *)p, len };
-	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
-
-	if (fd >= 0) {
-		memset(&control, 0, sizeof(control));
-		control.align.cmsg_level = SOL_SOCKET;
-		control.align.cmsg_type = SCM_RIGHTS;
-		control.align.cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(&control.align), &fd, sizeof(int));
-		m.msg_control = &control;
-		m.msg_controllen = sizeof(control.buf);
-	}
-	return sendmsg(sock, &m, MSG_NOSIGNAL);
-}
-
 static int client_send(struct client *c, struct json_object *o, int fd, struct err *e)
 {
 	CLEANUP_FREE char *line = NULL;
@@ -188,7 +167,7 @@ static int client_send(struct client *c, struct json_object *o, int fd, struct e
 
 	line = js_line(o, &len);
 	while (line && at < len) {
-		ssize_t n = bytes_send(c->sock, line + at, len - at, at ? -1 : fd);
+		ssize_t n = fd_send(c->sock, line + at, len - at, at ? -1 : fd, 0);
 
 		if (n < 0 && errno != EINTR)
 			return connection_lost(e);

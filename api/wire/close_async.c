@@ -123,7 +123,7 @@ static int closer_start(struct closer *c)
 	return 0;
 }
 
-static void closer_close(struct closer *c)
+static void closer_stop(struct closer *c)
 {
 	if (c->sock < 0)
 		return;
@@ -145,7 +145,7 @@ struct closer *closer_new(void)
 void closer_free(struct closer *c)
 {
 	if (c)
-		closer_close(c);
+		closer_stop(c);
 	free(c);
 }
 
@@ -204,7 +204,7 @@ static int fds_send(struct closer *c, const int *fds)
 	int r = c->sock < 0 ? -EPIPE : channel_send(c->sock, VERSION, CLOSE, 0, NULL, 0, fds, CLOSE_FDS);
 
 	if (r == -EPIPE || r == -ECONNRESET) { /* there is no process, or somebody killed it */
-		closer_close(c);
+		closer_stop(c);
 		r = closer_start(c);
 		if (!r)
 			r = channel_send(c->sock, VERSION, CLOSE, 0, NULL, 0, fds, CLOSE_FDS);
@@ -231,6 +231,19 @@ void closer_drop(struct closer *c, int sock)
 {
 	shutdown(sock, SHUT_RDWR);
 	if (closer_take(c, sock) < 0)
+		log_warn("socket", "cannot close a socket that open files were sent to");
+}
+
+void closer_close(struct closer *c, int fd)
+{
+	char byte;
+	struct iovec iov = { &byte, 1 };
+	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
+
+	/* Without room for control data, a look reports files by MSG_CTRUNC. */
+	if (recvmsg(fd, &m, MSG_PEEK | MSG_DONTWAIT) < 0 || !(m.msg_flags & MSG_CTRUNC))
+		close(fd);
+	else if (closer_take(c, fd) < 0)
 		log_warn("socket", "cannot close a socket that open files were sent to");
 }
 

@@ -25,6 +25,9 @@ int closer_take(struct closer *c, int sock);
 /* Shut a connected Unix socket down and close it. If too many closes hang, it leaks, because a leak does less harm than
  * a blocked loop. */
 void closer_drop(struct closer *c, int sock);
+/* Close an fd of any kind, to which nobody sends files any more. If it is a socket that has one in its queue, close it
+ * as closer_drop() does. */
+void closer_close(struct closer *c, int fd);
 
 /* recv() without blocking from a Unix socket without SO_PASSCRED. Returns the same as recv(); -1 with EPERM: fds would
  * come with the bytes, and all of them stay in the queue. */

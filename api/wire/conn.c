@@ -202,7 +202,7 @@ void conn_send(struct conn *c, struct json_object *o, int fd)
 			c->deaf = true;
 		}
 		if (fd >= 0)
-			close(fd);
+			closer_close(c->server->closer, fd);
 		free(line);
 		conn_drop(c);
 		return;
@@ -594,8 +594,8 @@ static void conn_new(struct listener *l, int fd)
 	c->from = l;
 	c->dialect = l->vm ? DIALECT_QEMU : DIALECT_DAEMON;
 	c->fd = fd;
-	out_queue_init(&c->out);
-	out_queue_init(&c->held);
+	out_queue_init(&c->out, s->closer);
+	out_queue_init(&c->held, s->closer);
 	c->pid = cred.pid;
 	c->uid = cred.uid;
 	c->gid = cred.gid;

@@ -1,11 +1,11 @@
 #include "api/wire/out_queue.h"
+#include "api/wire/close_async.h"
+#include "base/fd_send.h"
 #include "base/util.h"
 
 #include <errno.h>
 #include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
-#include <unistd.h>
 
 struct chunk {
 	struct chunk *next;
@@ -14,9 +14,9 @@ struct chunk {
 	int fd; /* sent with the first byte; owned. -1: none, or sent */
 };
 
-void out_queue_init(struct out_queue *q)
+void out_queue_init(struct out_queue *q, struct closer *closer)
 {
-	*q = (struct out_queue){ .last = &q->first };
+	*q = (struct out_queue){ .last = &q->first, .closer = closer };
 }
 
 static void first_free(struct out_queue *q)
@@ -27,7 +27,7 @@ static void first_free(struct out_queue *q)
 	if (!q->first)
 		q->last = &q->first;
 	if (k->fd >= 0)
-		close(k->fd);
+		closer_close(q->closer, k->fd);
 	free(k->data);
 	free(k);
 }
@@ -57,42 +57,21 @@ void out_queue_append(struct out_queue *q, struct out_queue *from)
 	q->last = from->last;
 	q->bytes += from->bytes;
 	q->fds += from->fds;
-	out_queue_init(from);
-}
-
-static ssize_t chunk_send(int sock, const struct chunk *k)
-{
-	union {
-		struct cmsghdr align;
-		char buf[CMSG_SPACE(sizeof(int))];
-	} control;
-	struct iovec iov = { k->data + k->sent, k->len - k->sent };
-	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
-
-	if (k->fd >= 0) {
-		memset(&control, 0, sizeof(control));
-		control.align.cmsg_level = SOL_SOCKET;
-		control.align.cmsg_type = SCM_RIGHTS;
-		control.align.cmsg_len = CMSG_LEN(sizeof(int));
-		memcpy(CMSG_DATA(&control.align), &k->fd, sizeof(int));
-		m.msg_control = &control;
-		m.msg_controllen = sizeof(control.buf);
-	}
-	return sendmsg(sock, &m, MSG_NOSIGNAL | MSG_DONTWAIT);
+	out_queue_init(from, from->closer);
 }
 
 int out_queue_flush(struct out_queue *q, int sock)
 {
 	while (q->first) {
 		struct chunk *k = q->first;
-		ssize_t n = chunk_send(sock, k);
+		ssize_t n = fd_send(sock, k->data + k->sent, k->len - k->sent, k->fd, MSG_DONTWAIT);
 
 		if (n < 0 && errno == EINTR)
 			continue;
 		if (n < 0)
 			return errno == EAGAIN ? 0 : -errno;
 		if (k->fd >= 0) {
-			close(k->fd);
+			closer_close(q->closer, k->fd);
 			q->fds--;
 		}
 		k->fd = -1;

@@ -5,14 +5,17 @@
 #include <stddef.h>
 
 struct chunk;
+struct closer;
 
 struct out_queue {
 	struct chunk *first, **last; /* first: NULL: empty */
 	size_t bytes;
 	size_t fds; /* that are not sent yet */
+	struct closer *closer;
 };
 
-void out_queue_init(struct out_queue *q);
+/* closer: closes fds that are sockets with queued files; borrowed. */
+void out_queue_init(struct out_queue *q, struct closer *closer);
 /* Drop the unsent data. */
 void out_queue_done(struct out_queue *q);
 /* Append bytes. data: taken; from malloc(). fd: sent with the first byte; taken. -1: none. */

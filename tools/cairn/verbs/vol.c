@@ -2,6 +2,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/fd_send.h"
 #include "base/file.h"
 #include "base/size.h"
 #include "base/util.h"
@@ -368,10 +369,15 @@ static int volume_open(struct cli *c, bool write, int *ret_fd, struct err *e)
 {
 	CLEANUP_JS struct json_object *answer = NULL;
 	struct json_object *args = NULL, *why;
+	CLEANUP_CLOSE int carrier = -1;
 	int r = volume_args(c, &args, e);
 
 	if (!r)
-		r = cli_execute(c, "volume-open", args, &answer, ret_fd, e);
+		r = cli_execute(c, "volume-open", args, &answer, &carrier, e);
+	if (!r) {
+		*ret_fd = fd_receive(carrier);
+		r = *ret_fd < 0 ? err_set_errno(e, *ret_fd, "the volume's file") : 0;
+	}
 	why = r < 0 ? NULL : js_get_array(answer, "warnings");
 	if (write && why)
 		r = err_set(e, -EBUSY, ERR_BUSY, "%s", json_object_get_string(json_object_array_get_idx(why, 0)));

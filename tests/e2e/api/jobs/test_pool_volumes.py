@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import stat
 import struct
 import subprocess
@@ -217,6 +218,44 @@ def test_volume_that_others_read_keeps_its_size(fake, q, pool):
     q.run("volume-delete", pool="images", name="c.qcow2")
     q.run("volume-resize", pool="images", name="a.qcow2", capacity=MIB, shrink=True)
     assert image(pool / "a.qcow2")["virtual-size"] == MIB
+
+
+def test_base_of_an_image_with_any_name_stays(q, pool):
+    """Lists leave out hidden files and names that JSON cannot have."""
+    make(q, "volume-create", name="a.qcow2", capacity=MIB)
+    for name in (b".hidden", b"latin-\xe9"):
+        top = os.fsencode(pool) + b"/" + name
+        subprocess.run([os.path.join(BUILD, "cairn-img"), "create", "-q", "-f", "qcow2", "-b", "a.qcow2", "-F", "qcow2", top], check=True)
+        shown = name.replace(b"\xe9", b"?").decode()
+        assert refused(q, f"a.qcow2 is the backing file of {shown}; delete that first", "volume-delete", name="a.qcow2") == "Busy"
+        assert f"backing file of {shown}" in q.run("volume-open", pool="images", name="a.qcow2")["warnings"][0]
+        os.unlink(top)
+    assert list(volumes(q)) == ["a.qcow2"]
+    q.run("volume-delete", pool="images", name="a.qcow2")
+
+
+def test_file_system_whose_close_hangs_does_not_hold_the_daemon(fake):
+    """The daemon passes the file on without ever having it open."""
+    with fuse(fake.tmp / "fuse", a=bytes(MIB)) as f:
+        q, other = fake.qmp(), fake.qmp()
+        fake.cairn("pool-define-as", "far", "dir", "--target", str(f.folder))
+        f.hang(Op.FLUSH, after=2)  # those of the helper
+        q.run("volume-open", pool="far", name="a")
+        with socket.socket(fileno=q.fds.pop()) as carrier:
+            _, (file,), _, _ = socket.recv_fds(carrier, 1, 1)
+        assert other.run("query-pools") and os.pread(file, 4, 0) == bytes(4)
+        # A client that does not take the file, and one that is gone.
+        f.hang(Op.FLUSH, after=2)
+        q.run("volume-open", pool="far", name="a")
+        os.close(q.fds.pop())
+        f.hang(Op.FLUSH, after=2)
+        opened = f.seen().count(Op.OPEN)
+        other.send(b'{"execute": "volume-open", "arguments": {"pool": "far", "name": "a"}}')
+        other.sock.close()
+        until(lambda: f.seen().count(Op.OPEN) > opened)
+        assert q.run("query-pools") and Op.FLUSH not in f.hanging()
+        f.release()
+        os.close(file)
 
 
 def test_header_of_an_image_in_use_does_not_count(fake, q, pool):
