@@ -159,6 +159,20 @@ int xml_from_definition(struct json_object *definition, int id, char **ret_xml, 
 	return to_xml("to-xml", definition, id, ret_xml, e);
 }
 
+int xml_extra(struct json_object *definition, struct json_object **ret_extra, struct err *e)
+{
+	CLEANUP_JS struct json_object *ask = json_object_new_object(), *o = NULL;
+	const char *text;
+	int r;
+
+	js_put(ask, "definition", json_object_get(definition));
+	text = json_object_to_json_string_ext(ask, JSON_C_TO_STRING_PLAIN);
+	r = helper_run("to-extra", text, strlen(text), &o, e);
+	if (!r)
+		*ret_extra = json_object_get(js_get(o, "extra"));
+	return r;
+}
+
 int xml_from_network(struct json_object *definition, char **ret_xml, struct err *e)
 {
 	return to_xml("net-to-xml", definition, -1, ret_xml, e);

@@ -25,6 +25,10 @@ int xml_to_definition(const char *text, size_t len, struct json_object **ret_def
  * Returns 0; -errno with a sentence. */
 int xml_from_definition(struct json_object *definition, int id, char **ret_xml, struct err *e);
 
+/* Find the keys of a definition that libvirt's elements cannot express. *ret_extra: as tools/xml/extra.h has them;
+ * owned by the caller; NULL: there are none. Returns 0; -errno with a sentence. */
+int xml_extra(struct json_object *definition, struct json_object **ret_extra, struct err *e);
+
 /* The same for networks and libvirt's network XML. */
 int xml_to_network(const char *text, size_t len, struct json_object **ret_definition, struct json_object **ret_warnings,
 	struct json_object **ret_origins, struct err *e);

@@ -3,6 +3,7 @@
  *
  *   to-json    XML → {"definition": …, "warnings": […], "origins": {"disks[0]": "line 12", …}}
  *   to-xml     {"definition": …, "id": "3"} → {"xml": "…"}
+ *   to-extra   {"definition": …} → {"extra": …}: the keys that no element has; without a member: there are none
  *   net-to-json, net-to-xml, net-SECTION-to-json   the same for libvirt's network XML and parts of it
  *   vol-to-xml, snapshot-to-xml   a volume or a snapshot, as "definition", to XML
  *   elements   → all known elements and their treatment: path, word, attributes, why; separated by tabs
@@ -134,6 +135,19 @@ static int to_xml(const char *text, size_t len, struct json_object *out, struct 
 	return r;
 }
 
+static int to_extra(const char *text, size_t len, struct json_object *out, struct err *e)
+{
+	CLEANUP_JS struct json_object *in = NULL;
+	struct json_object *extra = NULL;
+	int r = js_parse(text, len, "the definition", &in, e);
+
+	if (!r)
+		r = domain_extra(js_get(in, "definition"), &extra, e);
+	if (!r && extra)
+		js_put(out, "extra", extra);
+	return r;
+}
+
 static int elements_print(void)
 {
 	static const char *const words[] = { [ELEMENT_READ] = "read", [ELEMENT_REPEATED] = "read",
@@ -167,7 +181,7 @@ static run_mode *mode_find(const char *name)
 	static const struct {
 		const char *name;
 		run_mode *run;
-	} modes[] = { { "to-json", to_json }, { "to-xml", to_xml }, { "net-to-json", net_to_json }, { "net-to-xml", net_to_xml },
+	} modes[] = { { "to-json", to_json }, { "to-xml", to_xml }, { "to-extra", to_extra }, { "net-to-json", net_to_json }, { "net-to-xml", net_to_xml },
 		{ "net-ip-dhcp-host-to-json", net_host_to_json }, { "net-ip-dhcp-range-to-json", net_range_to_json },
 		{ "net-dns-host-to-json", net_dns_host_to_json }, { "vol-to-xml", vol_to_xml }, { "snapshot-to-xml", snapshot_to_xml } };
 
@@ -190,7 +204,7 @@ int main(int argc, char **argv)
 	if (!strcmp(mode, "elements"))
 		return elements_print();
 	if (!mode_find(mode)) {
-		fputs("usage: cairn-xml to-json|to-xml|net-to-json|net-SECTION-to-json|net-to-xml|vol-to-xml|snapshot-to-xml|elements <INPUT >OUTPUT\n", stderr);
+		fputs("usage: cairn-xml to-json|to-xml|to-extra|net-to-json|net-SECTION-to-json|net-to-xml|vol-to-xml|snapshot-to-xml|elements <INPUT >OUTPUT\n", stderr);
 		return 2;
 	}
 	r = xml_sandbox(&e);

@@ -650,9 +650,14 @@ static int text_canonical(struct json_object *o, struct json_object **ret_o, str
 	return r;
 }
 
+static const struct round_trip kind = { domain_write, domain_read, text_canonical };
+
+int domain_extra(struct json_object *definition, struct json_object **ret_extra, struct err *e)
+{
+	return round_trip_extra(&kind, definition, ret_extra, e);
+}
+
 int domain_print(struct json_object *definition, const char *id, char **ret_xml, struct err *e)
 {
-	static const struct round_trip kind = { domain_write, domain_read, text_canonical };
-
 	return round_trip_print(&kind, definition, id, ret_xml, e);
 }

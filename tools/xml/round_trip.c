@@ -59,6 +59,19 @@ static int not_the_same(struct json_object *want, struct json_object *got, struc
 		"the definition cannot be expressed in XML; use cairn dumpjson or net-dumpjson");
 }
 
+int round_trip_extra(const struct round_trip *kind, struct json_object *definition, struct json_object **ret_extra, struct err *e)
+{
+	CLEANUP_JS struct json_object *want = NULL, *got = NULL;
+	CLEANUP_FREE char *xml = NULL;
+	int r = kind->canonical(definition, &want, e);
+
+	if (!r)
+		r = print_attempt(kind, want, NULL, NULL, &xml, &got, e);
+	if (!r)
+		*ret_extra = extra_make(want, got);
+	return r;
+}
+
 int round_trip_print(const struct round_trip *kind, struct json_object *definition, const char *id, char **ret_xml,
 	struct err *e)
 {

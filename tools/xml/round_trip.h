@@ -21,5 +21,8 @@ struct round_trip {
 /* Convert a definition to XML. *ret_xml: the caller frees it. Returns 0; -EINVAL with a sentence; -ENOMEM. */
 int round_trip_print(const struct round_trip *kind, struct json_object *definition, const char *id, char **ret_xml,
 	struct err *e);
+/* Find what the elements cannot say (extra.h). *ret_extra: owned by the caller; NULL: nothing. Returns as
+ * round_trip_print(). */
+int round_trip_extra(const struct round_trip *kind, struct json_object *definition, struct json_object **ret_extra, struct err *e);
 
 #endif

@@ -2,12 +2,14 @@
 #include "api/definition/definition.h"
 #include "api/schema/disk_tune.h"
 #include "api/wire/json.h"
+#include "base/cleanup.h"
 #include "base/util.h"
 #include "tools/cairn/change.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/definition_file.h"
 #include "tools/cairn/verbs/disk_limits.h"
 #include "tools/cairn/verbs/plug.h"
+#include "tools/cairn/xml.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -37,23 +39,24 @@ static size_t count_of(struct json_object *definition, const char *list)
 	return a ? json_object_array_length(a) : 0;
 }
 
-/* Check the device, and take it as a definition has it, with absolute paths. */
-static int device_check(struct device *d, struct err *e)
+/* Check the device, and take it as a definition has it, with absolute paths. definition: the file's, or a copy with
+ * more members. *ret: the caller owns it. */
+static int device_take(const struct device *d, struct json_object *definition, struct json_object **ret, struct err *e)
 {
 	static const char *const names[] = { "id", "mac" };
-	struct json_object *given = only_of(d->file.definition, d->list);
+	struct json_object *given = only_of(definition, d->list);
 	CLEANUP_JS struct json_object *all = NULL;
 	struct definition *parsed;
-	int r = definition_parse(d->file.definition, d->file.folder, &parsed, e);
+	int r = definition_parse(definition, d->file.folder, &parsed, e);
 
 	if (r < 0)
 		return definition_file_locate(&d->file, r, e);
 	all = definition_to_json(parsed);
 	definition_free(parsed);
-	d->o = json_object_get(only_of(all, d->list));
+	*ret = json_object_get(only_of(all, d->list));
 	for (size_t i = 0; i < ARRAY_SIZE(names); i++)
 		if (!js_get(given, names[i]))
-			json_object_object_del(d->o, names[i]);
+			json_object_object_del(*ret, names[i]);
 	return 0;
 }
 
@@ -74,7 +77,7 @@ static int device_read(struct cli *c, struct device *d, struct err *e)
 			"interface, a file of its own", path, disks, interfaces);
 	d->is_disk = disks;
 	d->list = disks ? "disks" : "interfaces";
-	return device_check(d, e);
+	return device_take(d, d->file.definition, &d->o, e);
 }
 
 static void device_done(struct device *d)
@@ -259,9 +262,62 @@ static int interface_live(struct cli *c, struct json_object *was, struct json_ob
 	return cli_execute(c, "vm-set-interface", args, &answer, NULL, e);
 }
 
+/* Add the members that an object lacks. */
+static void members_add(struct json_object *o, struct json_object *more)
+{
+	json_object_object_foreach(more, key, value) {
+		struct json_object *has = js_get(o, key);
+
+		if (!has)
+			js_put(o, key, json_object_get(value));
+		else if (json_object_is_type(has, json_type_object) && json_object_is_type(value, json_type_object))
+			members_add(has, value);
+	}
+}
+
+static bool is_same(struct json_object *a, struct json_object *b, const char *key)
+{
+	return json_object_equal(js_get(a, key), js_get(b, key));
+}
+
+/* Find what libvirt's elements cannot express of a device. *ret: as a definition has it; the caller owns it; NULL:
+ * nothing. */
+static int inexpressible(const struct device *d, struct json_object *was, struct json_object **ret, struct err *e)
+{
+	CLEANUP_JS struct json_object *alone = NULL, *extra = NULL;
+	int r;
+
+	if (json_object_deep_copy(d->file.definition, &alone, NULL) < 0)
+		return err_set_errno(e, -ENOMEM, "the device");
+	json_object_array_put_idx(js_get_array(alone, d->list), 0, json_object_get(was));
+	r = xml_extra(alone, &extra, e);
+	if (!r)
+		*ret = json_object_get(js_get(js_get(extra, d->list), js_get_str_or(was, "id", "")));
+	return r;
+}
+
+/* Make the device with the settings of `was` that a file in XML cannot take away, because no element expresses them. A
+ * device of another type gets none of them. *ret: the caller owns it. */
+static int device_complete(const struct device *d, struct json_object *was, struct json_object **ret, struct err *e)
+{
+	CLEANUP_JS struct json_object *more = NULL, *all = NULL;
+	int r = d->file.origins && is_same(was, d->o, "type") ? inexpressible(d, was, &more, e) : 0;
+
+	if (r < 0)
+		return r;
+	if (json_object_deep_copy(more ? d->file.definition : d->o, more ? &all : ret, NULL) < 0)
+		return err_set_errno(e, -ENOMEM, "the device");
+	if (!more)
+		return 0;
+	if (!is_same(was, d->o, "path"))
+		json_object_object_del(more, "data_file");
+	members_add(only_of(all, d->list), more);
+	return device_take(d, all, ret, e);
+}
+
 static int update_live(struct cli *c, void *opaque, struct err *e)
 {
-	CLEANUP_JS struct json_object *running = NULL;
+	CLEANUP_JS struct json_object *running = NULL, *now = NULL;
 	struct device *d = opaque;
 	const char *const *may = !d->is_disk ? of_interface : is_cdrom(d) ? of_medium : of_limits;
 	int r = change_read_running(c, c->pos[0], &running, e), at = r ? r : device_find(running, d, e);
@@ -271,13 +327,16 @@ static int update_live(struct cli *c, void *opaque, struct err *e)
 	if (at < 0)
 		return at;
 	was = json_object_array_get_idx(js_get_array(running, d->list), (size_t)at);
-	other = other_difference(was, d->o, may);
+	r = device_complete(d, was, &now, e);
+	if (r < 0)
+		return r;
+	other = other_difference(was, now, may);
 	if (other)
 		return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "%s of %s cannot change while the VM runs; use --config, or detach the device and "
 			"attach it anew", other, js_get_str(was, "id"));
 	if (!d->is_disk)
-		return interface_live(c, was, d->o, e);
-	return is_cdrom(d) ? medium_live(c, was, d->o, e) : limits_live(c, was, d->o, e);
+		return interface_live(c, was, now, e);
+	return is_cdrom(d) ? medium_live(c, was, now, e) : limits_live(c, was, now, e);
 }
 
 /* The device keeps its id, its MAC address, its slot, and its backing files as long as it has its image. */
@@ -288,14 +347,16 @@ static int update_edit(struct cli *c, struct json_object *definition, void *opaq
 	int at = device_find(definition, d, e);
 	struct json_object *was, *now = NULL;
 	bool has_path;
+	int r;
 
 	(void)c;
 	if (at < 0)
 		return at;
 	was = json_object_array_get_idx(js_get_array(definition, d->list), (size_t)at);
-	if (json_object_deep_copy(d->o, &now, NULL) < 0)
-		return err_set_errno(e, -ENOMEM, "the device");
-	has_path = json_object_equal(js_get(was, "path"), js_get(now, "path"));
+	r = device_complete(d, was, &now, e);
+	if (r < 0)
+		return r;
+	has_path = is_same(was, now, "path");
 	json_object_object_foreach(was, key, value)
 		if (!js_get(now, key) && (is_in(key, kept) || (has_path && !strcmp(key, "backing"))))
 			js_put(now, key, json_object_get(value));

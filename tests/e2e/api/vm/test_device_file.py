@@ -145,7 +145,9 @@ def test_interface_comes_changes_and_goes(user_host, guest):  # noqa: F811
     assert face["egress"]["rules"] == rules["rules"] and face["link"] == "down" and not face.get("bandwidth")
     device(d, "update", text % "")
     face, = live(d)["interfaces"]
-    assert face.get("link", "up") == "up" and "egress" not in face
+    assert face.get("link", "up") == "up" and face["egress"]["rules"] == rules["rules"]  # XML has no such element
+    device(d, "update", {"interface": {"type": "user"}})
+    assert "egress" not in live(d)["interfaces"][0]
     r = device(d, "update", {"interface": {"type": "user", "mac": NET, "network": "10.9.0.0/24"}}, "--live", ok=False)
     assert "network of net0 cannot change while the VM runs" in r.stderr
     releasing(g, lambda: device(d, "detach", text % "", "--live", "--timeout", "60"))
