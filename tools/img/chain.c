@@ -3,6 +3,7 @@
 
 #include "base/bytes.h"
 #include "base/cleanup.h"
+#include "base/pin_name.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -192,12 +193,43 @@ static int rebase_check(struct rebase *z, struct err *e)
 	r = z->unsafe ? img_pins_refuse(&layers[0], "rebase", e) : img_snapshots_refuse(&layers[0], "rebase", e);
 	if (!r && !z->unsafe && (layers[0].header.incompatible & QCOW2_INCOMPAT_DATA_FILE))
 		r = img_probed_refuse(&o, "data", e);
-	if (!r && layers[0].format == BLOCK_FORMAT_QCOW2) {
+	if (!r && layers[0].format == BLOCK_FORMAT_QCOW2 && !(z->unsafe && layers[0].header.has_pin)) {
 		r = qcow2_backing_check(layers[0].fd, &layers[0].header, *z->base ? z->base : NULL, z->base_format, e);
 		if (r < 0)
 			err_prefix(e, "%s", o.path);
 	}
 	img_layers_free(layers, n);
+	return r;
+}
+
+/* Change the name of the image that has the pin of this overlay: the same image at another place. Under a plain name,
+ * the overlay would read what that image has now. */
+static int pin_rename(struct rebase *z, struct img_layer *y, struct err *e)
+{
+	struct img_open o = { .format = "qcow2", .no_lock = true, .no_backing = true };
+	struct img_layer source[BLOCK_LAYERS_MAX];
+	char path[2 * PATH_MAX];
+	struct qcow2_pin pin;
+	unsigned n;
+	int r;
+
+	if (!z->base || !*z->base)
+		return err_set(e, -EINVAL, ERR_INVALID, "%s would lose what it reads from the disk that it was cloned from; to copy that into it, leave "
+			"out -u", z->common.o.path);
+	if (!strncmp(z->base, PIN_NAME_PROTOCOL, PIN_NAME_PATH_AT)) /* is refused in words */
+		return qcow2_backing_check(y->fd, &y->header, z->base, z->base_format, e);
+	img_path_beside(z->common.o.path, z->base, path, sizeof(path));
+	o.path = path;
+	r = img_layers_open(&o, source, &n, e);
+	if (r < 0)
+		return r;
+	r = qcow2_pin_read(source[0].fd, path, y->header.pin.id, &pin, e);
+	if (r == -ENOENT)
+		err_set(e, r, ERR_NOT_FOUND, "%s is not the image that %s was cloned from: it lacks the pin, a hidden snapshot, with the content of then",
+			path, z->common.o.path);
+	if (!r)
+		r = qcow2_set_pin_source(y->fd, &y->header, z->base, e);
+	img_layers_free(source, n);
 	return r;
 }
 
@@ -222,7 +254,9 @@ static int image_rebase(struct rebase *z, struct err *e)
 	if (r < 0)
 		return r;
 	r = img_pins_refuse(&layers[0], "rebase", e);
-	if (!r) {
+	if (!r && z->unsafe && layers[0].header.has_pin) {
+		r = pin_rename(z, &layers[0], e);
+	} else if (!r) {
 		r = qcow2_set_backing(layers[0].fd, &layers[0].header, none ? NULL : z->base, z->base_format, e);
 		if (r < 0)
 			err_prefix(e, "%s", z->common.o.path);

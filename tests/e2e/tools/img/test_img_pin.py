@@ -103,6 +103,21 @@ def test_verbs_that_would_change_a_pin_are_refused(fork):
     assert (fork.path / "fork").read_bytes() == before
 
 
+def test_source_that_has_moved_is_found_by_its_new_name(fork):
+    """The plain name would lead to what the source has now."""
+    os.rename(fork.path / "src", fork.path / "away")
+    before = (fork.path / "fork").read_bytes()
+    assert "leave out -u" in fork.fails("rebase", "-u", "-b", "", "fork")
+    assert "is not the image that fork was cloned from" in fork.fails("rebase", "-u", "-b", "copy", "-F", "qcow2", "fork")
+    assert "No such file" in fork.fails("rebase", "-u", "-b", "none", "-F", "qcow2", "fork")
+    assert (fork.path / "fork").read_bytes() == before
+    fork.img("rebase", "-u", "-b", "away", "-F", "qcow2", "fork")
+    assert f"backing file: cairn-fork:away?snapshot={PIN.hex()}\n" in fork.img("info", "fork").stdout
+    fork.img("convert", "-O", "raw", "fork", "raw")
+    assert (fork.path / "raw").read_bytes() == fork.frozen
+    fork.qemu("convert", "fork", "out", status=1)
+
+
 def test_names_of_pins_are_given_by_live_clones_only(fork):
     name = f"cairn-fork:src?snapshot={PIN.hex()}"
     assert "only a live clone" in fork.fails("create", "-f", "qcow2", "-u", "-b", name, "-F", "qcow2", "new", "16M")
