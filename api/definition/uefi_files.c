@@ -173,18 +173,32 @@ int uefi_files_find(const char *const folders[UEFI_FOLDERS], struct uefi_files *
 	return 0;
 }
 
+/* Debian, Fedora and Arch have this in the names of files that need SMM, and not every one has a descriptor. */
+static bool is_for_secure_boot(const char *code)
+{
+	static const char *const patterns[] = { "*secboot*", "*.ms.fd", "*.snakeoil.fd" };
+	const char *slash = strrchr(code, '/'), *name = slash ? slash + 1 : code;
+
+	for (size_t i = 0; i < ARRAY_SIZE(patterns); i++)
+		if (!fnmatch(patterns[i], name, 0))
+			return true;
+	return false;
+}
+
 int uefi_files_check(const char *const folders[UEFI_FOLDERS], const char *code, struct err *e)
 {
 	CLEANUP_FREE struct descriptor *list = must_alloc(calloc(DESCRIPTORS_MAX, sizeof(*list)));
 	CLEANUP_FREE struct uefi_files *f = must_alloc(malloc(sizeof(*f)));
 	unsigned n = descriptors_list(folders, list), i = 0;
 	const struct descriptor *d;
-	bool smm = false;
+	bool smm = false, is_smm = is_for_secure_boot(code);
 
 	while ((d = descriptor_next(folders, list, n, &i, f, &smm)))
-		if (smm && !strcmp(f->code, code))
-			return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "boot.loader: %.200s needs " NO_SMM "use " DEFINITION_UEFI_PATH, code);
-	return 0;
+		if (!strcmp(f->code, code))
+			is_smm = smm;
+	if (!is_smm)
+		return 0;
+	return err_set(e, -ENOTSUP, ERR_UNSUPPORTED, "boot.loader: %.200s needs " NO_SMM "use " DEFINITION_UEFI_PATH, code);
 }
 
 int uefi_choose(const char *const folders[UEFI_FOLDERS], struct definition *d, const struct definition *old, struct err *e)

@@ -19,6 +19,11 @@
 #include <sys/stat.h>
 
 #define SIGNATURE_AT (BLOCK_SECTOR_BYTES - 2)
+/* The MBR of a disk with partitions. */
+#define MBR_CODE_BYTES 440
+#define MBR_TYPE_AT 450 /* of the first of four partitions, with 16 bytes each */
+#define MBR_TYPE_GPT 0xee
+#define MBR_TYPE_EFI 0xef
 /* The boot record of an ISO 9660 file system that boots (El Torito). */
 #define BOOT_RECORD_AT (17 * 2048)
 #define BOOT_RECORD "\0CD001\1EL TORITO SPECIFICATION"
@@ -140,10 +145,10 @@ int machine_flash_new(struct machine *m, struct device **ret_dev, struct err *e)
 	return r;
 }
 
-/* Read the bytes at an offset. Returns whether they are `want`; *ret_unknown: they could not be read. */
-static bool disk_has(struct block *b, uint64_t offset, const char *want, size_t n, bool *ret_unknown)
+/* Read the sector of an offset. Returns the byte there, in the buffer; NULL: there is none, or with *ret_unknown it
+ * could not be read. */
+static const uint8_t *disk_read(struct block *b, uint64_t offset, uint8_t sector[4096], bool *ret_unknown)
 {
-	uint8_t sector[4096] __attribute__((aligned(4096)));
 	struct iovec iov = { sector, 4096 };
 	struct block_req r = { .op = BLOCK_READ, .iov = &iov, .niov = 1 };
 	struct block_info info;
@@ -155,22 +160,54 @@ static bool disk_has(struct block *b, uint64_t offset, const char *want, size_t 
 	r.offset = begin;
 	r.len = iov.iov_len;
 	if (info.size_bytes < r.offset + r.len)
-		return false;
+		return NULL;
 	if (block_run(b, &r) < 0) {
 		*ret_unknown = true;
-		return false;
+		return NULL;
 	}
-	return !memcmp(sector + (offset - begin), want, n);
+	return sector + (offset - begin);
 }
 
-enum boots { BOOTS_NOT, BOOTS, BOOTS_AS_CD, BOOTS_QCOW2 };
+/* Whether these bytes are at the offset. */
+static bool disk_has(struct block *b, uint64_t offset, const char *want, size_t n, bool *ret_unknown)
+{
+	uint8_t sector[4096] __attribute__((aligned(4096)));
+	const uint8_t *at = disk_read(b, offset, sector, ret_unknown);
+
+	return at && !memcmp(at, want, n);
+}
+
+/* Whether the first sector has a signature but no code, and a partition of EFI or a GPT. */
+static bool disk_is_for_uefi(struct block *b, bool *ret_unknown)
+{
+	uint8_t sector[4096] __attribute__((aligned(4096)));
+	const uint8_t *mbr = disk_read(b, 0, sector, ret_unknown);
+	bool efi = false;
+
+	if (!mbr || memcmp(mbr + SIGNATURE_AT, "\x55\xaa", 2))
+		return false;
+	for (unsigned i = 0; i < MBR_CODE_BYTES; i++)
+		if (mbr[i])
+			return false;
+	for (unsigned i = 0; i < 4; i++) {
+		uint8_t type = mbr[MBR_TYPE_AT + 16 * i];
+
+		efi |= type == MBR_TYPE_GPT || type == MBR_TYPE_EFI;
+	}
+	return efi;
+}
+
+enum boots { BOOTS_NOT, BOOTS, BOOTS_AS_CD, BOOTS_QCOW2, BOOTS_BY_UEFI };
 
 /* Find out whether the firmware can boot the disk. BOOTS_AS_CD: it has only the boot record of a CD, and is no CD drive
- * of the SCSI controller; BOOTS_QCOW2: it is a qcow2 image that the guest sees as raw. */
+ * of the SCSI controller; BOOTS_QCOW2: it is a qcow2 image that the guest sees as raw; BOOTS_BY_UEFI: a BIOS finds no
+ * code in its boot sector. */
 static enum boots disk_boots(struct block *b, bool cdrom)
 {
 	bool unknown = false, record, sector, qcow2;
 
+	if (!cdrom && disk_is_for_uefi(b, &unknown))
+		return BOOTS_BY_UEFI;
 	sector = !cdrom && disk_has(b, SIGNATURE_AT, "\x55\xaa", 2, &unknown);
 	record = disk_has(b, BOOT_RECORD_AT, BOOT_RECORD, sizeof(BOOT_RECORD) - 1, &unknown);
 	qcow2 = disk_has(b, 0, QCOW2_MAGIC, sizeof(QCOW2_MAGIC) - 1, &unknown);
@@ -181,7 +218,7 @@ static enum boots disk_boots(struct block *b, bool cdrom)
 
 int machine_check_bootable(struct machine *m, struct err *e)
 {
-	const char *as_cd = NULL, *qcow2 = NULL;
+	const char *as_cd = NULL, *qcow2 = NULL, *by_uefi = NULL;
 	char names[160] = "";
 	size_t n = 0;
 
@@ -197,12 +234,18 @@ int machine_check_bootable(struct machine *m, struct err *e)
 		case BOOTS_QCOW2:
 			qcow2 = m->disks[i].id;
 			break;
+		case BOOTS_BY_UEFI:
+			by_uefi = by_uefi ? by_uefi : m->disks[i].id;
+			break;
 		default:
 			break;
 		}
 		if (n < sizeof(names))
 			n += (size_t)snprintf(names + n, sizeof(names) - n, "%s%s", i ? ", " : "", m->disks[i].id);
 	}
+	if (by_uefi)
+		return err_set(e, -ENXIO, ERR_INVALID, "no disk has a boot sector with code (%s); %s boots by UEFI: give the VM \"firmware\": \"uefi\" in "
+			"\"boot\" (cairn edit)", names, by_uefi);
 	if (as_cd)
 		return err_set(e, -ENXIO, ERR_INVALID, "no disk has a boot sector (%s); %s has the boot record of a CD: give it "
 			"\"device\": \"cdrom\" and \"bus\": \"scsi\", then the firmware boots it", names, as_cd);

@@ -155,6 +155,22 @@ def test_machine_versions_have_these_devices(daemon, kvm, tmp_path, version):
     assert now == MACHINE
 
 
+def test_start_of_a_disk_for_uefi_fails(daemon, kvm, tmp_path):
+    """sfdisk writes a boot sector without code, with which a BIOS would do nothing at all."""
+    for table, label in (("gpt", ""), ("dos", "start=2048, type=ef"), ("dos", "start=2048, type=83")):
+        path = tmp_path / "a"
+        with open(path, "wb") as f:
+            f.truncate(16 << 20)
+        subprocess.run(["/sbin/sfdisk", "-q", path], input=f"label: {table}\n{label}\n", text=True, check=True)
+        daemon.define("vm1", memory="64M", boot=None, disks=[{"path": str(path), "format": "raw"}])
+        if label.endswith("83"):
+            daemon.cairn("start", "vm1")
+            daemon.cairn("destroy", "vm1")
+        else:
+            said = daemon.cairn("start", "vm1", ok=False).stderr
+            assert 'no disk has a boot sector with code (vda); vda boots by UEFI: give the VM "firmware": "uefi" in "boot" (cairn edit)' in said
+
+
 def test_start_without_boot_sector_fails(daemon, kvm, tmp_path):
     """The VM does not run, and its error names the disks and the ways out. Where the network boots, disks may be
     empty."""

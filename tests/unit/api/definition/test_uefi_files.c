@@ -109,6 +109,13 @@ static void test_descriptors_with_smm_only_are_refused(void **state)
 	assert_int_equal(uefi_files_check(f->folders, "/secure", &f->e), -ENOTSUP);
 	assert_non_null(strstr(f->e.msg, "boot.loader: /secure needs system management mode"));
 	assert_int_equal(uefi_files_check(f->folders, "/other", &f->e), 0);
+	/* Names that tell of Secure Boot, without a descriptor; a descriptor knows better. */
+	assert_int_equal(uefi_files_check(f->folders, "/usr/share/OVMF/OVMF_CODE.secboot.fd", &f->e), -ENOTSUP);
+	assert_int_equal(uefi_files_check(f->folders, "/usr/share/OVMF/OVMF_CODE_4M.ms.fd", &f->e), -ENOTSUP);
+	assert_int_equal(uefi_files_check(f->folders, "/usr/share/OVMF/OVMF_CODE_4M.snakeoil.fd", &f->e), -ENOTSUP);
+	assert_int_equal(uefi_files_check(f->folders, "/secboot/OVMF_CODE.fd", &f->e), 0);
+	descriptor_put(f->second, "40-plain.json", "flash", "pc-q35-*", "", "/plain.secboot.fd");
+	assert_int_equal(uefi_files_check(f->folders, "/plain.secboot.fd", &f->e), 0);
 }
 
 /* The first folder alone has more descriptors than are read. */
