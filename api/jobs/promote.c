@@ -74,6 +74,7 @@ struct promotion {
 	struct loop_timer *again; /* owned; NULL: not needed yet */
 	unsigned tries; /* to give the ports back */
 	struct err why; /* of the first work that failed */
+	struct err refusal; /* why it was given up */
 	bool failed;
 	void (*stored)(struct promotion *p);
 };
@@ -113,15 +114,6 @@ static void promotion_halt(struct promotion *p, const struct err *why)
 
 	err_set(&e, -EIO, ERR_HOST, "%.300s; the next daemon finishes the promotion", why->msg);
 	promotion_end(p, NULL, &e);
-}
-
-/* Nothing was changed yet: abort, so that the next daemon does not continue. */
-static void promotion_give_up(struct promotion *p, const struct err *why)
-{
-	struct err e;
-
-	store_remove_file(p->host->store, p->winner->def->name, PROMOTE_FILE, STORE_EVENTUALLY, NULL, &e);
-	promotion_end(p, NULL, why);
 }
 
 /* ---- writes of the store ---- */
@@ -173,6 +165,30 @@ static void work_begun(struct promotion *p, int r, const struct err *e)
 		p->busy++;
 	else
 		work_failed(p, e);
+}
+
+/* ---- giving up ---- */
+
+static void given_up(struct promotion *p)
+{
+	struct err e = p->refusal;
+
+	if (p->failed)
+		err_set(&e, -EIO, ERR_HOST, "%.300s; the next daemon may promote it all the same, because this one cannot forget the promotion: %.200s",
+			p->refusal.msg, p->why.msg);
+	promotion_end(p, NULL, &e);
+}
+
+/* Nothing was changed yet: abort, so that no later daemon continues. */
+static void promotion_give_up(struct promotion *p, const struct err *why)
+{
+	struct err e;
+
+	p->refusal = *why;
+	p->failed = false;
+	works_begin(p, given_up);
+	work_begun(p, store_remove_file(p->host->store, p->winner->def->name, PROMOTE_FILE, STORE_WITH_WORK, work_next(p), &e), &e);
+	works_end(p);
 }
 
 /* ---- the file that the next daemon reads ---- */
