@@ -20,6 +20,7 @@
 #include "tools/cairn/verbs/jobs.h"
 
 #include <ctype.h>
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -266,10 +267,12 @@ static int server_start(const struct backup *b, struct json_object *disk, const 
 	return r;
 }
 
-/* Return whether the process is the server of that socket: its number may belong to another one by now. */
-static bool is_server(pid_t pid, const char *socket)
+/* Return whether the process is the server of that socket, and has another word in its command line, too: its number
+ * may belong to another one by now. more: NULL: no other word. */
+static bool is_server(pid_t pid, const char *socket, const char *more)
 {
 	char path[64], text[4 * PATH_MAX];
+	bool found = false, more_found = !more;
 	ssize_t n;
 	int fd;
 
@@ -281,35 +284,68 @@ static bool is_server(pid_t pid, const char *socket)
 	if (n <= 0)
 		return false;
 	text[n] = 0;
-	for (char *p = text; p < text + n; p += strlen(p) + 1)
-		if (!strcmp(p, socket))
-			return strstr(text, "nbdkit") != NULL;
-	return false;
+	for (char *p = text; p < text + n; p += strlen(p) + 1) {
+		found |= !strcmp(p, socket);
+		more_found = more_found || !strcmp(p, more);
+	}
+	return found && more_found && strstr(text, "nbdkit") != NULL;
 }
 
-static void server_end(const char *folder, const char *id)
+/* Return the process that serves a disk in the folder; 0: there is none. more: as in is_server(). */
+static int server_find(const char *folder, const char *id, const char *more)
 {
 	char socket[PATH_MAX], pid[PATH_MAX], text[32] = "";
-	int fd, number;
+	CLEANUP_CLOSE int fd = -1;
+	int number;
 
 	server_path(folder, id, "sock", socket);
 	server_path(folder, id, "pid", pid);
 	fd = open(pid, O_RDONLY | O_CLOEXEC);
-	if (fd >= 0 && read(fd, text, sizeof(text) - 1) > 0) {
-		number = atoi(text);
-		if (number > 1 && is_server(number, socket))
-			kill(number, SIGTERM);
-	}
-	if (fd >= 0)
-		close(fd);
-	unlink(socket);
-	unlink(pid);
+	number = fd >= 0 && read(fd, text, sizeof(text) - 1) > 0 ? atoi(text) : 0;
+	return number > 1 && is_server(number, socket, more) ? number : 0;
 }
 
-static void servers_end(const char *folder, struct json_object *disks)
+static void server_end(const char *folder, const char *id)
+{
+	int number = server_find(folder, id, NULL);
+	char path[PATH_MAX];
+
+	if (number)
+		kill(number, SIGTERM);
+	server_path(folder, id, "sock", path);
+	unlink(path);
+	server_path(folder, id, "pid", path);
+	unlink(path);
+}
+
+/* End the servers of disks that were detached since the backup began. snapshot: its name. */
+static void lost_servers_end(const char *folder, const char *snapshot)
+{
+	CLEANUP_FREE char *word = NULL;
+	DIR *dir = asprintf(&word, "snapshot=%s", snapshot) < 0 ? NULL : opendir(folder);
+	struct dirent *de;
+
+	while (dir && (de = readdir(dir))) {
+		char *end = strrchr(de->d_name, '.');
+
+		if (!end || strcmp(end, ".pid"))
+			continue;
+		*end = 0;
+		if (!server_find(folder, de->d_name, word))
+			continue;
+		server_end(folder, de->d_name);
+		fprintf(stderr, "warning: disk %s was detached during the backup, so its image keeps the snapshot %s; delete it with: cairn-img "
+			"snapshot -d %s IMAGE\n", de->d_name, snapshot, shell_word(snapshot).s);
+	}
+	if (dir)
+		closedir(dir);
+}
+
+static void servers_end(const char *folder, struct json_object *disks, const char *snapshot)
 {
 	for (size_t i = 0; disks && i < json_object_array_length(disks); i++)
 		server_end(folder, id_of(json_object_array_get_idx(disks, i)));
+	lost_servers_end(folder, snapshot);
 	rmdir(folder); /* fails if it has other files */
 }
 
@@ -655,7 +691,7 @@ static int backup_end(struct cli *c, struct json_object *backup, struct err *e)
 	if (r < 0)
 		return r;
 	if (folder && *folder == '/')
-		servers_end(folder, js_get_array(definition, "disks"));
+		servers_end(folder, js_get_array(definition, "disks"), js_get_str_or(backup, "name", ""));
 	return snapshot_end(c, js_get_str_or(backup, "name", ""), has_tag(backup, CHECKPOINT), e);
 }
 

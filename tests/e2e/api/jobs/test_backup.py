@@ -92,6 +92,21 @@ def test_pull_serves_the_disk_of_one_instant_until_it_is_aborted(vm):
     check(g.d, "disk0.qcow2")
 
 
+def test_server_of_a_disk_that_was_detached_ends_with_the_backup(vm):
+    """Its image, which is no disk of the VM any more, keeps the snapshot, and the warning says so."""
+    g = vm("qcow2", "qcow2")
+    r = begin(g.d, "--pull", "--socket", "socks")
+    pids = [int((g.d.tmp / f"socks/{disk}.pid").read_text()) for disk in ("vda", "vdb")]
+    g.console.close()
+    g.d.cairn("destroy", "vm1")
+    g.d.cairn("detach-disk", "vm1", "vdb", "--config")
+    said = g.d.cairn("domjobabort", "vm1").stderr
+    assert f"disk vdb was detached during the backup, so its image keeps the snapshot {r['snapshot']}; delete it with: cairn-img" in said
+    until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids))
+    assert not os.path.exists(g.d.tmp / "socks") and snapshots(g.d) == []
+    img(g.d, "snapshot", "-d", r["snapshot"], "disk1.qcow2")
+
+
 def test_uri_of_a_folder_with_special_characters(vm):
     g = vm()
     g.write(1)
