@@ -60,6 +60,8 @@ static int open_failed(const struct config_file *f, struct err *e)
 	else if (f->drive) {
 		snprintf(eject, sizeof(eject), "; without this medium, eject it first: cairn change-media VM %s --eject", f->drive);
 		hint = eject;
+	} else if (error == ENOENT && f->block && strstr(f->key, "backing")) {
+		hint = "; if the file has moved, give its new path in the definition, and in the image above it (cairn-img rebase -u)";
 	}
 	return err_set(e, -error, err_class_of_errno(error), "%s: %s: %s%s", f->key, f->path,
 		strerror(error), hint);

@@ -23,6 +23,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mount.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
 #include <sys/utsname.h>
@@ -382,17 +383,47 @@ static void huge_pages_probe(struct host_check *c)
 		remedy(c, "as root, if a VM shall have them: sysctl vm.nr_hugepages=N, with N half of its memory in MiB");
 }
 
+/* Let a child try something. Returns 0, or the errno of the failed step. */
+static int child_try(int (*step)(void))
+{
+	int status;
+	pid_t pid = fork();
+
+	if (pid < 0)
+		return errno;
+	if (!pid)
+		_exit(step());
+	while (waitpid(pid, &status, 0) < 0)
+		if (errno != EINTR)
+			return errno;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : EPERM; /* a seccomp filter may kill */
+}
+
 #define THP "/sys/kernel/mm/transparent_hugepage"
 
-/* Memory files have no huge pages then, regardless of their mount's option. */
-static bool huge_pages_are_denied(void)
+/* deny: memory files have no huge pages, regardless of their mount's option. never: only those of a mount with the
+ * option have them. */
+static bool huge_pages_chosen(const char *word)
 {
 	CLEANUP_CLOSE int fd = open(THP "/shmem_enabled", O_RDONLY | O_CLOEXEC);
 	char choices[128];
 	ssize_t n = fd < 0 ? 0 : read(fd, choices, sizeof(choices) - 1);
 
 	choices[MAX(n, 0)] = 0;
-	return strstr(choices, "[deny]");
+	return strstr(choices, word);
+}
+
+/* In a child: make the file system of a VM's memory, as cairn-vm does (vmm/kvm/host_files.c). Returns 0 or errno. */
+static int huge_file_system_make(void)
+{
+	int fs;
+
+	if ((geteuid() && unshare(CLONE_NEWUSER) < 0) || unshare(CLONE_NEWNS) < 0)
+		return errno;
+	fs = fsopen("tmpfs", FSOPEN_CLOEXEC);
+	if (fs < 0 || fsconfig(fs, FSCONFIG_SET_STRING, "huge", "advise", 0) < 0 || fsconfig(fs, FSCONFIG_CMD_CREATE, NULL, NULL, 0) < 0)
+		return errno;
+	return 0;
 }
 
 static void transparent_huge_pages_probe(struct host_check *c)
@@ -400,6 +431,7 @@ static void transparent_huge_pages_probe(struct host_check *c)
 	const char *kind = kvm_host_extension();
 	bool nested = kind && !is_off(!strcmp(kind, "vmx") ? EPT : NPT);
 	struct utsname u;
+	int error;
 
 	if (!nested) {
 		found(c, HOST_MISSING, "not used without nested paging");
@@ -410,9 +442,12 @@ static void transparent_huge_pages_probe(struct host_check *c)
 	} else if (access(THP, F_OK) < 0) {
 		found(c, HOST_MISSING, "this kernel has none");
 		remedy(c, "use a kernel with CONFIG_TRANSPARENT_HUGEPAGE");
-	} else if (huge_pages_are_denied()) {
+	} else if (huge_pages_chosen("[deny]")) {
 		found(c, HOST_MISSING, "turned off for shared memory (shmem_enabled is deny)");
 		remedy(c, "as root: echo never > " THP "/shmem_enabled");
+	} else if (huge_pages_chosen("[never]") && (error = child_try(huge_file_system_make)) != 0) {
+		found(c, HOST_MISSING, "VMs of this user cannot make a tmpfs with huge pages: %s", strerror(error));
+		remedy(c, "see the checks user-namespaces and namespaces, or as root: echo advise > " THP "/shmem_enabled");
 	} else {
 		found(c, HOST_OK, "for guests with 128 MiB of memory and more");
 	}
@@ -528,26 +563,15 @@ static void memory_pressure_probe(struct host_check *c)
 
 /* ---- user namespaces ---- */
 
-/* Ask a child to enter namespaces, in two steps. Returns 0, or the errno of the failed step. */
-static int namespaces_try(int first, int second)
+/* Use the privileges in the user namespace, too: AppArmor may allow the namespace and deny those. */
+static int user_namespace_enter(void)
 {
-	int status;
-	pid_t pid = fork();
-
-	if (pid < 0)
-		return errno;
-	if (!pid)
-		_exit(unshare(first) < 0 || unshare(second) < 0 ? errno : 0);
-	while (waitpid(pid, &status, 0) < 0)
-		if (errno != EINTR)
-			return errno;
-	return WIFEXITED(status) ? WEXITSTATUS(status) : EPERM; /* a seccomp filter may kill */
+	return unshare(CLONE_NEWUSER) < 0 || unshare(CLONE_NEWNS) < 0 ? errno : 0;
 }
 
-/* Use the privileges in the user namespace, too: AppArmor may allow the namespace and deny those. */
 static int user_namespace_try(void)
 {
-	return namespaces_try(CLONE_NEWUSER, CLONE_NEWNS);
+	return child_try(user_namespace_enter);
 }
 
 static void user_namespaces_probe(struct host_check *c)
@@ -574,6 +598,11 @@ static void user_namespaces_probe(struct host_check *c)
 		remedy(c, "in a container or chroot: allow the system calls clone and unshare with CLONE_NEWUSER, or run outside");
 }
 
+static int namespaces_enter(void)
+{
+	return unshare(CLONE_NEWNS | CLONE_NEWNET) < 0 || unshare(CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID) < 0 ? errno : 0;
+}
+
 /* The namespaces that root's programs make without a user namespace. Finds nothing for other users. */
 static void namespaces_probe(struct host_check *c)
 {
@@ -581,7 +610,7 @@ static void namespaces_probe(struct host_check *c)
 
 	if (geteuid())
 		return;
-	error = namespaces_try(CLONE_NEWNS | CLONE_NEWNET, CLONE_NEWIPC | CLONE_NEWUTS | CLONE_NEWPID);
+	error = child_try(namespaces_enter);
 	if (!error) {
 		found(c, HOST_OK, "root may create them");
 		return;

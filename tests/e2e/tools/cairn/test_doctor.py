@@ -274,6 +274,21 @@ def test_transparent_huge_pages_that_the_kernel_lacks_are_told(cairn_path, tmp_p
 
 
 @needs_root
+@pytest.mark.parametrize("chosen", ["never", "advise"])
+def test_huge_pages_that_only_this_user_lacks_are_told(kvm, cairn_path, tmp_path, chosen):
+    """As in a container without CAP_SYS_ADMIN. Memory in a plain memory file has them if the host allows that."""
+    if vendor_module() == "kvm_pvm" or [int(n) for n in re.findall(r"\d+", os.uname().release)[:2]] < [6, 6]:
+        pytest.skip("VMs have no huge pages on this host")
+    words = " ".join(f"[{w}]" if w == chosen else w for w in ("always", "within_size", "advise", "never", "deny", "force"))
+    script = f"echo '{words}' > {tmp_path}/s; mount --bind {tmp_path}/s /sys/kernel/mm/transparent_hugepage/shmem_enabled"
+    trace = ["strace", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fsopen", "-e", "inject=fsopen:error=EPERM"]
+    c = checks(cairn_path, before=[*in_namespace(script), *trace])["transparent-huge-pages"]
+    assert c["status"] == ("missing" if chosen == "never" else "ok")
+    if chosen == "never":
+        assert c["found"] == "VMs of this user cannot make a tmpfs with huge pages: Operation not permitted" and "user-namespaces" in c["remedy"]
+
+
+@needs_root
 def test_nested_paging_that_is_off_or_absent_is_told(kvm, cairn_path, tmp_path):
     if vendor_module() == "kvm_pvm":
         c = checks(cairn_path)["nested-paging"]
