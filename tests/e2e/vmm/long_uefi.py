@@ -72,6 +72,31 @@ def test_disk_without_order_boots_after_devices_with_one(daemon, kvm, tmp_path, 
     console.close()
 
 
+def write_efi_iso(path):
+    """Write an ISO as those of installers, with a FAT image that UEFI boots (El Torito)."""
+    efidisk.make(path / "raw", os.path.join(GUESTS, "efi_app.efi"))
+    (path / "iso").mkdir()
+    with open(path / "raw", "rb") as f:
+        f.seek(efidisk.FIRST * efidisk.SECTOR)
+        (path / "iso" / "efi.img").write_bytes(f.read(efidisk.SECTORS * efidisk.SECTOR))
+    subprocess.run(["xorriso", "-as", "mkisofs", "-quiet", "-o", path / "cd.iso", "-e", "efi.img", "-no-emul-boot", path / "iso"], check=True)
+    return {"id": "cd", "device": "cdrom", "path": str(path / "cd.iso"), "format": "raw"}
+
+
+@pytest.mark.parametrize("bus", ["scsi", "virtio"])
+@pytest.mark.parametrize("way", ["order", "option", "empty disk"])
+def test_cd_boots(daemon, kvm, tmp_path, bus, way):
+    """The CD comes first by boot_order or `start --boot cdrom`, or because the disk before it boots nothing."""
+    with open(tmp_path / "empty", "wb") as f:
+        f.truncate(1 << 20)
+    cd = {**write_efi_iso(tmp_path), "bus": bus, **({"boot_order": 1} if way == "order" else {})}
+    daemon.define("vm1", memory="128M", boot={"firmware": "uefi"}, disks=[{"path": str(tmp_path / "empty"), "format": "raw"}, cd])
+    daemon.cairn("start", "vm1", *(["--boot", "cdrom"] if way == "option" else []))
+    console = attach(daemon, "vm1")
+    boot(console, "var=no")
+    console.close()
+
+
 def read_raw(console, end):
     """Read until the console says `end`; a prompt has no newline."""
     said = ""
