@@ -6,6 +6,7 @@
 #include "tools/cairn/output.h"
 
 #include <math.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -59,14 +60,14 @@ static bool names_first(const struct cli *c, const char *name, size_t len)
 static const struct {
 	const char *name, *word;
 } virsh_names[] = { { "device", "DISK" }, { "path", "DISK" }, { "cmd", "COMMAND" }, { "keycode", "KEY..." }, { "newname", "NAME" },
-	{ "command", "ACTION" }, { "command", "VERB..." }, { "xml", "ENTRY" }, { "network", "UUID" }, { "name", "POOL" } };
+	{ "command", "ACTION" }, { "command", "VERB..." }, { "xml", "ENTRY" }, { "xml", "DEFINITION" }, { "network", "UUID" },
+	{ "name", "POOL" }, { "kilobytes", "SIZE" } };
 
-static bool is_name_of(const char *name, size_t len, const char *word)
+/* word: the positional in the verb's line of arguments. */
+static bool is_virsh_name_of(const char *name, size_t len, const char *word)
 {
 	size_t n = strcspn(word, " []");
 
-	if (n == len && !strncasecmp(word, name, len))
-		return true;
 	for (size_t i = 0; i < ARRAY_SIZE(virsh_names); i++)
 		if (strlen(virsh_names[i].name) == len && !strncmp(virsh_names[i].name, name, len) && strlen(virsh_names[i].word) == n &&
 			!strncmp(virsh_names[i].word, word, n))
@@ -75,20 +76,23 @@ static bool is_name_of(const char *name, size_t len, const char *word)
 }
 
 /* As in virsh, the option is --domain or --file for the first positional that is a VM or file, and for others the word
- * in the verb's line of arguments. */
+ * in the verb's line of arguments. That word takes precedence over virsh's other name of a positional before it. */
 int option_positional(const struct cli *c, const char *name, size_t len)
 {
 	const char *word = c->verb->args;
+	int other = -1;
 
 	if (names_first(c, name, len))
 		return 0;
 	for (int i = 0; i < CLI_NAMED_MAX && *word; i++) {
 		word += strspn(word, " [");
-		if ((i || !c->verb->names) && is_name_of(name, len, word))
+		if ((i || !c->verb->names) && strcspn(word, " []") == len && !strncasecmp(word, name, len))
 			return i;
+		if ((i || !c->verb->names) && other < 0 && is_virsh_name_of(name, len, word))
+			other = i;
 		word += strcspn(word, " ");
 	}
-	return -1;
+	return other;
 }
 
 static const char *option_name_at(const void *opaque, size_t i)
@@ -101,6 +105,21 @@ static const char *option_name_at(const void *opaque, size_t i)
 	return i < n ? v->options[i].name : i > n ? NULL : v->prints ? "format" : NULL;
 }
 
+/* Print the error and the advice. Returns CLI_USAGE. */
+static int usage_advise(const char *advice, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+static int usage_advise(const char *advice, const char *fmt, ...)
+{
+	va_list ap;
+
+	va_start(ap, fmt);
+	fputs("error: ", stderr);
+	vfprintf(stderr, fmt, ap);
+	fprintf(stderr, "\nerror: %s\n", advice);
+	va_end(ap);
+	return CLI_USAGE;
+}
+
 /* name: of the option, without its dashes. */
 static int option_missing(const struct cli *c, const char *dashes, const char *name, size_t len)
 {
@@ -109,10 +128,8 @@ static int option_missing(const struct cli *c, const char *dashes, const char *n
 
 	snprintf(word, sizeof(word), "%.*s", (int)len, name);
 	advice = foreign_option_advice(c->verb->name, word);
-	if (advice) {
-		fprintf(stderr, "error: %s has no option %s%s\nerror: %s\n", c->verb->name, dashes, word, advice);
-		return CLI_USAGE;
-	}
+	if (advice)
+		return usage_advise(advice, "%s has no option %s%s", c->verb->name, dashes, word);
 	if (!dashes[1])
 		return cli_usage(c, "%s has no option -%.*s", c->verb->name, (int)len, name);
 	return cli_usage(c, "%s has no option --%.*s%s", c->verb->name, (int)len, name,
@@ -152,6 +169,15 @@ static int option_words_check(const struct cli *c, const struct verb_option *o, 
 	return cli_usage(c, "--%s must be %s, not \"%s\"", o->name, list, value);
 }
 
+static int option_set(struct cli *c, int at, const char *value)
+{
+	int r;
+
+	c->options[at] = value;
+	r = option_words_check(c, &c->verb->options[at], value);
+	return r ? r : option_keep(c, at, value);
+}
+
 /* Parse the option at argv[*i] and move *i over its value. */
 static int option_take(struct cli *c, int argc, char **argv, int *i)
 {
@@ -161,7 +187,7 @@ static int option_take(struct cli *c, int argc, char **argv, int *i)
 	bool format = c->verb->prints && len == 6 && !strncmp(name, "format", 6);
 	int at = option_index(c, name, len);
 	const struct verb_option *o = at >= 0 ? &c->verb->options[at] : NULL;
-	int place = o ? -1 : option_positional(c, name, len), r;
+	int place = o ? -1 : option_positional(c, name, len);
 
 	if (!o && !format && place < 0)
 		return option_missing(c, "--", name, len);
@@ -181,9 +207,7 @@ static int option_take(struct cli *c, int argc, char **argv, int *i)
 		c->named[place] = value;
 		return 0;
 	}
-	c->options[at] = value;
-	r = option_words_check(c, o, value);
-	return r ? r : option_keep(c, at, value);
+	return option_set(c, at, value);
 }
 
 /* Options that users of docker and of virt-clone type by their letter. */
@@ -269,6 +293,66 @@ static int named_insert(struct cli *c)
 	return 0;
 }
 
+/* Options whose values virsh also takes as further words, in this order. The values of one with dots go on. */
+static const struct {
+	const char *verbs, *options; /* both separated by blanks */
+} virsh_places[] = {
+	{ "vol-info vol-dumpxml vol-path vol-delete vol-resize vol-clone", "pool" },
+	{ "vol-download vol-upload", "pool offset length" },
+	{ "vol-create-as", "allocation format backing-vol backing-vol-format" },
+	{ "pool-define-as", "source-host source-path source-dev source-name target" },
+	{ "attach-interface", "target mac script model" },
+	{ "detach-interface", "mac" },
+	{ "domifaddr", "source" },
+	{ "domdirtyrate-calc", "seconds mode" },
+	{ "domfsfreeze domfsthaw", "mountpoint..." },
+	{ "domfstrim", "minimum mountpoint" },
+	{ "console", "devname" },
+	{ "snapshot-create", "xmlfile" },
+	{ "snapshot-current", "snapshotname" },
+};
+
+/* Take a word behind the verb's positionals as virsh does.
+ * *options: of virsh_places; set to the options after the word's.
+ * Returns 0; CLI_USAGE. */
+static int place_take(struct cli *c, const char *value, const char **options)
+{
+	const char *advice = NULL;
+	char name[40];
+
+	while (**options) {
+		size_t len = strcspn(*options, " .");
+		int at = option_index(c, *options, len);
+		bool many = (*options)[len] == '.';
+
+		snprintf(name, sizeof(name), "%.*s", (int)len, *options);
+		*options += many ? 0 : len + ((*options)[len] == ' ');
+		if (at >= 0 && (many || !c->options[at]))
+			return option_set(c, at, value);
+		if (at < 0 && !strcmp(value, "-")) /* virsh's users leave an option out so */
+			return 0;
+		if (at < 0) {
+			advice = foreign_option_advice(c->verb->name, name);
+			break;
+		}
+	}
+	return advice ? usage_advise(advice, "%s does not take \"%s\"", c->verb->name, value) : cli_usage(c, "%s does not take \"%s\"", c->verb->name, value);
+}
+
+static int places_take(struct cli *c)
+{
+	const char *options = "";
+	int r = 0;
+
+	for (size_t i = 0; i < ARRAY_SIZE(virsh_places); i++)
+		if (words_have(virsh_places[i].verbs, ' ', c->verb->name))
+			options = virsh_places[i].options;
+	for (size_t i = c->verb->max; i < c->npos && !r; i++)
+		r = place_take(c, c->pos[i], &options);
+	c->npos = MIN(c->npos, c->verb->max);
+	return r;
+}
+
 static int positionals_check(struct cli *c)
 {
 	bool all = option_index(c, "all", 3) >= 0 && option_flag(c, "all");
@@ -278,10 +362,7 @@ static int positionals_check(struct cli *c)
 		return r;
 	if (c->npos < c->verb->min && !all)
 		return cli_usage(c, "%s needs %s", c->verb->name, c->verb->args);
-	if (c->npos > c->verb->max)
-		return cli_usage(c, "%s does not take \"%s\"", c->verb->name,
-			c->pos[c->verb->max]);
-	return 0;
+	return places_take(c);
 }
 
 /* Return whether the words after these are the guest's program and its arguments, options too. */

@@ -1,0 +1,76 @@
+"""Command lines of virsh whose form differs from Cairn's own: positionals that are options here, other names of
+options, and commands in one word. Cairn accepts them, or names its own form."""
+
+import json
+import os
+
+import pytest
+
+from clilib import cairn
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def pool(fake):
+    folder = fake.tmp / "images"
+    folder.mkdir()
+    # virsh's documented form: source-host, source-path, source-dev, source-name, target
+    fake.cairn("pool-define-as", "images", "dir", "-", "-", "-", "-", str(folder))
+    return folder
+
+
+def test_pool_may_follow_the_volume(fake, pool):
+    fake.cairn("vol-create-as", "images", "d", "2M", "2M", "raw")
+    assert (pool / "d").stat().st_size == 2 * MIB == (pool / "d").stat().st_blocks * 512
+    assert fake.cairn("vol-info", "d", "images").stdout == fake.cairn("vol-info", "d", "--pool", "images").stdout
+    assert fake.cairn("vol-path", "d", "images").stdout == f"{pool}/d\n" and f"<key>{pool}/d</key>" in fake.cairn("vol-dumpxml", "d", "images").stdout
+    fake.cairn("vol-resize", "d", "3M", "images")
+    fake.cairn("vol-clone", "d", "c", "images")
+    assert (pool / "c").stat().st_size == 3 * MIB
+    fake.cairn("vol-download", "c", str(fake.tmp / "out"), "images", "1M", "4096")
+    assert (fake.tmp / "out").stat().st_size == 4096
+    fake.cairn("vol-upload", "--pool", "images", "c", str(fake.tmp / "out"), "0")
+    fake.cairn("vol-delete", "c", "images")
+    assert os.listdir(pool) == ["d"]
+    assert 'vol-delete does not take "more"' in fake.cairn("vol-delete", "d", "images", "more", ok=2).stderr
+
+
+def test_name_is_the_word_of_that_name_and_not_the_pool(fake, pool):
+    fake.cairn("vol-create-as", "--pool", "images", "--name", "b.qcow2", "--capacity", "1M")
+    fake.cairn("vol-create-as", "images", "--name", "zz", "--capacity", "1M")
+    assert sorted(os.listdir(pool)) == ["b.qcow2", "zz"]
+    fake.cairn("pool-define-as", "--name", "two", "--type", "dir", "--target", str(fake.tmp))
+    assert fake.cairn("pool-list", "--name").stdout.split() == ["images", "two"]
+
+
+@pytest.mark.parametrize("words, says", [
+    (["pool-define-as", "p", "dir", "host", "-", "-", "-", "/f"], "a pool is a folder: "),
+    (["snapshot-create", "vm1", "snap.xml"], "cairn snapshot-create-as VM NAME DESCRIPTION takes name"),
+    (["snapshot-current", "vm1", "s1"], "cairn snapshot-revert VM NAME makes"),
+    (["console", "vm1", "serial0"], "--serial or --virtio chooses the console"),
+    (["domfsthaw", "vm1", "/mnt"], "leave it out: domfsthaw allows"),
+    (["domfstrim", "vm1", "0", "/mnt"], "leave it out: domfstrim trims")])
+def test_forms_without_a_place_here_get_advice(words, says):
+    r = cairn("-c", "/nonexistent", *words)
+    assert r.returncode == 2 and r.stderr.splitlines()[1].startswith("error: ") and says in r.stderr.splitlines()[1], r.stderr
+
+
+@pytest.mark.parametrize("words", [
+    ["detach-interface", "vm1", "network", "52:54:00:00:00:01"], ["attach-interface", "vm1", "user", "", "net5"],
+    ["domifaddr", "vm1", "net0", "agent"], ["domifaddr", "--full", "vm1", "net0", "lease"], ["domdirtyrate-calc", "vm1", "1"],
+    ["domfsfreeze", "vm1", "/mnt", "/srv"], ["domfstrim", "vm1", "4096"], ["setmem", "vm1", "--kilobytes", "1024"],
+    ["save-image-define", "--file", "f", "--xml", "x"]])
+def test_forms_of_virsh_pass_the_check_of_the_command_line(words):
+    r = cairn("-c", "/nonexistent", *words)
+    assert r.returncode in (1, 3, 7) and "see cairn help" not in r.stderr, r.stderr
+
+
+def test_word_that_follows_as_an_option_is_checked():
+    assert '--source must be agent or lease, not "arp"' in cairn("-c", "/nonexistent", "domifaddr", "vm1", "net0", "arp").stderr
+
+
+def test_kilobytes_name_the_size(fake):
+    fake.define("vm1")
+    fake.cairn("setmem", "vm1", "--kilobytes", "131072")
+    assert json.loads(fake.cairn("dumpjson", "vm1").stdout)["memory"] == "128M"
