@@ -512,6 +512,9 @@ cairn domblklist web1 --details
 cairn domblkinfo web1
     given: defined web1
     then: shows 'vda .* 0 .*0 B'
+cairn domblkinfo web1 --all --human
+    given: defined web1
+    then: shows '^ Target *Capacity *Allocation *Physical *Reads'
 cairn domblkinfo web1 vda --human
     given: defined web1
     then: shows '^Capacity: *[0-9.]* [MG]iB$'

@@ -53,13 +53,9 @@ static struct json_object *disks_of(struct json_object *disks, struct json_objec
 
 	for (size_t i = 0; i < json_object_array_length(disks); i++) {
 		struct json_object *d = json_object_array_get_idx(disks, i), *o = json_object_new_object();
-		const char *path = js_get_str(d, "path");
-		struct stat st;
 
 		js_put_str(o, "id", js_get_str_or(d, "id", "-"));
-		js_put_str(o, "path", path);
-		if (path && stat(path, &st) == 0)
-			js_put_uint(o, "allocation", (uint64_t)st.st_blocks * 512);
+		js_put_str(o, "path", js_get_str(d, "path"));
 		js_put_str(o, "source", source_of(d));
 		pins_put(o, pins);
 		json_object_array_add(all, o);
@@ -67,45 +63,14 @@ static struct json_object *disks_of(struct json_object *disks, struct json_objec
 	return all;
 }
 
-static const char *cell(struct json_object *o, const char *key, char buf[24])
-{
-	if (!js_get(o, key))
-		return "-";
-	bytes_print((uint64_t)js_get_int(o, key, 0), buf);
-	return buf;
-}
-
-static void disks_print(struct json_object *all)
-{
-	static const char *const heads[] = { "Target", "Allocation", "Reads", "Clones", "Kept for clones" };
-	char allocation[24], own[24], clones[24];
-	struct table t;
-
-	table_init(&t, heads, ARRAY_SIZE(heads));
-	for (size_t i = 0; i < json_object_array_length(all); i++) {
-		struct json_object *o = json_object_array_get_idx(all, i);
-
-		snprintf(clones, sizeof(clones), "%d", (int)js_get_int(o, "clones", 0));
-		table_add(&t, (const char *const[]){ js_get_str_or(o, "id", "-"), cell(o, "allocation", allocation),
-			js_get_str_or(o, "source", "-"), clones, cell(o, "pins-own-size", own) });
-	}
-	table_finish(&t, stdout);
-}
-
-/* ---- one disk ---- */
+/* ---- sizes ---- */
 
 /* Return the size that the guest sees, as the VM's process says; 0: the VM is off. */
-static uint64_t guest_size(struct cli *c, const char *id)
+static uint64_t guest_size(struct json_object *info, const char *id)
 {
-	CLEANUP_JS struct json_object *info = NULL;
-	struct json_object *disks;
-	struct err e;
-	int i;
+	struct json_object *disks = js_get_array(info, "disks");
+	int i = disks ? change_find(disks, "id", id) : -1;
 
-	if (cli_vm_info(c, c->pos[0], &info, &e) < 0)
-		return 0;
-	disks = js_get_array(info, "disks");
-	i = disks ? change_find(disks, "id", id) : -1;
 	return i < 0 ? 0 : (uint64_t)js_get_int(json_object_array_get_idx(disks, (size_t)i), "size", 0);
 }
 
@@ -132,8 +97,9 @@ static int image_size(const char *path, const char *format, uint64_t *ret, struc
 	return r;
 }
 
-/* Add the sizes of a disk's image to `o`. */
-static int sizes_put(struct cli *c, struct json_object *disk, struct json_object *o, struct err *e)
+/* Add the sizes of a disk's image to `o`.
+ * info: the VM's. */
+static int sizes_put(const struct cli *c, struct json_object *info, struct json_object *disk, struct json_object *o, struct err *e)
 {
 	const char *path = js_get_str(disk, "path"), *id = js_get_str_or(disk, "id", ""), *format = js_get_str_or(disk, "format", "raw");
 	uint64_t capacity, physical, allocation;
@@ -150,18 +116,56 @@ static int sizes_put(struct cli *c, struct json_object *disk, struct json_object
 		r = device_size(path, &physical, e);
 		allocation = physical;
 	}
-	capacity = guest_size(c, id);
+	js_put_uint(o, "allocation", allocation);
+	js_put_uint(o, "physical", physical);
+	capacity = guest_size(info, id);
 	if (!r && !capacity && strcmp(format, "raw"))
 		r = image_size(path, format, &capacity, e);
 	else if (!capacity)
 		capacity = physical;
-	js_put_uint(o, "capacity", capacity);
-	js_put_uint(o, "allocation", allocation);
-	js_put_uint(o, "physical", physical);
+	if (!r)
+		js_put_uint(o, "capacity", capacity);
 	return r;
 }
 
-static int disk_print(struct cli *c, struct json_object *disks, struct json_object *all)
+/* ---- all disks ---- */
+
+#define CELL_BYTES 24
+
+/* Write a size: with --all in bytes, as virsh does, or else with its unit. */
+static const char *cell(const struct cli *c, struct json_object *o, const char *key, char buf[CELL_BYTES])
+{
+	uint64_t bytes = (uint64_t)js_get_int(o, key, 0);
+
+	if (!js_get(o, key))
+		return "-";
+	if (option_flag(c, "all") && !option_flag(c, "human"))
+		snprintf(buf, CELL_BYTES, "%llu", (unsigned long long)bytes);
+	else
+		bytes_print(bytes, buf);
+	return buf;
+}
+
+static void disks_print(const struct cli *c, struct json_object *all)
+{
+	static const char *const heads[] = { "Target", "Capacity", "Allocation", "Physical", "Reads", "Clones", "Kept for clones" };
+	char capacity[CELL_BYTES], allocation[CELL_BYTES], physical[CELL_BYTES], own[CELL_BYTES], clones[CELL_BYTES];
+	struct table t;
+
+	table_init(&t, heads, ARRAY_SIZE(heads));
+	for (size_t i = 0; i < json_object_array_length(all); i++) {
+		struct json_object *o = json_object_array_get_idx(all, i);
+
+		snprintf(clones, sizeof(clones), "%d", (int)js_get_int(o, "clones", 0));
+		table_add(&t, (const char *const[]){ js_get_str_or(o, "id", "-"), cell(c, o, "capacity", capacity), cell(c, o, "allocation", allocation),
+			cell(c, o, "physical", physical), js_get_str_or(o, "source", "-"), clones, cell(c, o, "pins-own-size", own) });
+	}
+	table_finish(&t, stdout);
+}
+
+/* ---- one disk ---- */
+
+static int disk_print(struct cli *c, struct json_object *info, struct json_object *disks, struct json_object *all)
 {
 	static const char *const rows[][2] = { { "Capacity:", "capacity" }, { "Allocation:", "allocation" }, { "Physical:", "physical" } };
 	struct json_object *o;
@@ -172,7 +176,7 @@ static int disk_print(struct cli *c, struct json_object *disks, struct json_obje
 		err_set(&e, i, ERR_NOT_FOUND, "VM '%s' has no disk '%s'. Next: cairn domblklist %s", c->pos[0], c->pos[1], shell_word(c->pos[0]).s);
 	o = i < 0 ? NULL : json_object_array_get_idx(all, (size_t)i);
 	if (o)
-		r = sizes_put(c, json_object_array_get_idx(disks, (size_t)i), o, &e);
+		r = sizes_put(c, info, json_object_array_get_idx(disks, (size_t)i), o, &e);
 	if (r < 0)
 		return cli_fail(&e, "failed to get the sizes of disk '%s' of domain '%s'", c->pos[1], c->pos[0]);
 	if (c->format != CLI_TABLE) {
@@ -194,22 +198,22 @@ static int disk_print(struct cli *c, struct json_object *disks, struct json_obje
 int verb_domblkinfo(struct cli *c)
 {
 	CLEANUP_JS struct json_object *disks = NULL, *pins = NULL, *all = NULL, *info = NULL;
-	struct err e;
+	struct err e, why;
 
-	if (option_flag(c, "human") && c->npos < 2)
-		return cli_usage(c, "--human is for one disk; the table has units");
+	if (option_flag(c, "human") && c->npos < 2 && !option_flag(c, "all"))
+		return cli_usage(c, "--human is for one disk or --all; this table has units");
 	if (option_flag(c, "all") && c->npos > 1)
 		return cli_usage(c, "DISK and --all exclude each other");
-	if (change_read_list(c, c->pos[0], "disks", &disks, &e) < 0 ||
+	if (change_read_list(c, c->pos[0], "disks", &disks, &e) < 0 || cli_vm_info(c, c->pos[0], &info, &e) < 0 ||
 		cli_execute(c, "vm-pins", cli_vm_args(c->pos[0]), &pins, NULL, &e) < 0)
 		return cli_fail(&e, "failed to get the disks of domain '%s'", c->pos[0]);
 	all = disks_of(disks, js_get_array(pins, "pins"));
 	if (c->npos > 1)
-		return disk_print(c, disks, all);
-	if (c->format == CLI_TABLE && cli_vm_info(c, c->pos[0], &info, &e) < 0)
-		return cli_fail(&e, "failed to get information of domain '%s'", c->pos[0]);
+		return disk_print(c, info, disks, all);
+	for (size_t i = 0; i < json_object_array_length(all); i++) /* an image that cannot be read lacks sizes */
+		sizes_put(c, info, json_object_array_get_idx(disks, i), json_object_array_get_idx(all, i), &why);
 	if (c->format == CLI_TABLE) {
-		disks_print(all);
+		disks_print(c, all);
 		growth_print(info);
 	} else {
 		output_print(stdout, c->format, all);

@@ -137,8 +137,8 @@ static const struct verb_option dominfo_options[] = {
 static const struct verb_option domstate_options[] = {
 	{ "reason", NULL, "add the reason" }, END };
 static const struct verb_option domblkinfo_options[] = {
-	{ "human", NULL, "with DISK: print sizes with units" },
-	{ "all", NULL, "show all disks [default without DISK]" }, END };
+	{ "human", NULL, "with DISK or --all: print sizes with units" },
+	{ "all", NULL, "show all disks, with sizes in bytes" }, END };
 static const struct verb_option domblkstat_options[] = {
 	{ "human", NULL, "print words instead of the names of counters" }, END };
 static const struct verb_option vcpuinfo_options[] = {

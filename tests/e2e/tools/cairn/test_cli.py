@@ -360,7 +360,6 @@ def test_options_of_virsh_that_change_nothing_are_accepted(fake):
     fake.define("vm1", max_vcpus=4, disks=[{"path": "d.raw", "format": "raw"}])
     fake.cairn("setvcpus", "vm1", "2", "--config", "--hotpluggable")
     assert json.loads(fake.cairn("dumpjson", "vm1").stdout)["vcpus"] == 2
-    assert fake.cairn("domblkinfo", "vm1", "--all").stdout == fake.cairn("domblkinfo", "vm1").stdout
     assert "exclude each other" in fake.cairn("domblkinfo", "vm1", "vda", "--all", ok=2).stderr
     assert "a VM has one screen" in fake.cairn("screenshot", "vm1", "x.png", "--screen", "1", ok=2).stderr
     fake.cairn("undefine", "vm1", "--remove-all-storage", "--delete-storage-volume-snapshots")

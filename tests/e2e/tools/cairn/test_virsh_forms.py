@@ -3,10 +3,13 @@ options, and commands in one word. Cairn accepts them, or names its own form."""
 
 import json
 import os
+import re
+import subprocess
 
 import pytest
 
 from clilib import cairn
+from conftest import BUILD
 
 MIB = 1 << 20
 
@@ -74,3 +77,21 @@ def test_kilobytes_name_the_size(fake):
     fake.define("vm1")
     fake.cairn("setmem", "vm1", "--kilobytes", "131072")
     assert json.loads(fake.cairn("dumpjson", "vm1").stdout)["memory"] == "128M"
+
+
+def test_all_disks_have_virshs_columns_first(fake):
+    subprocess.run([os.path.join(BUILD, "cairn-img"), "create", "-q", "-f", "qcow2", str(fake.tmp / "a.qcow2"), "64M"], check=True)
+    (fake.tmp / "b.raw").write_bytes(b"x" * 8192)
+    (fake.tmp / "gone").touch()
+    fake.define("vm1", disks=[{"path": "a.qcow2", "format": "qcow2"}, {"path": "b.raw", "format": "raw"}, {"id": "sda", "bus": "scsi", "device": "cdrom"},
+                              {"path": "gone", "format": "raw"}])
+    (fake.tmp / "gone").unlink()
+    a, b = ((fake.tmp / name).stat() for name in ("a.qcow2", "b.raw"))
+    head, _, *rows = fake.cairn("domblkinfo", "vm1", "--all").stdout.splitlines()
+    assert head.split() == ["Target", "Capacity", "Allocation", "Physical", "Reads", "Clones", "Kept", "for", "clones"]
+    assert [row.split()[:4] for row in rows[:4]] == [
+        ["vda", str(64 * MIB), str(a.st_blocks * 512), str(a.st_size)], ["vdb", "8192", str(b.st_blocks * 512), "8192"],
+        ["sda", "-", "-", "-"], ["vdd", "-", "-", "-"]]
+    for human in (["--all", "--human"], []):
+        assert re.search(r"^ vda +64.0 MiB +[\d.]+ KiB +[\d.]+ KiB ", fake.cairn("domblkinfo", "vm1", *human).stdout, re.M)
+    assert json.loads(fake.cairn("domblkinfo", "vm1", "--format", "json").stdout)[0]["capacity"] == 64 * MIB

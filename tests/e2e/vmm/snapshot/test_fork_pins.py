@@ -362,8 +362,8 @@ def test_space_of_clones_and_pins_is_shown(vms, daemon, tmp_path, state):
     assert clone["source"] == str(tmp_path / "a.qcow2") and (clone["pins"], clone["clones"]) == (0, 0)
     assert clone["allocation"] == vms.path("c-1").stat().st_blocks * 512 > blocks(daemon, "c-2")["vda"]["allocation"]
     head, _, *rows = daemon.cairn("domblkinfo", "src").stdout.splitlines()
-    assert head.split() == ["Target", "Allocation", "Reads", "Clones", "Kept", "for", "clones"]
-    assert rows[0].split()[0] == "vda" and rows[0].split()[3:5] == ["-", "2"]
+    assert head.split() == ["Target", "Capacity", "Allocation", "Physical", "Reads", "Clones", "Kept", "for", "clones"]
+    assert rows[0].split()[0] == "vda" and rows[0].split()[7:9] == ["-", "2"]
     for name in ("c-1", "c-2"):
         vms.end(name)
     if state == "running":
