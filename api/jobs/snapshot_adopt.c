@@ -88,7 +88,7 @@ static void adopted_answered(void *opaque, int r, const struct vm_answer *a, con
 	if (a->snapshot)
 		memcpy(w->id, a->snapshot->id, sizeof(w->id));
 	if (a->snapshot && w->adopted == VM_MSG_SNAPSHOT_CREATE) {
-		snapshot_put_created(w->result, a->snapshot);
+		snapshot_put_created(w->result, w->vm, a->snapshot);
 		w->devices = snapshot_devices_json(w->vm);
 		snapshot_devices_note(w->vm, w->id, w->devices);
 	}

@@ -7,6 +7,7 @@
 #include "api/wire/json.h"
 
 #include <errno.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 void snapshot_work_release(struct job *j)
@@ -75,30 +76,42 @@ static void vm_halted(struct vm *vm, void *opaque)
 	snapshot_work_succeed(opaque);
 }
 
-static void left_out_put(struct json_object *result, const char *ids)
+static bool drive_is_empty(const struct vm *vm, const char *id)
 {
-	struct json_object *list;
+	int i = definition_disk_find(vm_live(vm), id);
 
-	if (!*ids)
-		return;
-	list = json_object_new_array();
+	return i >= 0 && !vm_live(vm)->disks[i].nlayers;
+}
+
+/* Add the ids of the read-only disks. An empty CD drive has no content that the snapshot could leave out. */
+static void left_out_put(struct json_object *result, const struct vm *vm, const char *ids)
+{
+	struct json_object *list = NULL;
+	char id[16];
+
 	while (*ids) {
 		size_t n = strcspn(ids, ",");
 
-		json_object_array_add(list, json_object_new_string_len(ids, (int)n));
+		snprintf(id, sizeof(id), "%.*s", (int)n, ids);
 		ids += n + (ids[n] == ',');
+		if (drive_is_empty(vm, id))
+			continue;
+		if (!list)
+			list = json_object_new_array();
+		json_object_array_add(list, json_object_new_string(id));
 	}
-	json_object_object_add(result, "disks-left-out", list);
+	if (list)
+		js_put(result, "disks-left-out", list);
 }
 
-void snapshot_put_created(struct json_object *result, const struct vm_snapshot_done *d)
+void snapshot_put_created(struct json_object *result, const struct vm *vm, const struct vm_snapshot_done *d)
 {
 	js_put_str(result, "id", d->id);
 	js_put_uint(result, "pause", d->pause_ns);
 	js_put_uint(result, "total", d->total_ns);
 	js_put_uint(result, "ram-bytes-written", d->ram_bytes_written);
 	js_put_uint(result, "ram-bytes-shared", d->ram_bytes_shared);
-	left_out_put(result, d->left_out);
+	left_out_put(result, vm, d->left_out);
 	job_put_tracking(result, d);
 	group_put_instant(result, d);
 }
@@ -115,7 +128,7 @@ static void create_done(void *opaque, int r, const struct vm_answer *a, const st
 	snapshot_work_emit(w, EVENT_SNAPSHOT_CREATED, w->create.name);
 	js_put_str(w->result, "name", w->create.name);
 	if (a->snapshot) {
-		snapshot_put_created(w->result, a->snapshot);
+		snapshot_put_created(w->result, w->vm, a->snapshot);
 		snapshot_devices_note(w->vm, a->snapshot->id, w->devices);
 	}
 	if (w->create.halt && w->vm->proc)

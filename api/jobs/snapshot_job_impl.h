@@ -55,7 +55,7 @@ void snapshot_work_succeed(struct snapshot_work *w);
 /* Emit the event about the job's snapshot. */
 void snapshot_work_emit(const struct snapshot_work *w, enum event_id id, const char *snapshot);
 /* Add the figures of a new snapshot that the VM's process reports. */
-void snapshot_put_created(struct json_object *result, const struct vm_snapshot_done *d);
+void snapshot_put_created(struct json_object *result, const struct vm *vm, const struct vm_snapshot_done *d);
 
 /* ---- snapshot_revert.c ---- */
 

@@ -299,10 +299,10 @@ void job_left_out_print(struct cli *c, struct json_object *result, const char *w
 
 	if (!list || c->format != CLI_TABLE)
 		return;
-	printf("left out (%s):", why);
+	say("left out (%s):", why);
 	for (size_t i = 0; i < json_object_array_length(list); i++)
-		printf(" %s", json_object_get_string(json_object_array_get_idx(list, i)));
-	printf("\n");
+		say(" %s", json_object_get_string(json_object_array_get_idx(list, i)));
+	say("\n");
 }
 
 int job_result_print(struct cli *c, struct json_object *result,

@@ -647,11 +647,13 @@ def test_read_only_disks_that_are_gone_hinder_no_work_on_images(daemon, tmp_path
         subprocess.run(["qemu-img", "create", "-q", "-f", "qcow2", image, "1M"], check=True)
     (tmp_path / "data.raw").write_bytes(bytes(1 << 20))
     daemon.define("vm1", disks=[{"path": disk, "format": "qcow2"}, {"path": cd, "format": "qcow2", "device": "cdrom", "bus": "scsi"},
-                                {"path": data, "format": "raw", "readonly": True}])
+                                {"path": data, "format": "raw", "readonly": True}, {"id": "sdd", "device": "cdrom", "bus": "scsi"}])
     daemon.cairn("snapshot-create-as", "vm1", "s1")
     os.remove(cd)
     os.remove(data)
-    assert "left out (read-only): sdb vdc" in daemon.cairn("snapshot-create-as", "vm1", "s2").stdout
+    assert daemon.cairn("snapshot-create-as", "vm1", "s2").stdout == "Domain snapshot s2 created\nleft out (read-only): sdb vdc\n"
+    assert daemon.cairn("-q", "snapshot-create-as", "vm1", "s3").stdout == ""
+    daemon.cairn("snapshot-delete", "vm1", "s3")
     subprocess.run(["qemu-io", "-f", "qcow2", "-c", "write -P 1 0 64k", disk], check=True, stdout=subprocess.DEVNULL)
     daemon.cairn("snapshot-revert", "vm1", "s1")
     subprocess.run(["qemu-io", "-f", "qcow2", "-c", "read -P 0 0 64k", disk], check=True, stdout=subprocess.DEVNULL)
