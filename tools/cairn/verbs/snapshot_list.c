@@ -231,6 +231,8 @@ int verb_snapshot_list(struct cli *c)
 	struct err e;
 	int r;
 
+	if (option_flag(c, "descendants") && !option_flag(c, "from") && !option_flag(c, "current"))
+		return cli_usage(c, "--descendants needs --from or --current");
 	if (tree && (option_flag(c, "name") || option_flag(c, "roots") || option_flag(c, "parent")))
 		return cli_usage(c, "--tree excludes --name, --roots and --parent");
 	r = snapshots_fetch_all(c, c->pos[0], &all, &e);
@@ -349,23 +351,32 @@ int verb_snapshot_info(struct cli *c)
 	return CLI_OK;
 }
 
-int verb_snapshot_dumpxml(struct cli *c)
+/* Print a snapshot as libvirt's XML. all: has its parent, too. */
+static int xml_print(struct cli *c, struct json_object *all, struct json_object *o)
 {
-	CLEANUP_JS struct json_object *all = NULL;
+	struct json_object *parent = parent_of(all, o);
 	CLEANUP_FREE char *xml = NULL;
-	struct json_object *o, *parent;
 	struct err e;
-	int r = one_find(c, c->pos[1], &all, &o, &e);
 
-	if (!r) {
-		parent = parent_of(all, o);
-		js_put_str(o, "parent", parent ? js_get_str(parent, "name") : NULL);
-		r = xml_from_snapshot(o, &xml, &e);
-	}
-	if (r < 0)
+	js_put_str(o, "parent", parent ? js_get_str(parent, "name") : NULL);
+	if (xml_from_snapshot(o, &xml, &e) < 0)
 		return cli_fail(&e, "Failed to get the snapshot of domain '%s'", c->pos[0]);
 	puts(xml);
 	return CLI_OK;
+}
+
+int verb_snapshot_dumpxml(struct cli *c)
+{
+	CLEANUP_JS struct json_object *all = NULL;
+	const char *name = snapshot_name_arg(c);
+	struct json_object *o;
+	struct err e;
+
+	if (!name)
+		return cli_usage(c, "snapshot-dumpxml needs the name of a snapshot");
+	if (one_find(c, name, &all, &o, &e) < 0)
+		return cli_fail(&e, "Failed to get the snapshot of domain '%s'", c->pos[0]);
+	return xml_print(c, all, o);
 }
 
 int verb_snapshot_current(struct cli *c)
@@ -378,6 +389,8 @@ int verb_snapshot_current(struct cli *c)
 		return cli_fail(&e, "Failed to get the current snapshot");
 	if (option_flag(c, "name"))
 		printf("%s\n", js_get_str_or(o, "name", ""));
+	else if (c->format == CLI_TABLE)
+		return xml_print(c, all, o);
 	else
 		output_print(stdout, c->format, o);
 	return CLI_OK;

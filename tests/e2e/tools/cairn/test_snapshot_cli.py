@@ -187,7 +187,7 @@ def test_list(vm, monkeypatch):
     assert names(vm, "--from", "s1", "--descendants") == ["s2", "s3", "s4"]
     assert names(vm, "--current") == []
     assert vm.cairn("snapshot-current", "vm1", "--name").stdout == "s4\n"
-    assert json.loads(vm.cairn("snapshot-current", "vm1").stdout)["tags"] == ["a", "b", "c"]
+    assert json.loads(vm.cairn("snapshot-current", "vm1", "--format", "json").stdout)["tags"] == ["a", "b", "c"]
     assert vm.cairn("snapshot-parent", "vm1", "s3").stdout == "s2\n"
     assert vm.cairn("snapshot-parent", "vm1", "--current").stdout == "s1\n"
     vm.cairn("snapshot-parent", "vm1", "s1", ok=3)

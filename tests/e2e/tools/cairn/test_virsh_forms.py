@@ -63,6 +63,7 @@ def test_forms_without_a_place_here_get_advice(words, says):
     ["detach-interface", "vm1", "network", "52:54:00:00:00:01"], ["attach-interface", "vm1", "user", "", "net5"],
     ["domifaddr", "vm1", "net0", "agent"], ["domifaddr", "--full", "vm1", "net0", "lease"], ["domdirtyrate-calc", "vm1", "1"],
     ["domfsfreeze", "vm1", "/mnt", "/srv"], ["domfstrim", "vm1", "4096"], ["setmem", "vm1", "--kilobytes", "1024"],
+    ["snapshot-dumpxml", "vm1", "--snapshotname", "s1"],
     ["save-image-define", "--file", "f", "--xml", "x"]])
 def test_forms_of_virsh_pass_the_check_of_the_command_line(words):
     r = cairn("-c", "/nonexistent", *words)
@@ -77,6 +78,20 @@ def test_kilobytes_name_the_size(fake):
     fake.define("vm1")
     fake.cairn("setmem", "vm1", "--kilobytes", "131072")
     assert json.loads(fake.cairn("dumpjson", "vm1").stdout)["memory"] == "128M"
+
+
+def test_snapshots_are_printed_as_by_virsh(fake):
+    (fake.tmp / "d.raw").write_bytes(bytes(4096))
+    fake.define("vm1", disks=[{"path": "d.raw", "format": "raw"}])
+    fake.cairn("snapshot-create-as", "vm1", "s1")
+    fake.cairn("snapshot-create-as", "vm1", "s2")
+    xml = fake.cairn("snapshot-dumpxml", "vm1", "--snapshotname", "s1").stdout
+    assert xml == fake.cairn("snapshot-dumpxml", "vm1", "s1").stdout and "<name>s1</name>" in xml
+    assert "needs the name of a snapshot" in fake.cairn("snapshot-dumpxml", "vm1", ok=2).stderr
+    # snapshot-current prints the XML, as virsh does.
+    assert fake.cairn("snapshot-current", "vm1").stdout == fake.cairn("snapshot-dumpxml", "vm1", "s2").stdout
+    assert json.loads(fake.cairn("snapshot-current", "vm1", "--format", "json").stdout)["name"] == "s2"
+    assert "--descendants needs --from or --current" in fake.cairn("snapshot-list", "vm1", "--descendants", ok=2).stderr
 
 
 def test_all_disks_have_virshs_columns_first(fake):
