@@ -632,19 +632,32 @@ static int job_find(struct cli *c, struct json_object **ret, struct err *e)
 	return r;
 }
 
-static void job_print(struct json_object *job)
+/* Print a line as virsh's domjobinfo does. */
+static void info_line(const char *label, const char *value)
+{
+	printf("%-17s %s\n", label, value);
+}
+
+static void size_line(const char *label, int64_t bytes)
 {
 	char text[24];
 
-	label_print(stdout, "Job type", "%s", js_get_int(job, "total-progress", 0) > 0 ? "Bounded" : "Unbounded");
-	label_print(stdout, "Operation", "%s", js_get_str_or(job, "type", "-"));
-	label_print(stdout, "Job", "%s", js_get_str_or(job, "id", "-"));
-	if (js_get_int(job, "total-progress", 0) <= 0)
+	bytes_print((uint64_t)MAX(bytes, 0), text);
+	info_line(label, text);
+}
+
+static void job_print(struct json_object *job)
+{
+	int64_t done = js_get_int(job, "current-progress", 0), total = js_get_int(job, "total-progress", 0);
+
+	info_line("Job type:", total > 0 ? "Bounded" : "Unbounded");
+	info_line("Operation:", js_get_str_or(job, "type", "-"));
+	info_line("Job:", js_get_str_or(job, "id", "-"));
+	if (total <= 0)
 		return;
-	bytes_print((uint64_t)js_get_int(job, "current-progress", 0), text);
-	label_print(stdout, "Data processed", "%s", text);
-	bytes_print((uint64_t)js_get_int(job, "total-progress", 0), text);
-	label_print(stdout, "Data total", "%s", text);
+	size_line("Data processed:", done);
+	size_line("Data remaining:", total - done);
+	size_line("Data total:", total);
 }
 
 /* An image that cannot be opened hides a backup, but not that the VM has no job. */
@@ -672,12 +685,12 @@ int verb_domjobinfo(struct cli *c)
 	} else if (job) {
 		job_print(job);
 	} else if (backup) {
-		label_print(stdout, "Job type", "Unbounded");
-		label_print(stdout, "Operation", "Backup");
-		label_print(stdout, "Snapshot", "%s", js_get_str_or(backup, "name", "-"));
-		label_print(stdout, "Sockets", "%s", js_get_str_or(backup, "description", "-"));
+		info_line("Job type:", "Unbounded");
+		info_line("Operation:", "Backup");
+		info_line("Snapshot:", js_get_str_or(backup, "name", "-"));
+		info_line("Sockets:", js_get_str_or(backup, "description", "-"));
 	} else {
-		label_print(stdout, "Job type", "None");
+		info_line("Job type:", "None");
 	}
 	return CLI_OK;
 }

@@ -110,3 +110,8 @@ def test_all_disks_have_virshs_columns_first(fake):
     for human in (["--all", "--human"], []):
         assert re.search(r"^ vda +64.0 MiB +[\d.]+ KiB +[\d.]+ KiB ", fake.cairn("domblkinfo", "vm1", *human).stdout, re.M)
     assert json.loads(fake.cairn("domblkinfo", "vm1", "--format", "json").stdout)[0]["capacity"] == 64 * MIB
+
+
+def test_job_info_has_virshs_labels(fake):
+    fake.define("vm1")
+    assert fake.cairn("domjobinfo", "vm1").stdout == "Job type:         None\n"
