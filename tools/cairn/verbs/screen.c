@@ -7,9 +7,11 @@
 #include "tools/cairn/target.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 static bool is_png(const char *path)
 {
@@ -18,9 +20,25 @@ static bool is_png(const char *path)
 	return n > 4 && !strcmp(path + n - 4, ".png");
 }
 
+/* Write virsh's name of a picture without a name: VM-DATE.png. */
+static int name_default(struct cli *c, char *buf, size_t size, struct err *e)
+{
+	CLEANUP_JS struct json_object *info = NULL;
+	char date[32];
+	time_t now = time(NULL);
+	struct tm tm;
+	int r = cli_vm_info(c, c->pos[0], &info, e);
+
+	localtime_r(&now, &tm);
+	strftime(date, sizeof(date), "%Y-%m-%d-%H:%M:%S", &tm);
+	snprintf(buf, size, "%s-%s.png", js_get_str_or(info, "name", ""), date);
+	return r;
+}
+
 int verb_screenshot(struct cli *c)
 {
-	struct target t = { .path = c->pos[1], .whole = true, .fd = -1, .kind = "a picture", .begins = { "P6\n", "\x89PNG" } };
+	char name[NAME_MAX + 1];
+	struct target t = { .path = c->npos > 1 ? c->pos[1] : name, .whole = true, .fd = -1, .kind = "a picture", .begins = { "P6\n", "\x89PNG" } };
 	struct json_object *args;
 	const char *screen = option_value(c, "screen");
 	struct err e;
@@ -28,7 +46,9 @@ int verb_screenshot(struct cli *c)
 
 	if (screen && strcmp(screen, "0") != 0)
 		return cli_usage(c, "a VM has one screen, number 0; --screen must be 0, not \"%s\"", screen);
-	r = target_open(&t, false, &e);
+	r = c->npos > 1 ? 0 : name_default(c, name, sizeof(name), &e);
+	if (!r)
+		r = target_open(&t, false, &e);
 	if (!r) {
 		args = cli_vm_args(c->pos[0]);
 		js_put_str(args, "format", is_png(t.path) ? "png" : "ppm");

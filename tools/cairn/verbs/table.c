@@ -714,7 +714,7 @@ const struct verb verbs[] = {
 	{ "send-key", "Monitoring", "VM KEY...", "press keys of the guest's keyboard together, such as KEY_LEFTCTRL KEY_LEFTALT KEY_DELETE",
 		send_key_options, 2, MANY, false, "vm", "vm-send-key", verb_send_key },
 	{ "inject-nmi", "Monitoring", "VM", "send an NMI to every vCPU of a running VM", NULL, 1, 1, false, "vm", "vm-inject-nmi", verb_inject_nmi },
-	{ "screenshot", "Monitoring", "VM FILE", "save a picture of the guest's screen, as PNG if FILE ends in .png, or else as PPM", screenshot_options, 2, 2,
+	{ "screenshot", "Monitoring", "VM [FILE]", "save a picture of the guest's screen, as PNG if FILE ends in .png, or else as PPM [VM-DATE.png]", screenshot_options, 1, 2,
 		false, "vm", "vm-screenshot", verb_screenshot },
 	{ "vncdisplay", "Monitoring", "VM", "print where VNC clients find the screen of a running VM", NULL, 1, 1, false, "vm",
 		"vm-dump-definition vm-info", verb_vncdisplay },

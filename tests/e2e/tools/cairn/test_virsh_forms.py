@@ -94,6 +94,16 @@ def test_snapshots_are_printed_as_by_virsh(fake):
     assert "--descendants needs --from or --current" in fake.cairn("snapshot-list", "vm1", "--descendants", ok=2).stderr
 
 
+def test_picture_without_a_name_gets_virshs(fake, tmp_path):
+    fake.define("vm1", screen=True)
+    fake.cairn("start", "vm1")
+    (tmp_path / "in").mkdir()
+    r = subprocess.run([os.path.join(BUILD, "cairn"), "screenshot", "--domain", "vm1"], env=fake.env, cwd=tmp_path / "in", capture_output=True, text=True)
+    name = r"vm1-\d{4}-\d\d-\d\d-\d\d:\d\d:\d\d\.png"
+    assert re.fullmatch(f"Screenshot of domain 'vm1' saved to {name}\n", r.stdout), r.stderr
+    assert re.fullmatch(name, *os.listdir(tmp_path / "in"))
+
+
 def test_all_disks_have_virshs_columns_first(fake):
     subprocess.run([os.path.join(BUILD, "cairn-img"), "create", "-q", "-f", "qcow2", str(fake.tmp / "a.qcow2"), "64M"], check=True)
     (fake.tmp / "b.raw").write_bytes(b"x" * 8192)
