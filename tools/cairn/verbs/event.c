@@ -93,17 +93,22 @@ static void event_print(struct cli *c, struct json_object *ev)
 static const struct {
 	const char *word;
 	const char *events; /* separated by blanks */
+	const char *jobs;   /* only of jobs whose type begins so; NULL: all */
 } groups[] = {
-	{ "lifecycle", "VM_DEFINED VM_UNDEFINED VM_STATE_CHANGE SHUTDOWN GUEST_PANICKED" },
-	{ "reboot", "RESET" },
-	{ "watchdog", "WATCHDOG" },
-	{ "io-error", "BLOCK_IO_ERROR" },
-	{ "tray-change", "DEVICE_TRAY_MOVED" },
-	{ "balloon-change", "BALLOON_CHANGE" },
-	{ "device-removed", "DEVICE_DELETED" },
-	{ "device-removal-failed", "DEVICE_UNPLUG_GUEST_ERROR" },
-	{ "agent-lifecycle", "AGENT" },
-	{ "job-completed", "JOB_STATUS_CHANGE" },
+	{ "lifecycle", "VM_DEFINED VM_UNDEFINED VM_STATE_CHANGE SHUTDOWN GUEST_PANICKED", NULL },
+	{ "reboot", "RESET", NULL },
+	{ "watchdog", "WATCHDOG", NULL },
+	{ "io-error", "BLOCK_IO_ERROR", NULL },
+	{ "io-error-reason", "BLOCK_IO_ERROR", NULL },
+	{ "block-job", "JOB_STATUS_CHANGE", "block" },
+	{ "block-job-2", "JOB_STATUS_CHANGE", "block" },
+	{ "block-threshold", "THRESHOLD", NULL },
+	{ "tray-change", "DEVICE_TRAY_MOVED", NULL },
+	{ "balloon-change", "BALLOON_CHANGE", NULL },
+	{ "device-removed", "DEVICE_DELETED", NULL },
+	{ "device-removal-failed", "DEVICE_UNPLUG_GUEST_ERROR", NULL },
+	{ "agent-lifecycle", "AGENT", NULL },
+	{ "job-completed", "JOB_STATUS_CHANGE", NULL },
 };
 
 static const char *group_events(const char *word)
@@ -120,11 +125,14 @@ static const char *kind_asked(const struct cli *c)
 	return c->npos > 1 ? c->pos[1] : option_value(c, "event");
 }
 
-static bool kind_has(const char *kind, const char *name)
+static bool kind_has(const char *kind, const char *name, struct json_object *data)
 {
-	const char *events = group_events(kind);
+	const char *type = js_get_str_or(data, "type", "");
 
-	return events ? words_have(events, ' ', name) : !strcmp(kind, name);
+	for (size_t i = 0; i < ARRAY_SIZE(groups); i++)
+		if (!strcmp(groups[i].word, kind))
+			return words_have(groups[i].events, ' ', name) && (!groups[i].jobs || !strncmp(type, groups[i].jobs, strlen(groups[i].jobs)));
+	return !strcmp(kind, name);
 }
 
 static bool event_wanted(struct cli *c, struct json_object *ev)
@@ -133,7 +141,7 @@ static bool event_wanted(struct cli *c, struct json_object *ev)
 	const char *kind = kind_asked(c), *name = js_get_str(ev, "event"), *vm = js_get_str(data, "vm"),
 		   *uuid = js_get_str(data, VM_UUID_KEY);
 
-	if (kind && (!name || !kind_has(kind, name)))
+	if (kind && (!name || !kind_has(kind, name, data)))
 		return false;
 	return !c->npos || (vm && !strcmp(vm, c->pos[0])) || (uuid && !strcasecmp(uuid, c->pos[0]));
 }
@@ -244,20 +252,30 @@ static int whose_find(struct cli *c, bool kept, struct json_object **ret_info)
 	return 0;
 }
 
-/* Print the names of all events; in other formats than table, also their descriptions. */
+static void kind_add(const struct cli *c, struct json_object *all, const char *name, const char *doc)
+{
+	struct json_object *o = json_object_new_object();
+
+	js_put_str(o, "event", name);
+	js_put_str(o, "doc", doc);
+	json_object_array_add(all, o);
+	if (c->format == CLI_TABLE)
+		printf("%s\n", name);
+}
+
+/* Print the names of all events, and virsh's names; in other formats than table, also their descriptions. */
 static int kinds_print(const struct cli *c)
 {
 	CLEANUP_JS struct json_object *schema = schema_load(), *names = schema_events(schema), *all = json_object_new_array();
 	const char *name;
 
-	for (size_t i = 0; (name = name_at(names, i)); i++) {
-		struct json_object *o = json_object_new_object();
+	for (size_t i = 0; (name = name_at(names, i)); i++)
+		kind_add(c, all, name, js_get_str(schema_entry(schema, name), "doc"));
+	for (size_t i = 0; i < ARRAY_SIZE(groups); i++) {
+		char doc[160];
 
-		js_put_str(o, "event", name);
-		js_put_str(o, "doc", js_get_str(schema_entry(schema, name), "doc"));
-		json_object_array_add(all, o);
-		if (c->format == CLI_TABLE)
-			printf("%s\n", name);
+		snprintf(doc, sizeof(doc), "virsh's name for %s%s", groups[i].events, groups[i].jobs ? " of block jobs" : "");
+		kind_add(c, all, groups[i].word, doc);
 	}
 	if (c->format != CLI_TABLE)
 		output_print(stdout, c->format, all);

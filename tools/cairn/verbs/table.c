@@ -284,7 +284,7 @@ static const struct verb_option wait_options[] = {
 static const struct verb_option event_options[] = {
 	{ "loop", NULL, "print events until Ctrl-C or the timeout" },
 	{ "all", NULL, "wait for all events [default]" },
-	{ "list", NULL, "print the names of all events and exit" },
+	{ "list", NULL, "print the names of all events, then virsh's, and exit" },
 	{ "event", "EVENT", "wait only for events of this name, or of virsh's name, such as lifecycle" },
 	{ "timeout", "SECONDS", "give up after SECONDS [no limit]" },
 	{ "timestamp", NULL, "print the time of each event" },

@@ -64,7 +64,7 @@ def test_forms_without_a_place_here_get_advice(words, says):
     ["domifaddr", "vm1", "net0", "agent"], ["domifaddr", "--full", "vm1", "net0", "lease"], ["domdirtyrate-calc", "vm1", "1"],
     ["domfsfreeze", "vm1", "/mnt", "/srv"], ["domfstrim", "vm1", "4096"], ["setmem", "vm1", "--kilobytes", "1024"],
     ["snapshot-dumpxml", "vm1", "--snapshotname", "s1"],
-    ["save-image-define", "--file", "f", "--xml", "x"]])
+    ["save-image-define", "--file", "f", "--xml", "x"], ["event", "--event", "block-threshold"]])
 def test_forms_of_virsh_pass_the_check_of_the_command_line(words):
     r = cairn("-c", "/nonexistent", *words)
     assert r.returncode in (1, 3, 7) and "see cairn help" not in r.stderr, r.stderr
@@ -102,6 +102,21 @@ def test_picture_without_a_name_gets_virshs(fake, tmp_path):
     name = r"vm1-\d{4}-\d\d-\d\d-\d\d:\d\d:\d\d\.png"
     assert re.fullmatch(f"Screenshot of domain 'vm1' saved to {name}\n", r.stdout), r.stderr
     assert re.fullmatch(name, *os.listdir(tmp_path / "in"))
+
+
+def test_virshs_kinds_of_events_are_listed():
+    kinds = cairn("event", "--list").stdout.splitlines()
+    assert {"lifecycle", "io-error", "block-job", "block-threshold"} <= set(kinds)
+    told = {k["event"]: k["doc"] for k in json.loads(cairn("event", "--list", "--format", "json").stdout)}
+    assert told["lifecycle"].startswith("virsh's name for VM_DEFINED ") and told["block-job"] == "virsh's name for JOB_STATUS_CHANGE of block jobs"
+
+
+def test_event_block_job_is_of_block_jobs(fake):
+    (fake.tmp / "d.raw").write_bytes(bytes(4096))
+    fake.define("vm1", disks=[{"path": "d.raw", "format": "raw"}])
+    fake.cairn("snapshot-create-as", "vm1", "s1")
+    assert "snapshot-create" in fake.cairn("event", "--event", "job-completed", "--since", "0").stdout
+    assert fake.cairn("event", "--event", "block-job", "--since", "0", "--timeout", "0", ok=1).stdout.startswith("event loop timed out\n")
 
 
 def test_all_disks_have_virshs_columns_first(fake):
