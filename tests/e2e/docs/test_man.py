@@ -767,6 +767,8 @@ cairn complete -- autostart --d
     then: shows disable
 cairn help snapshot-revert
     then: shows 'snapshot-revert '
+cairn help pool
+    then: shows '^  pool-list '
 cairn grant operator web1 --user alice
     given: defined web1
     then: cairn permissions | grep operator

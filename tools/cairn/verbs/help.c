@@ -1,13 +1,15 @@
-/* help: list all verbs, or show the options and daemon commands of some. */
+/* help: list all verbs or those of a group, or show the options and daemon commands of some. */
 #include "tools/cairn/cli.h"
 #include "api/schema/schema.h"
 #include "api/wire/json.h"
+#include "base/util.h"
 #include "tools/cairn/output.h"
 #include "tools/cairn/schema.h"
 #include "tools/cairn/verb_words.h"
 
 #include <stdio.h>
 #include <string.h>
+#include <strings.h>
 
 #define VERB_WIDTH 34
 #define OPTION_WIDTH 24
@@ -102,20 +104,55 @@ static void one_print(struct json_object *schema, const struct verb *v)
 	commands_print(schema, v);
 }
 
-static void all_print(struct json_object *schema)
+/* virsh's keywords of groups, and the groups here. */
+static const struct {
+	const char *word, *groups; /* between '|' */
+} keywords[] = {
+	{ "domain", "Definitions|Lifecycle|Clones|Saved states|Jobs|Guests" },
+	{ "monitor", "Monitoring" },
+	{ "events", "Monitoring" },
+	{ "host", "Administration" },
+	{ "network", "Networks" },
+	{ "snapshot", "Snapshots" },
+	{ "pool", "Storage" },
+	{ "volume", "Storage" },
+	{ "virsh", "Help" },
+};
+
+/* Return the groups that the word names, between '|': one by its own name, or those of virsh's keyword. NULL: none. */
+static const char *groups_find(const char *word)
+{
+	for (const struct verb *v = verbs; v->name; v++)
+		if (!strcasecmp(v->group, word))
+			return v->group;
+	for (size_t i = 0; i < ARRAY_SIZE(keywords); i++)
+		if (!strcmp(keywords[i].word, word))
+			return keywords[i].groups;
+	return NULL;
+}
+
+/* Print the verbs of the groups, which are between '|'; NULL: of all. */
+static void groups_print(struct json_object *schema, const char *groups)
 {
 	const char *group = "";
 	char left[80];
 
-	printf("usage: cairn [-c SOCKET] [-q] [-r] VERB [ARGUMENTS]\n");
 	for (const struct verb *v = verbs; v->name; v++) {
+		if (groups && !words_have(groups, '|', v->group))
+			continue;
 		if (strcmp(group, v->group))
-			printf("\n%s\n", v->group);
+			printf("%s%s\n", groups && !*group ? "" : "\n", v->group);
 		group = v->group;
 		snprintf(left, sizeof(left), "%s %s", v->name, v->args);
 		columns_print(VERB_WIDTH, left, verb_summary(schema, v));
 	}
-	printf("\ncairn help VERB shows the options of a verb, man cairn has examples. -c or CAIRN_SOCKET sets the daemon's socket.\n");
+}
+
+static void all_print(struct json_object *schema)
+{
+	printf("usage: cairn [-c SOCKET] [-q] [-r] VERB [ARGUMENTS]\n");
+	groups_print(schema, NULL);
+	printf("\ncairn help VERB shows the options of a verb, cairn help GROUP the verbs of a group, man cairn has examples. -c or CAIRN_SOCKET sets the daemon's socket.\n");
 }
 
 /* ---- help for programs, as JSON ---- */
@@ -171,8 +208,13 @@ static void json_print(const struct cli *c, struct json_object *schema)
 
 	for (const struct verb *v = verbs; v->name && !c->npos; v++)
 		json_object_array_add(list, verb_to_json(schema, v));
-	for (size_t i = 0; i < c->npos; i++)
-		json_object_array_add(list, verb_to_json(schema, verb_find(c->pos[i])));
+	for (size_t i = 0; i < c->npos; i++) {
+		const struct verb *one = verb_find(c->pos[i]);
+
+		for (const struct verb *v = one ? one : verbs; v->name && (!one || v == one); v++)
+			if (one || words_have(groups_find(c->pos[i]), '|', v->group))
+				json_object_array_add(list, verb_to_json(schema, v));
+	}
 	output_print(stdout, c->format, list);
 }
 
@@ -181,7 +223,7 @@ int verb_help(struct cli *c)
 	CLEANUP_JS struct json_object *schema = NULL;
 
 	for (size_t i = 0; i < c->npos; i++)
-		if (!verb_find(c->pos[i]))
+		if (!verb_find(c->pos[i]) && !groups_find(c->pos[i]))
 			return verb_missing(c->pos[i]);
 	schema = schema_load();
 	if (c->format != CLI_TABLE) {
@@ -191,8 +233,13 @@ int verb_help(struct cli *c)
 	if (!c->npos)
 		all_print(schema);
 	for (size_t i = 0; i < c->npos; i++) {
+		const struct verb *v = verb_find(c->pos[i]);
+
 		printf("%s", i ? "\n" : "");
-		one_print(schema, verb_find(c->pos[i]));
+		if (v)
+			one_print(schema, v);
+		else
+			groups_print(schema, groups_find(c->pos[i]));
 	}
 	return CLI_OK;
 }

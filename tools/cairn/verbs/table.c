@@ -853,7 +853,7 @@ const struct verb verbs[] = {
 	{ "shell", "Help", "", "read verbs line by line, on a terminal with history and completion", NULL, 0, 0, false, NULL, NULL, verb_shell },
 	{ "complete", "Help", "[WORD...]", "print the words that can replace the last WORD, for the completion of shells", NULL, 0, MANY,
 		false, NULL, "vm-list snapshot-list vm-dump-definition query-schedules query-thresholds query-pools query-requests net-list query-jobs", verb_complete },
-	{ "help", "Help", "[VERB...]", "list all verbs, or show the options of verbs", NULL, 0, MANY, true, NULL, NULL, verb_help },
+	{ "help", "Help", "[VERB...]", "list all verbs, or those of a group, or show the options of verbs", NULL, 0, MANY, true, NULL, NULL, verb_help },
 	{ NULL, NULL, NULL, NULL, NULL, 0, 0, false, NULL, NULL, NULL },
 };
 

@@ -94,6 +94,18 @@ def test_snapshots_are_printed_as_by_virsh(fake):
     assert "--descendants needs --from or --current" in fake.cairn("snapshot-list", "vm1", "--descendants", ok=2).stderr
 
 
+def test_help_of_a_group_lists_its_verbs():
+    for word, verbs in (("domain", {"define", "start", "clone", "save", "domjobinfo", "domfsinfo"}), ("monitor", {"dominfo", "list"}),
+                        ("pool", {"pool-list"}), ("volume", {"vol-list"}), ("snapshot", {"snapshot-list"}), ("network", {"net-list"}),
+                        ("host", {"doctor"}), ("lifecycle", {"start"}), ("Saved states", {"save"})):
+        listed = set(re.findall(r"^  ([a-z][a-z-]*)", cairn("help", word).stdout, re.M))
+        assert verbs <= listed and ("audit" in listed) == (word == "host"), word
+        assert {v["name"] for v in json.loads(cairn("help", word, "--format", "json").stdout)} == listed
+    r = cairn("help", "snapshot", "list")
+    assert r.stdout.startswith("Snapshots\n  snapshot-create ") and "\ncairn list [OPTIONS]: " in r.stdout
+    assert cairn("help", "nonsense").returncode == 2
+
+
 def test_picture_without_a_name_gets_virshs(fake, tmp_path):
     fake.define("vm1", screen=True)
     fake.cairn("start", "vm1")
