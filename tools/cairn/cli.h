@@ -384,6 +384,10 @@ int verb_net_dhcp_leases(struct cli *c);
 int verb_net_update(struct cli *c);
 int verb_log(struct cli *c);
 int verb_shell(struct cli *c);
+/* Replace this process by the shell.
+ * line: run these commands, between semicolons; NULL: read lines.
+ * Returns an exit code after an error message. */
+int shell_start(struct cli *c, const char *line);
 int verb_cpu_models(struct cli *c);
 int verb_doctor(struct cli *c);
 int verb_web(struct cli *c);

@@ -395,8 +395,8 @@ static int verb_run_by_name(struct cli *c, int argc, char **argv)
 	return c->verb->run(c);
 }
 
-/* Parse the options before the verb. Returns the index of the verb, argc if there is none; -1 after an error
- * message. */
+/* Parse the options before the verb; -- ends them. Returns the index of the verb, argc if there is none; -1 after an
+ * error message. */
 static int global_options(struct cli *c, int argc, char **argv)
 {
 	int i = 1;
@@ -411,6 +411,8 @@ static int global_options(struct cli *c, int argc, char **argv)
 		} else if (!strcmp(a, "-c") || !strcmp(a, "--connect")) {
 			cli_usage(c, "%s needs a socket", a);
 			return -1;
+		} else if (!strcmp(a, "--")) {
+			return i + 1;
 		} else if (!strcmp(a, "-q") || !strcmp(a, "--quiet")) {
 			output_quiet();
 		} else if (!strcmp(a, "-r") || !strcmp(a, "--readonly")) {
@@ -453,6 +455,8 @@ int main(int argc, char **argv)
 		return cli_usage(NULL, "-c takes the path of the daemon's socket, not the URI \"%s\"; leave -c out for the default one", c.socket);
 	if (at == argc)
 		r = isatty(0) && isatty(1) ? verb_shell(&c) : verb_help(&c);
+	else if (at == argc - 1 && strpbrk(argv[at], " ;") && strcmp(argv[at - 1], "--"))
+		r = shell_start(&c, argv[at]); /* commands in one word, as virsh takes them */
 	else
 		r = verb_run_by_name(&c, argc - at, argv + at);
 	client_free(c.client);

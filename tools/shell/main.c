@@ -1,8 +1,8 @@
 /* cairn-shell: the interactive shell, with libedit's line editing, history and completion. cairn starts it when it is
  * called without a verb on a terminal, or as `cairn shell`. Each command is a process of its own, so no state of one
  * reaches the next.
- * Arguments: the path of cairn; the daemon's socket, or an empty word for cairn's own choice; up to two options of
- * cairn that each command gets. */
+ * Arguments: the path of cairn; the daemon's socket, or an empty word for cairn's own choice; perhaps --line and a line
+ * to run in place of those of standard input; up to two options of cairn that each command gets. */
 #include "tools/shell/complete.h"
 #include "tools/shell/words.h"
 #include "base/home.h"
@@ -29,7 +29,8 @@
 struct shell {
 	const char *cairn, *socket;
 	char **options; /* ends with NULL; borrowed */
-	bool terminal, quit;
+	bool terminal; /* the commands may read standard input: no lines of the shell come there */
+	bool quit;
 	int status; /* of the last command */
 	char history[PATH_MAX]; /* "": none */
 };
@@ -63,7 +64,7 @@ static int folder_print(void)
  * terminal gets no input, which is the shell's next lines. */
 static int cairn_run(const struct shell *s, const struct words *w)
 {
-	char *argv[WORDS_MAX + OPTIONS_MAX + 4] = { (char *)s->cairn }, **to = argv + 1;
+	char *argv[WORDS_MAX + OPTIONS_MAX + 5] = { (char *)s->cairn }, **to = argv + 1;
 	void (*old_int)(int) = signal(SIGINT, SIG_IGN), (*old_quit)(int) = signal(SIGQUIT, SIG_IGN);
 	posix_spawn_file_actions_t files;
 	posix_spawnattr_t attr;
@@ -77,6 +78,8 @@ static int cairn_run(const struct shell *s, const struct words *w)
 	}
 	for (char **option = s->options; *option; option++)
 		*to++ = *option;
+	if (w->list[0][0] != '-')
+		*to++ = (char *)"--"; /* cairn splits a lone word with blanks otherwise */
 	memcpy(to, w->list, w->n * sizeof(*to));
 	posix_spawn_file_actions_init(&files);
 	if (!s->terminal)
@@ -227,14 +230,18 @@ static void file_read(struct shell *s)
 int main(int argc, char **argv)
 {
 	struct shell s = { .cairn = argc > 1 ? argv[1] : "", .socket = argc > 2 ? argv[2] : "" };
+	const char *line = argc > 4 && !strcmp(argv[3], "--line") ? argv[4] : NULL;
+	int at = line ? 5 : 3;
 
-	if (argc < 3 || argc > 3 + OPTIONS_MAX) {
+	if (argc < at || argc > at + OPTIONS_MAX) {
 		fprintf(stderr, "error: cairn-shell is started by cairn: see cairn help shell\n");
 		return USAGE;
 	}
-	s.options = argv + 3;
-	s.terminal = isatty(0) && isatty(1);
-	if (s.terminal)
+	s.options = argv + at;
+	s.terminal = line || (isatty(0) && isatty(1));
+	if (line)
+		line_run(&s, line);
+	else if (s.terminal)
 		terminal_read(&s);
 	else
 		file_read(&s);

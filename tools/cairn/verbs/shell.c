@@ -1,5 +1,5 @@
-/* shell: replaces this process by the interactive shell, a program of its own (tools/shell): its library of line
- * editing would slow each start of this one. */
+/* shell: replaces this process by the shell, a program of its own (tools/shell): its library of line editing would slow
+ * each start of this one. */
 #include "tools/cairn/cli.h"
 #include "api/store/paths.h"
 #include "tools/cairn/output.h"
@@ -8,20 +8,33 @@
 #include <limits.h>
 #include <unistd.h>
 
-int verb_shell(struct cli *c)
+int shell_start(struct cli *c, const char *line)
 {
-	const char *options[2] = { NULL, NULL };
 	char program[PATH_MAX], self[PATH_MAX];
-	unsigned noptions = 0;
+	const char *argv[8]; /* cairn-shell, two paths, --line with its line, -q, -r, NULL */
+	unsigned n = 0;
 	struct err e;
 
-	if (output_is_quiet())
-		options[noptions++] = "-q";
-	if (c->readonly)
-		options[noptions] = "-r";
 	if (paths_self(self, &e) == 0 && paths_helper("cairn-shell", program, sizeof(program), &e) == 0) {
-		execl(program, "cairn-shell", self, c->socket ? c->socket : "", options[0], options[1], (char *)NULL);
+		argv[n++] = "cairn-shell";
+		argv[n++] = self;
+		argv[n++] = c->socket ? c->socket : "";
+		if (line) {
+			argv[n++] = "--line";
+			argv[n++] = line;
+		}
+		if (output_is_quiet())
+			argv[n++] = "-q";
+		if (c->readonly)
+			argv[n++] = "-r";
+		argv[n] = NULL;
+		execv(program, (char *const *)argv);
 		err_set_errno(&e, -errno, "%s", program);
 	}
 	return cli_fail(&e, "Failed to start the shell");
+}
+
+int verb_shell(struct cli *c)
+{
+	return shell_start(c, NULL);
 }

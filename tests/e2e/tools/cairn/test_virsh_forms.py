@@ -64,7 +64,7 @@ def test_forms_without_a_place_here_get_advice(words, says):
     ["domifaddr", "vm1", "net0", "agent"], ["domifaddr", "--full", "vm1", "net0", "lease"], ["domdirtyrate-calc", "vm1", "1"],
     ["domfsfreeze", "vm1", "/mnt", "/srv"], ["domfstrim", "vm1", "4096"], ["setmem", "vm1", "--kilobytes", "1024"],
     ["snapshot-dumpxml", "vm1", "--snapshotname", "s1"],
-    ["save-image-define", "--file", "f", "--xml", "x"], ["event", "--event", "block-threshold"]])
+    ["save-image-define", "--file", "f", "--xml", "x"], ["list --all"], ["event", "--event", "block-threshold"]])
 def test_forms_of_virsh_pass_the_check_of_the_command_line(words):
     r = cairn("-c", "/nonexistent", *words)
     assert r.returncode in (1, 3, 7) and "see cairn help" not in r.stderr, r.stderr
@@ -92,6 +92,20 @@ def test_snapshots_are_printed_as_by_virsh(fake):
     assert fake.cairn("snapshot-current", "vm1").stdout == fake.cairn("snapshot-dumpxml", "vm1", "s2").stdout
     assert json.loads(fake.cairn("snapshot-current", "vm1", "--format", "json").stdout)["name"] == "s2"
     assert "--descendants needs --from or --current" in fake.cairn("snapshot-list", "vm1", "--descendants", ok=2).stderr
+
+
+def test_one_word_may_have_several_commands(fake):
+    fake.define("vm1")
+    assert fake.cairn("list --all --name").stdout == "vm1\n"
+    assert fake.cairn("-q", "list --all --name; domstate vm1 ;domname vm1").stdout == "vm1\nshut off\nvm1\n"
+    assert fake.cairn("start 'vm1'").stdout == "Domain 'vm1' started\n"
+    assert "unknown verb \"no\"" in fake.cairn("no such verb", ok=2).stderr
+    assert "there is no VM 'x'" in fake.cairn("list;domstate x", ok=3).stderr
+    assert "-r allows only" in fake.cairn("-r", "destroy vm1", ok=5).stderr
+    assert 'unknown verb "list --all"' in fake.cairn("--", "list --all", ok=2).stderr
+    r = subprocess.run([os.path.join(BUILD, "cairn"), "console vm1 --until READY --timeout 0"], env=fake.env, stdin=subprocess.DEVNULL,
+                       capture_output=True, text=True, timeout=50)
+    assert r.returncode != 2, r.stderr
 
 
 def test_help_of_a_group_lists_its_verbs():
