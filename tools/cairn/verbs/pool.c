@@ -3,6 +3,7 @@
 #include "api/wire/json.h"
 #include "base/cleanup.h"
 #include "base/err.h"
+#include "base/shell_word.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"
 #include "tools/cairn/output.h"
@@ -30,7 +31,10 @@ int verb_pool_define_as(struct cli *c)
 	if (!target)
 		return cli_usage(c, "pool-define-as needs --target, the folder");
 	if (!realpath(target, path) || stat(path, &st) < 0) {
-		err_set_errno(&e, -errno, "folder %.300s", target);
+		if (errno == ENOENT)
+			err_set(&e, -ENOENT, ERR_NOT_FOUND, "folder %.300s: No such file or directory. Next: mkdir -p %.300s", target, shell_word(target).s);
+		else
+			err_set_errno(&e, -errno, "folder %.300s", target);
 		return cli_fail(&e, "Failed to define pool %s", name);
 	}
 	if (!S_ISDIR(st.st_mode)) {

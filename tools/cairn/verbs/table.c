@@ -105,6 +105,8 @@ static const struct verb_option create_options[] = {
 	{ "validate", NULL, "no effect: each definition is checked" }, END };
 static const struct verb_option validate_options[] = {
 	{ "schema", NULL, "print the JSON Schema of a definition" }, END };
+static const struct verb_option save_image_dumpxml_options[] = {
+	{ "security-info", NULL, "no effect: a definition holds no secrets" }, END };
 static const struct verb_option dump_options[] = {
 	{ "inactive", NULL, FROM_SCHEMA("inactive") }, END };
 static const struct verb_option list_options[] = {
@@ -624,7 +626,7 @@ const struct verb verbs[] = {
 		"vm-restore", verb_restore },
 	{ "save-image-dumpjson", "Saved states", "FILE", "print the definition in a saved state as JSON", NULL, 1, 1, true, "file", NULL,
 		verb_save_image_dump },
-	{ "save-image-dumpxml", "Saved states", "FILE", "print the definition in a saved state as libvirt's domain XML", NULL, 1, 1, false,
+	{ "save-image-dumpxml", "Saved states", "FILE", "print the definition in a saved state as libvirt's domain XML", save_image_dumpxml_options, 1, 1, false,
 		"file", NULL, verb_save_image_dump },
 	{ "save-image-define", "Saved states", "FILE DEFINITION", "replace the definition in a saved state", save_image_define_options, 2, 2,
 		false, "file", NULL, verb_save_image_define },

@@ -53,7 +53,11 @@ def test_name_is_the_word_of_that_name_and_not_the_pool(fake, pool):
     (["snapshot-current", "vm1", "s1"], "cairn snapshot-revert VM NAME makes"),
     (["console", "vm1", "serial0"], "--serial or --virtio chooses the console"),
     (["domfsthaw", "vm1", "/mnt"], "leave it out: domfsthaw allows"),
-    (["domfstrim", "vm1", "0", "/mnt"], "leave it out: domfstrim trims")])
+    (["domfstrim", "vm1", "0", "/mnt"], "leave it out: domfstrim trims"),
+    (["blockjob", "vm1", "vda", "--async"], "leave --async out: --abort does not wait"),
+    (["qemu-agent-command", "vm1", "{}", "--async"], "leave --async out: --timeout SECONDS"),
+    (["net-dumpxml", "n", "--xpath", "//x"], "leave it out, and add to the command: | xmllint --xpath EXPRESSION -"),
+    (["save-image-edit", "f", "--running"], "cairn restore FILE --running or --paused")])
 def test_forms_without_a_place_here_get_advice(words, says):
     r = cairn("-c", "/nonexistent", *words)
     assert r.returncode == 2 and r.stderr.splitlines()[1].startswith("error: ") and says in r.stderr.splitlines()[1], r.stderr
@@ -63,7 +67,7 @@ def test_forms_without_a_place_here_get_advice(words, says):
     ["detach-interface", "vm1", "network", "52:54:00:00:00:01"], ["attach-interface", "vm1", "user", "", "net5"],
     ["domifaddr", "vm1", "net0", "agent"], ["domifaddr", "--full", "vm1", "net0", "lease"], ["domdirtyrate-calc", "vm1", "1"],
     ["domfsfreeze", "vm1", "/mnt", "/srv"], ["domfstrim", "vm1", "4096"], ["setmem", "vm1", "--kilobytes", "1024"],
-    ["snapshot-dumpxml", "vm1", "--snapshotname", "s1"],
+    ["snapshot-dumpxml", "vm1", "--snapshotname", "s1"], ["save-image-dumpxml", "--file", "f", "--security-info"],
     ["save-image-define", "--file", "f", "--xml", "x"], ["list --all"], ["event", "--event", "block-threshold"]])
 def test_forms_of_virsh_pass_the_check_of_the_command_line(words):
     r = cairn("-c", "/nonexistent", *words)
@@ -145,6 +149,16 @@ def test_event_block_job_is_of_block_jobs(fake):
     assert fake.cairn("event", "--event", "block-job", "--since", "0", "--timeout", "0", ok=1).stdout.startswith("event loop timed out\n")
 
 
+@pytest.mark.parametrize("verb", (
+    "net-event pool-event qemu-monitor-event backup-dumpxml guest-agent-timeout dompmwakeup hypervisor-cpu-compare send-process-signal "
+    "find-storage-pool-sources find-storage-pool-sources-as pool-capabilities net-port-create net-port-dumpxml net-port-delete "
+    "update-memory-device nodesevinfo domlaunchsecinfo domsetlaunchsecstate nodesuspend node-memory-tune allocpages freecell maxvcpus "
+    "nodememstats pool-build dom-fd-associate qemu-attach lxc-enter-namespace cd quit").split())
+def test_verbs_of_virsh_without_one_here_get_advice(verb):
+    r = cairn(verb)
+    assert r.returncode == 2 and "see cairn help for all verbs" not in r.stderr, r.stderr
+
+
 def test_all_disks_have_virshs_columns_first(fake):
     subprocess.run([os.path.join(BUILD, "cairn-img"), "create", "-q", "-f", "qcow2", str(fake.tmp / "a.qcow2"), "64M"], check=True)
     (fake.tmp / "b.raw").write_bytes(b"x" * 8192)
@@ -166,3 +180,9 @@ def test_all_disks_have_virshs_columns_first(fake):
 def test_job_info_has_virshs_labels(fake):
     fake.define("vm1")
     assert fake.cairn("domjobinfo", "vm1").stdout == "Job type:         None\n"
+
+
+def test_folder_of_a_pool_that_is_missing_is_made_first(fake):
+    missing = fake.tmp / "missing dir"
+    says = fake.cairn("pool-define-as", "p", "dir", "--target", str(missing), ok=3).stderr
+    assert f"folder {missing}: No such file or directory. Next: mkdir -p '{missing}'" in says
