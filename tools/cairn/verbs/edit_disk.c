@@ -47,12 +47,9 @@ static int choice_check(struct cli *c, const char *option, const char *const *ch
 static int attach_check(struct cli *c)
 {
 	static const char *const modes[] = { "readonly", NULL };
-	static const char *const buses[] = { "virtio", "scsi", NULL };
 	static const char *const drivers[] = { "qemu", NULL };
 	int r = choice_check(c, "mode", modes);
 
-	if (!r)
-		r = choice_check(c, "targetbus", buses);
 	if (!r)
 		r = choice_check(c, "driver", drivers);
 	if (!r && option_value(c, "io"))
@@ -61,13 +58,38 @@ static int attach_check(struct cli *c)
 }
 
 /* Returns --targetbus, or else the bus by the target's first letters, as libvirt does. A CD drive hda gets scsi,
- * because there is no bus ide. NULL: the default of a definition. */
+ * because there is no bus ide. Another bus than virtio and scsi becomes one of them with a warning, as in libvirt's XML
+ * (tools/xml/disk.c). NULL: the default of a definition. */
 static const char *bus_of_options(struct cli *c, bool cdrom)
 {
 	const char *given = option_value(c, "targetbus"), *target = c->pos[2];
 	bool scsi = !strncmp(target, "sd", 2) || (cdrom && !strncmp(target, "hd", 2));
 
-	return given ? given : scsi ? "scsi" : NULL;
+	if (!given)
+		return scsi ? "scsi" : NULL;
+	if (!strcmp(given, "virtio") || !strcmp(given, "scsi"))
+		return given;
+	if (cdrom) {
+		fprintf(stderr, "warning: --targetbus %s becomes scsi: the guest needs a driver for virtio-scsi\n", given);
+		return "scsi";
+	}
+	fprintf(stderr, "warning: --targetbus %s becomes virtio: the guest has %s as /dev/vd..., not /dev/%s; it needs a virtio driver; use "
+		"root=UUID=... or LABEL=...\n", given, target, target);
+	return "virtio";
+}
+
+/* Returns --cache. NULL: the default of a definition, none; in place of virsh's other modes it comes with a warning. */
+static const char *cache_of_options(const struct cli *c)
+{
+	const char *given = option_value(c, "cache");
+
+	if (!given || !strcmp(given, "default"))
+		return NULL;
+	if (strcmp(given, "writethrough") && strcmp(given, "directsync"))
+		return given;
+	fprintf(stderr, "warning: --cache %s has no effect: Cairn has none, writeback and unsafe; the disk has none, which is as durable as the "
+		"guest's flushes\n", given);
+	return NULL;
 }
 
 /* Returns the new disk's JSON from the options, which the caller owns; NULL after an error message. */
@@ -88,7 +110,7 @@ static struct json_object *disk_of_options(struct cli *c)
 	js_put_str(disk, "format", format);
 	js_put_bool(disk, "readonly", option_value(c, "mode") || cdrom);
 	js_put_str(disk, "serial", serial);
-	js_put_str(disk, "cache", option_value(c, "cache"));
+	js_put_str(disk, "cache", cache_of_options(c));
 	return disk;
 }
 

@@ -91,7 +91,9 @@ static struct json_object *interface_of_options(struct cli *c)
 	js_put_str(o, "mac", mac);
 	if (option_flag(c, "vhost"))
 		js_put_bool(o, "vhost", true);
-	js_put_str(o, "model", model ? model : "virtio");
+	if (model && strncmp(model, "virtio", 6)) /* as libvirt's XML: tools/xml/device.c */
+		fprintf(stderr, "warning: --model %s becomes virtio: the guest needs a virtio driver, and may rename the interface\n", model);
+	js_put_str(o, "model", "virtio");
 	return o;
 }
 

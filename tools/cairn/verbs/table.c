@@ -377,10 +377,10 @@ static const struct verb_option attach_disk_options[] = {
 	{ "type", "disk|cdrom", "add a disk or a cdrom drive [disk]" },
 	{ "mode", "readonly", "write-protect the disk" },
 	{ "serial", "SERIAL", "set the serial number that the guest sees [none]" },
-	{ "targetbus", "virtio|scsi", "set the bus of the disk [scsi if TARGET begins with sd, or with hd for a cdrom; else virtio]" },
+	{ "targetbus", "virtio|scsi|sata|usb|ide", "set the bus of the disk; others than virtio and scsi become one of them, with a warning [scsi if TARGET begins with sd, or with hd for a cdrom; else virtio]" },
 	{ "sourcetype", "file|block", "no effect: detected" },
 	{ "driver", "qemu", "no effect; accepted for virsh" },
-	{ "cache", "none|writeback|unsafe", "bypass the host's page cache, use it, or use it and ignore the guest's flushes [none]" },
+	{ "cache", "none|writeback|unsafe|writethrough|directsync|default", "bypass the host's page cache, use it, or use it and ignore the guest's flushes; others are none [none]" },
 	{ "io", "MODE", "no effect; accepted for virsh" }, PLUG_OPTIONS, END };
 static const struct verb_option detach_options[] = {
 	{ "timeout", "SECONDS", "wait at most SECONDS for the guest to release the disk, 1 to 600 [5]" }, PLUG_OPTIONS, END };
@@ -398,7 +398,7 @@ static const struct verb_option change_media_options[] = {
 	{ "block", NULL, "no effect: block devices are detected" }, PLUG_OPTIONS, END };
 static const struct verb_option attach_interface_options[] = {
 	{ "mac", "MAC", "set the MAC address [random, 52:54:00:...]" },
-	{ "model", "virtio", "no effect: every interface is a virtio interface" },
+	{ "model", "MODEL", "no effect: every interface is a virtio interface; another MODEL causes a warning" },
 	{ "target", "ID", "set the id of the interface [first free of net0, net1, ...]" },
 	{ "queues", "N", "give it N pairs of queues, 1 to 8 [1]" },
 	{ "vhost", NULL, "let the host's kernel (vhost-net) move the frames, from the VM's next start on" },

@@ -159,6 +159,23 @@ def test_verbs_of_virsh_without_one_here_get_advice(verb):
     assert r.returncode == 2 and "see cairn help for all verbs" not in r.stderr, r.stderr
 
 
+def test_buses_caches_and_models_that_xml_replaces_are_replaced(fake):
+    (fake.tmp / "d.raw").write_bytes(bytes(4096))
+    (fake.tmp / "e.raw").write_bytes(bytes(4096))
+    fake.define("vm1")
+    r = fake.cairn("attach-disk", "vm1", str(fake.tmp / "d.raw"), "sda", "--targetbus", "sata", "--cache", "writethrough")
+    assert re.search("^warning: --targetbus sata becomes virtio: the guest has sda as /dev/vd", r.stderr, re.M)
+    assert re.search("^warning: --cache writethrough has no effect: Cairn has none, writeback and unsafe", r.stderr, re.M)
+    r = fake.cairn("attach-disk", "vm1", str(fake.tmp / "e.raw"), "hdc", "--targetbus", "usb", "--type", "cdrom", "--cache", "default")
+    assert r.stderr == "warning: --targetbus usb becomes scsi: the guest needs a driver for virtio-scsi\n"
+    r = fake.cairn("attach-interface", "vm1", "user", "--model", "e1000")
+    assert "warning: --model e1000 becomes virtio: the guest needs a virtio driver" in r.stderr
+    d = json.loads(fake.cairn("dumpjson", "vm1").stdout)
+    assert [x.get("bus", "virtio") for x in d["disks"]] == ["virtio", "scsi"] and not any(x.get("cache") for x in d["disks"])
+    assert d["interfaces"][0].get("model", "virtio") == "virtio"
+    assert "fdc" in fake.cairn("attach-disk", "vm1", str(fake.tmp / "d.raw"), "fda", "--targetbus", "fdc", ok=2).stderr
+
+
 def test_all_disks_have_virshs_columns_first(fake):
     subprocess.run([os.path.join(BUILD, "cairn-img"), "create", "-q", "-f", "qcow2", str(fake.tmp / "a.qcow2"), "64M"], check=True)
     (fake.tmp / "b.raw").write_bytes(b"x" * 8192)
