@@ -185,6 +185,9 @@ int cli_vm_info(struct cli *c, const char *name, struct json_object **ret_o, str
 /* Fetch all pages of vm-stats as one array, with each VM's members of vm-info. The caller owns *ret_vms. Returns 0 or
  * -errno. */
 int cli_vm_stats(struct cli *c, struct json_object **ret_vms, struct err *e);
+/* Complete the members of vm-info of a VM that is off by its definition: the memory that the guest will have, and the
+ * ids and paths of its disks (info.c). */
+void cli_vm_info_complete(struct cli *c, struct json_object *info);
 
 /* ---- waiting (wait.c) ---- */
 

@@ -3,8 +3,11 @@
 #include "tools/cairn/cli.h"
 #include "api/store/paths.h"
 #include "api/wire/json.h"
+#include "base/cleanup.h"
 #include "base/shell_word.h"
+#include "base/size.h"
 #include "base/util.h"
+#include "tools/cairn/change.h"
 #include "tools/cairn/output.h"
 #include "tools/cairn/pool.h"
 
@@ -242,6 +245,32 @@ static int dominfo_sandbox(struct cli *c)
 	return CLI_OK;
 }
 
+void cli_vm_info_complete(struct cli *c, struct json_object *info)
+{
+	CLEANUP_JS struct json_object *definition = NULL;
+	struct json_object *disks, *list;
+	const char *memory;
+	uint64_t bytes;
+	struct err e;
+
+	if (js_get(info, "pid") || js_get_int(info, "used-memory", 0) || change_read(c, js_get_str_or(info, "name", ""), &definition, &e) < 0)
+		return;
+	memory = js_get_str(definition, "current_memory");
+	if (!memory || size_parse(memory, MIB, &bytes) < 0)
+		bytes = (uint64_t)js_get_int(info, "memory", 0);
+	js_put_uint(info, "used-memory", bytes);
+	disks = js_get_array(definition, "disks");
+	list = json_object_new_array();
+	for (size_t i = 0; disks && i < json_object_array_length(disks); i++) {
+		struct json_object *o = json_object_new_object(), *disk = json_object_array_get_idx(disks, i);
+
+		js_put_str(o, "id", js_get_str(disk, "id"));
+		js_put_str(o, "path", js_get_str(disk, "path"));
+		json_object_array_add(list, o);
+	}
+	js_put(info, "disks", list);
+}
+
 int verb_dominfo(struct cli *c)
 {
 	CLEANUP_JS struct json_object *o = NULL;
@@ -251,10 +280,12 @@ int verb_dominfo(struct cli *c)
 		return dominfo_sandbox(c);
 	if (cli_vm_info(c, c->pos[0], &o, &e) < 0)
 		return cli_fail(&e, "failed to get domain '%s'", c->pos[0]);
-	if (c->format == CLI_TABLE)
-		info_print(o);
-	else
+	if (c->format != CLI_TABLE) {
 		output_print(stdout, c->format, o);
+		return CLI_OK;
+	}
+	cli_vm_info_complete(c, o);
+	info_print(o);
 	return CLI_OK;
 }
 

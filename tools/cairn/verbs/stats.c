@@ -140,7 +140,7 @@ static void vcpu_add(struct json_object *out, struct json_object *info)
 	size_t n = times ? json_object_array_length(times) : 0;
 	char key[48];
 
-	figure_put(out, n ? js_get_int(info, "vcpus", 0) : 0, "vcpu.current");
+	figure_put(out, js_get_int(info, "vcpus", 0), "vcpu.current");
 	figure_put(out, js_get_int(info, "max-vcpus", js_get_int(info, "vcpus", 0)), "vcpu.maximum");
 	for (size_t i = 0; i < n; i++) {
 		if (vcpu_is_absent(info, i))
@@ -250,7 +250,7 @@ static void block_add(struct json_object *out, struct json_object *info)
 	for (size_t i = 0; disks && i < json_object_array_length(disks); i++, n++) {
 		struct json_object *disk = json_object_array_get_idx(disks, i);
 
-		element_add(out, disk, "block", n, "id", all, ARRAY_SIZE(all));
+		element_add(out, disk, "block", n, "id", all, js_get(disk, "rd-reqs") ? ARRAY_SIZE(all) : 0); /* none while the VM is off */
 		path_add(out, js_get_str(disk, "path"), n);
 		for (size_t k = 0; k < ARRAY_SIZE(sizes); k++)
 			if (js_get(disk, sizes[k]))
@@ -338,6 +338,8 @@ static struct json_object *stats_of(struct cli *c, struct json_object *info)
 		chosen = chosen || option_flag(c, groups[i].option);
 	if (!chosen || option_flag(c, "block"))
 		disks_complete(c, info);
+	if (!chosen || option_flag(c, "block") || option_flag(c, "balloon"))
+		cli_vm_info_complete(c, info);
 	js_put_str(out, "name", js_get_str(info, "name"));
 	for (size_t i = 0; i < ARRAY_SIZE(groups); i++)
 		if (!chosen || option_flag(c, groups[i].option))

@@ -234,7 +234,7 @@ def test_dominfo_shows_definition_and_state(fake):
         "State:          shut off\n"
         "CPU(s):         2\n"
         "Max memory:     32768 KiB\n"
-        "Used memory:    0 KiB\n"
+        "Used memory:    32768 KiB\n"
         "Persistent:     yes\n"
         "Autostart:      disable\n"
         "Managed save:   no\n"

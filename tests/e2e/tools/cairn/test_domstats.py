@@ -25,7 +25,7 @@ def test_domstats_prints_statistics(fake, tmp_path):
         "Domain: 'vm1'\n  state.state=1\n  state.reason=1\n"
         f"  balloon.current=32768\n  balloon.maximum=32768\n  balloon.rss={rss}\n\n"
         "Domain: 'vm2'\n  state.state=5\n  state.reason=0\n"
-        "  balloon.current=0\n  balloon.maximum=32768\n\n")
+        "  balloon.current=32768\n  balloon.maximum=32768\n\n")
     assert "Domain: 'vm1'" not in fake.cairn("domstats", "vm[2-9]").stdout
     info, stats = fake.figures("vm1"), domstats(fake, "vm1")
     assert (stats["name"], stats["cpu.time"]) == ("vm1", info["cpu-time"])
@@ -35,6 +35,13 @@ def test_domstats_prints_statistics(fake, tmp_path):
     fake.cairn("destroy", "vm1")
     out = fake.cairn("domstats", "vm1").stdout
     assert "state.reason=2\n" in out and "cpu.time" not in out
+    assert out.endswith("  balloon.current=32768\n  balloon.maximum=32768\n  vcpu.current=2\n  vcpu.maximum=2\n  net.count=0\n"
+                        f"  block.count=1\n  block.0.name=vda\n  block.0.path={tmp_path}/d.raw\n\n"), out
+    fake.define("vm3", memory="64M", balloon=True, current_memory="48M", disks=[{"id": "sda", "bus": "scsi", "device": "cdrom"}])
+    out = fake.cairn("domstats", "vm3").stdout
+    assert "  balloon.current=49152\n  balloon.maximum=65536\n" in out and "  block.count=1\n  block.0.name=sda\n\n" in out
+    assert "\nMax memory:     65536 KiB\nUsed memory:    49152 KiB\n" in fake.cairn("dominfo", "vm3").stdout
+    assert json.loads(fake.cairn("dominfo", "vm3", "--format", "json").stdout)["used-memory"] == 0
     assert fake.cairn("domstats", "none", ok=3).stdout == ""
 
 
