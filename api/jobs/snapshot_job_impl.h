@@ -34,6 +34,7 @@ struct snapshot_work {
 	struct json_object *warnings; /* owned: sentences about drives that the revert empties; NULL: none was looked at */
 	uint32_t checked; /* only for a dry run: number of disks of the definition that are checked */
 	bool has_memory, stopped;
+	uint64_t stopped_at_ns; /* when a VM that ran was stopped for the revert; 0: none was */
 	uint8_t taken; /* enum vm_snapshot_state of the snapshot */
 	struct {
 		bool known;

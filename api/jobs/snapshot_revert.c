@@ -6,6 +6,7 @@
 #include "api/vm/vm_process.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
+#include "base/clock.h"
 #include "base/util.h"
 
 #include <errno.h>
@@ -123,7 +124,7 @@ void snapshot_revert_failed(struct vm *vm, void *opaque)
 void snapshot_revert_note(struct snapshot_work *w, const struct vm_snapshot_done *d)
 {
 	if (d)
-		js_put_uint(w->result, "pause", d->pause_ns);
+		js_put_uint(w->result, "pause", w->stopped_at_ns ? clock_monotonic_ns() - w->stopped_at_ns : d->pause_ns);
 	job_put_tracking(w->result, d);
 	vm_set(w->vm, VM_FACT_FOR_REVERT, false);
 	vm_notify(w->vm, renewed);
@@ -240,6 +241,7 @@ static void revert_checked(void *opaque, int r, const struct vm_answer *a, const
 		return;
 	}
 	w->stopped = true;
+	w->stopped_at_ns = w->vm->state == VM_RUNNING ? clock_monotonic_ns() : 0;
 	vm_when_gone(w->vm, revert_stopped, w);
 	vm_destroy(w->vm, NULL);
 }

@@ -210,6 +210,20 @@ def test_revert_gives_the_drive_the_medium_of_the_snapshot(daemon, kvm, tmp_path
     assert not reverted(daemon, "cd")["stopped"]
 
 
+def test_pause_of_a_revert_has_the_start_of_a_new_process(daemon, kvm, tmp_path):
+    """The guest stands from the end of the old process on."""
+    d = Drive(daemon, tmp_path)
+    daemon.cairn("snapshot-create-as", "vm1", "ab")
+    d.change(d.cd)
+    q = daemon.qmp()
+    job = q.run("snapshot-revert", vm="vm1", name="ab")["job"]
+    result = q.run("job-wait", id=job)["result"]
+    at = {e["data"]["state"]: e["timestamp"]["seconds"] * 1000000 + e["timestamp"]["microseconds"]
+          for e in q.events if e["event"] == "VM_STATE_CHANGE"}
+    assert result["stopped"] and result["pause"] >= (at["running"] - at["shutoff"]) * 1000 > 0
+    d.console.close()
+
+
 def test_revert_empties_the_drive_if_the_medium_is_gone(daemon, kvm, tmp_path):
     d = Drive(daemon, tmp_path)
     daemon.cairn("snapshot-create-as", "vm1", "ab")
