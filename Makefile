@@ -240,7 +240,9 @@ $(BUILD)/vmm/boot/acpi.o: $(DSDTS) $(SSDTS)
 unit_top = tests/unit/$(firstword $(subst /, ,$*))
 fixtures = $(patsubst %.c,$(BUILD)/%.o,$(wildcard $(unit_top)/fixture*.c))
 .SECONDEXPANSION:
-.SECONDARY: # keep objects that only a rule with a pattern names
+# Keep objects that only a rule with a pattern names. Other objects are none of these: make does not make a missing one
+# for a library that is newer than its source.
+.SECONDARY: $(patsubst %.c,$(BUILD)/%.o,$(shell find tests/unit -name 'fixture*.c'))
 $(BUILD)/unit/%: tests/unit/%.c $$(fixtures) $(TEST_LIBS)
 	$(call say,TEST,$@)
 	$(Q)mkdir -p $(@D)
