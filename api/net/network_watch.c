@@ -46,14 +46,6 @@ struct network_watch {
 
 /* ---- messages ---- */
 
-static bool is_default_route(const struct nlmsghdr *m)
-{
-	const struct rtmsg *r = NLMSG_DATA(m);
-
-	return (m->nlmsg_type == RTM_NEWROUTE || m->nlmsg_type == RTM_DELROUTE) && m->nlmsg_len >= NLMSG_LENGTH(sizeof(*r)) &&
-		!r->rtm_dst_len && r->rtm_type == RTN_UNICAST;
-}
-
 /* A link has got an address, as Docker's bridge does when it starts. */
 static bool is_new_subnet(const struct nlmsghdr *m)
 {
@@ -98,38 +90,67 @@ static bool is_lost_link(struct vm_host *host, const struct nlmsghdr *m)
 	return false;
 }
 
-static bool is_own_bridge(struct vm_host *host, unsigned index)
+/* Return the network that has the link as its bridge, also while it starts or stops; NULL: none. */
+static const struct network *bridge_network(struct vm_host *host, unsigned index)
 {
 	const struct network *n;
 
 	for (size_t k = 0; (n = network_at(host, k)); k++)
-		if (n->state == NETWORK_ACTIVE && if_nametoindex(n->live->bridge) == index)
-			return true;
-	return false;
+		if (n->live && if_nametoindex(n->live->bridge) == index)
+			return n;
+	return NULL;
+}
+
+/* Return whether a route may make a link an uplink of networks, or end that (tools/net/uplink.h). */
+static bool is_uplink_route(struct vm_host *host, const struct nlmsghdr *m)
+{
+	const struct rtmsg *r = NLMSG_DATA(m);
+	const struct nlattr *link = attribute_find(m, sizeof(*r), RTA_OIF), *to = attribute_find(m, sizeof(*r), RTA_DST);
+	const unsigned char *first = to ? (const void *)(to + 1) : NULL;
+	unsigned index = 0;
+
+	if ((m->nlmsg_type != RTM_NEWROUTE && m->nlmsg_type != RTM_DELROUTE) || m->nlmsg_len < NLMSG_LENGTH(sizeof(*r)) ||
+		r->rtm_type != RTN_UNICAST || r->rtm_table == RT_TABLE_LOCAL || (r->rtm_flags & RTM_F_CLONED))
+		return false;
+	/* Each link with IPv6 has a route to its link-local addresses, and each network's bridge one to the guests. */
+	if (r->rtm_family == AF_INET6 && to && to->nla_len >= NLA_HDRLEN + 2 && first[0] == 0xfe && (first[1] & 0xc0) == 0x80)
+		return false;
+	if (link && link->nla_len >= NLA_HDRLEN + sizeof(index))
+		memcpy(&index, link + 1, sizeof(index));
+	return !index || !bridge_network(host, index);
 }
 
 static bool is_lost_address(struct vm_host *host, const struct nlmsghdr *m)
 {
 	const struct ifaddrmsg *a = NLMSG_DATA(m);
+	const struct network *n;
 
-	return m->nlmsg_type == RTM_DELADDR && m->nlmsg_len >= NLMSG_LENGTH(sizeof(*a)) && is_own_bridge(host, a->ifa_index);
+	if (m->nlmsg_type != RTM_DELADDR || m->nlmsg_len < NLMSG_LENGTH(sizeof(*a)))
+		return false;
+	n = bridge_network(host, a->ifa_index);
+	return n && n->state == NETWORK_ACTIVE;
 }
 
-/* Somebody has switched forwarding off, of a link or of all. The message about a new link has more settings. */
-static bool is_forwarding_off(const struct nlmsghdr *m)
+/* Return whether somebody has switched forwarding off, of a link or of all, or on of all. The message about a new link
+ * has more settings. */
+static bool is_forwarding_change(const struct nlmsghdr *m)
 {
 	const size_t header = sizeof(struct netconfmsg);
 	const struct nlattr *a = m->nlmsg_type == RTM_NEWNETCONF ? attribute_find(m, header, NETCONFA_FORWARDING) : NULL;
-	int value = 1;
+	const struct nlattr *link = a ? attribute_find(m, header, NETCONFA_IFINDEX) : NULL;
+	int value, index;
 
-	if (a && a->nla_len >= NLA_HDRLEN + sizeof(value) && !attribute_find(m, header, NETCONFA_PROXY_NEIGH))
-		memcpy(&value, a + 1, sizeof(value));
-	return !value;
+	if (!link || a->nla_len < NLA_HDRLEN + sizeof(value) || link->nla_len < NLA_HDRLEN + sizeof(index) ||
+		attribute_find(m, header, NETCONFA_PROXY_NEIGH))
+		return false;
+	memcpy(&value, a + 1, sizeof(value));
+	memcpy(&index, link + 1, sizeof(index));
+	return !value || index == NETCONFA_IFINDEX_ALL;
 }
 
 static bool is_lost_part(struct vm_host *host, const struct nlmsghdr *m)
 {
-	return is_default_route(m) || is_lost_link(host, m) || is_lost_address(host, m) || is_forwarding_off(m);
+	return is_uplink_route(host, m) || is_lost_link(host, m) || is_lost_address(host, m) || is_forwarding_change(m);
 }
 
 /* The name of the table is the first attribute of tables, chains and rules. */

@@ -1,7 +1,7 @@
-/* network_watch: repairs active networks when the host changes: a default route moves to another link, or another
- * firewall starts or reloads and deletes tables that have rules of Cairn's. It also asks whether iptables-legacy blocks
- * them (network_blocked.h) when a link gets an address. The kernel reports both by netlink. Threading: the daemon's
- * loop. */
+/* network_watch: repairs active networks when the host changes: a route leads to another link, as when a VPN connects,
+ * or another firewall starts or reloads and deletes tables that have rules of Cairn's. It also asks whether
+ * iptables-legacy blocks them (network_blocked.h) when a link gets an address. The kernel reports both by netlink.
+ * Threading: the daemon's loop. */
 #ifndef CAIRN_API_NET_NETWORK_WATCH_H
 #define CAIRN_API_NET_NETWORK_WATCH_H
 

@@ -139,6 +139,26 @@ def veth(a, name_a, b, name_b, *more):
     b.run("ip", "link", "set", name_b, "up")
 
 
+def link(host, name, number):
+    """Add a further link of the host, to a network 10.NUMBER.0.0/24 and fd00:NUMBER::/64 with another host (1), which
+    also has 203.0.113.7."""
+    other = host.add(Namespace())
+    veth(host, name, other, "eth0")
+    for where, address in (host, 2), (other, 1):
+        where.run("ip", "addr", "add", f"10.{number}.0.{address}/24", "dev", "eth0" if where is other else name)
+        ipv6_add(where, f"fd00:{number}::{address}/64", "eth0" if where is other else name)
+    other.run("ip", "addr", "add", "203.0.113.7/32", "dev", "lo")
+    return other
+
+
+def vpn(host, name, networks, *more):
+    """Add a link whose other end has 203.0.113.7, with routes to these networks. more: arguments of each."""
+    other = link(host, name, 8)
+    for to in networks:
+        host.run("ip", "route", "add", to, "via", "10.8.0.1", "dev", name, *more)
+    return other
+
+
 class Guest(Namespace):
     """The end of a veth in a namespace of its own stands for a VM; the other end is a port of the bridge."""
 
@@ -294,4 +314,5 @@ def network(mode="nat", **more):
 
 IPV6 = {"address": "fd00:7::1", "prefix": 64}
 
-__all__ = ["Guest", "Host", "IPV6", "Namespace", "PROGRAM", "UUID", "netns", "network", "processes", "until", "veth"]
+__all__ = ["Guest", "Host", "IPV6", "Namespace", "PROGRAM", "UUID", "link", "netns", "network", "processes", "until", "veth",
+           "vpn"]

@@ -71,13 +71,18 @@ static bool is_own(struct json_object *rule, const struct network *n)
 	return rule && strstr(js_get_str_or(rule, "comment", ""), n->uuid);
 }
 
-static size_t own_count(const struct chain *c, const struct network *n)
+/* Return the link that a rule requires ("iifname", "oifname"); "": any. */
+static const char *rule_link(struct json_object *rule, const char *key)
 {
-	size_t count = 0;
+	struct json_object *expr = js_get_array(rule, "expr");
 
-	for (size_t i = 0; i < json_object_array_length(c->rules); i++)
-		count += is_own(js_get(json_object_array_get_idx(c->rules, i), "rule"), n);
-	return count;
+	for (size_t i = 0; expr && i < json_object_array_length(expr); i++) {
+		struct json_object *match = js_get(json_object_array_get_idx(expr, i), "match");
+
+		if (!strcmp(js_get_str_or(js_get(js_get(match, "left"), "meta"), "key", ""), key))
+			return js_get_str_or(match, "right", "");
+	}
+	return "";
 }
 
 static int chain_list(struct nft *nft, struct chain *c, struct err *e)
@@ -155,29 +160,56 @@ static int chains_find(struct nft *nft, struct chains *ret, struct err *e)
 
 /* ---- rules ---- */
 
-/* Print the rules that the chain needs, if f is not NULL. One is for packets from guest to guest: where br_netfilter is
- * on, the chains of both families see them, also those of a family in which the network has no addresses. Returns the
- * number of rules. */
-static size_t rules_print(FILE *f, const struct chain *c, const struct network *n, const struct uplinks *up)
+/* Find the links to and from which the chain has to accept packets. One is the bridge, for packets from guest to guest:
+ * where br_netfilter is on, the chains of both families see them, also those of a family in which the network has no
+ * addresses. */
+static void partners_find(const struct chain *c, const struct network *n, const struct uplinks *up, struct names *ret)
 {
 	bool v4 = strcmp(c->family, "ip6") != 0, v6 = strcmp(c->family, "ip") != 0;
-	struct names links = { 0 };
 
+	ret->n = 0;
+	names_add(ret, n->bridge);
 	for (size_t i = 0; v4 && i < up->ipv4.n; i++)
-		names_add(&links, up->ipv4.list[i]);
+		names_add(ret, up->ipv4.list[i]);
 	for (size_t i = 0; v6 && i < up->ipv6.n; i++)
-		names_add(&links, up->ipv6.list[i]);
-	names_add(&links, n->bridge);
-	for (size_t i = 0; f && i < links.n; i++) {
-		const char *link = links.list[i];
+		names_add(ret, up->ipv6.list[i]);
+}
 
-		fprintf(f, "insert rule %s %s %s iifname \"%s\" oifname \"%s\" counter accept comment \"network %s %s\"\n", c->family,
-			c->table, c->name, n->bridge, link, n->name, n->uuid);
-		if (strcmp(link, n->bridge) != 0)
-			fprintf(f, "insert rule %s %s %s iifname \"%s\" oifname \"%s\" counter accept comment \"network %s %s\"\n", c->family,
-				c->table, c->name, link, n->bridge, n->name, n->uuid);
+static void rule_print(FILE *f, const struct chain *c, const struct network *n, const char *in, const char *out)
+{
+	fprintf(f, "insert rule %s %s %s iifname \"%s\" oifname \"%s\" counter accept comment \"network %s %s\"\n", c->family, c->table,
+		c->name, in, out, n->name, n->uuid);
+}
+
+static void rules_print(FILE *f, const struct chain *c, const struct network *n, const struct uplinks *up)
+{
+	struct names links;
+
+	partners_find(c, n, up, &links);
+	for (size_t i = 0; i < links.n; i++) {
+		rule_print(f, c, n, n->bridge, links.list[i]);
+		if (strcmp(links.list[i], n->bridge) != 0)
+			rule_print(f, c, n, links.list[i], n->bridge);
 	}
-	return 2 * links.n - 1;
+}
+
+/* Return whether the network's rules in the chain are those that rules_print() prints. */
+static bool rules_are_complete(const struct chain *c, const struct network *n, const struct uplinks *up)
+{
+	size_t count = 0, expected = 0;
+	struct names links;
+
+	partners_find(c, n, up, &links);
+	for (size_t i = 0; i < json_object_array_length(c->rules); i++) {
+		struct json_object *rule = js_get(json_object_array_get_idx(c->rules, i), "rule");
+		const char *in = rule_link(rule, "iifname"), *out = rule_link(rule, "oifname");
+
+		if (!is_own(rule, n))
+			continue;
+		count++;
+		expected += (!strcmp(in, n->bridge) && names_have(&links, out)) || (!strcmp(out, n->bridge) && names_have(&links, in));
+	}
+	return count == expected && count == 2 * links.n - 1;
 }
 
 static void deletions_print(FILE *f, const struct chain *c, const struct network *n)
@@ -336,7 +368,7 @@ int accept_is_complete(struct nft *nft, const struct network *n, const struct up
 	if (r < 0)
 		return r;
 	for (size_t i = 0; i < chains.n; i++)
-		if (chains.list[i].drops && own_count(&chains.list[i], n) != rules_print(NULL, &chains.list[i], n, up))
+		if (chains.list[i].drops && !rules_are_complete(&chains.list[i], n, up))
 			return 0;
 	return 1;
 }

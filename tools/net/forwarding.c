@@ -169,6 +169,27 @@ static int sets_read(struct nft *nft, const struct network *n, const char *folde
 
 /* ---- planning ---- */
 
+/* Return whether somebody else has switched forwarding on for all links. */
+static bool ipv4_is_on(void)
+{
+	return link_sysctl_read("ipv4", ALL, "forwarding") > 0;
+}
+
+static bool ipv6_is_on(void)
+{
+	return kernel_can_force() && link_sysctl_read("ipv6", ALL, "forwarding") > 0;
+}
+
+static void names_drop_missing(const char *family, struct names *list)
+{
+	struct names old = *list;
+
+	list->n = 0;
+	for (size_t i = 0; i < old.n; i++)
+		if (link_sysctl_read(family, old.list[i], "forwarding") >= 0)
+			names_add(list, old.list[i]);
+}
+
 static void ipv4_plan(const struct uplinks *up, const struct forwarding *others, struct forwarding *f)
 {
 	for (size_t i = 0; i < up->ipv4.n; i++) {
@@ -219,9 +240,17 @@ int forwarding_plan(struct nft *nft, const struct network *n, const char *folder
 	r = sets_read(nft, n, folder, ret, &others, e);
 	if (r < 0 || !network_is_forwarded(n))
 		return r;
-	if (n->ipv4.given)
+	/* Links of VPNs come and go. */
+	names_drop_missing("ipv4", &ret->ipv4);
+	names_drop_missing("ipv6", &ret->ipv6);
+	names_drop_missing("ipv6", &ret->accept_ra);
+	if (ipv4_is_on())
+		ret->ipv4.n = 0;
+	else if (n->ipv4.given)
 		ipv4_plan(up, &others, ret);
-	if (n->ipv6.given)
+	if (ipv6_is_on())
+		ret->ipv6.n = 0;
+	else if (n->ipv6.given)
 		ipv6_plan(up, &others, ret);
 	return 0;
 }
@@ -260,8 +289,7 @@ int forwarding_disable(struct nft *nft, const struct network *n, const char *fol
 	struct forwarding own = { 0 }, others = { 0 };
 	int r = sets_read(nft, n, folder, &own, &others, e);
 
-	/* Meanwhile somebody may have switched it on for all links. */
-	if (link_sysctl_read("ipv4", ALL, "forwarding") == 0)
+	if (!ipv4_is_on())
 		for (size_t i = 0; i < own.ipv4.n && !r; i++)
 			if (!names_have(&others.ipv4, own.ipv4.list[i]))
 				r = switch_off("ipv4", own.ipv4.list[i], "forwarding", 0, e);
@@ -277,10 +305,17 @@ int forwarding_disable(struct nft *nft, const struct network *n, const char *fol
 	return r;
 }
 
-bool forwarding_is_complete(const struct network *n, const struct uplinks *up)
+void forwarding_guard_print(FILE *f, const struct network *n)
 {
 	if (!network_is_forwarded(n))
-		return true;
+		return;
+	fputs("meta nfproto ipv4 iifname @" SET_IPV4 " oifname @" SET_IPV4 " drop\n"
+		"meta nfproto ipv6 iifname @" SET_IPV6 " oifname @" SET_IPV6 " drop\n", f);
+}
+
+/* Return whether packets pass between the bridge and the uplinks. */
+static bool switches_are_on(const struct network *n, const struct uplinks *up)
+{
 	if ((n->ipv4.given && link_sysctl_read("ipv4", n->bridge, "forwarding") != 1) || (n->ipv6.given && !ipv6_passes(n->bridge)))
 		return false;
 	for (size_t i = 0; i < up->ipv4.n; i++)
@@ -290,4 +325,18 @@ bool forwarding_is_complete(const struct network *n, const struct uplinks *up)
 		if (!ipv6_passes(up->ipv6.list[i]))
 			return false;
 	return true;
+}
+
+int forwarding_is_complete(struct nft *nft, const struct network *n, const struct uplinks *up, bool has_table, struct err *e)
+{
+	struct forwarding own = { 0 };
+	int r = 0;
+
+	if (!network_is_forwarded(n))
+		return 1;
+	if (has_table && (ipv4_is_on() || ipv6_is_on()))
+		r = table_read(nft, n->table, &own, e);
+	if (r < 0)
+		return r;
+	return switches_are_on(n, up) && !(ipv4_is_on() && own.ipv4.n) && !(ipv6_is_on() && own.ipv6.n);
 }

@@ -6,12 +6,18 @@
  * were switched on. The kernel keeps the table as long as these settings: until the network or the host stops. If
  * another program removes the table, FOLDER/forwarding has the same, which counts as long as the bridge is there: a
  * reboot resets the settings and removes the bridge. A link that several networks have switched on is switched off with
- * the last of them. */
+ * the last of them.
+ *
+ * The host itself must not become a router between its uplinks. So a rule (forwarding_guard_print()) drops packets from
+ * one link of the sets to another. If somebody switches forwarding on for all links, the host is a router on purpose:
+ * the sets are empty then, so the rule drops nothing, and `down` switches nothing off. */
 #ifndef CAIRN_TOOLS_NET_FORWARDING_H
 #define CAIRN_TOOLS_NET_FORWARDING_H
 
 #include "tools/net/nft.h"
 #include "tools/net/uplink.h"
+
+#include <stdio.h>
 
 /* The sets of one network's table. */
 struct forwarding {
@@ -35,8 +41,11 @@ int forwarding_note(const char *folder, const struct forwarding *f, struct err *
 int forwarding_enable(const struct network *n, const struct forwarding *f, struct err *e);
 /* Switch off the settings that no other network has in its sets. folder: as in forwarding_plan(). */
 int forwarding_disable(struct nft *nft, const struct network *n, const char *folder, struct err *e);
-/* Return whether packets pass between the bridge and these uplinks. */
-bool forwarding_is_complete(const struct network *n, const struct uplinks *up);
+/* Print the rule for the chain of the forward hook. */
+void forwarding_guard_print(FILE *f, const struct network *n);
+/* Return 1 if packets pass between the bridge and these uplinks, and the sets are as the plan's; 0; -errno.
+ * has_table: the network's table exists. */
+int forwarding_is_complete(struct nft *nft, const struct network *n, const struct uplinks *up, bool has_table, struct err *e);
 
 /* Write a number to /proc/sys/net/FAMILY/conf/LINK/KEY. Returns 0; -errno with a sentence. */
 int link_sysctl_write(const char *family, const char *link, const char *key, int value, struct err *e);

@@ -148,6 +148,33 @@ int link_find(struct links *l, const char *name, struct link *ret, struct err *e
 	return r == 0 || r == -ENODEV ? 0 : link_failed(r, name, "looking for the link", e);
 }
 
+struct link_search {
+	void (*found)(const struct link *, void *);
+	void *arg;
+};
+
+static int link_each_read(const struct nlmsghdr *n, void *arg)
+{
+	const struct link_search *s = arg;
+	struct link link = { .name = "" };
+	const struct nlattr *a;
+
+	link_read(n, &link);
+	mnl_attr_for_each(a, n, sizeof(struct ifinfomsg))
+		if (mnl_attr_get_type(a) == IFLA_IFNAME && mnl_attr_validate(a, MNL_TYPE_NUL_STRING) >= 0)
+			link.name = mnl_attr_get_str(a);
+	s->found(&link, s->arg);
+	return MNL_CB_OK;
+}
+
+int links_each(struct links *l, void (*found)(const struct link *, void *), void *arg, struct err *e)
+{
+	struct link_search s = { found, arg };
+	int r = request_run(l, link_request(l, RTM_GETLINK, NLM_F_DUMP, 0), link_each_read, &s);
+
+	return r < 0 ? err_set_errno(e, r, "cannot list the links") : 0;
+}
+
 /* ---- changing links ---- */
 
 int link_make_bridge(struct links *l, const struct bridge_config *c, struct err *e)
@@ -519,13 +546,29 @@ struct route_search {
 	bool ended;
 };
 
+/* Report a route of RTA_MULTIPATH once for each of its links. */
+static void hops_report(struct route_search *s, struct route *route, const struct nlattr *hops)
+{
+	const char *at = mnl_attr_get_payload(hops);
+	size_t left = mnl_attr_get_payload_len(hops);
+	struct rtnexthop hop;
+
+	for (size_t step; !s->ended && left >= sizeof(hop); at += step, left -= step) {
+		memcpy(&hop, at, sizeof(hop));
+		if (hop.rtnh_len < sizeof(hop) || hop.rtnh_len > left)
+			return;
+		route->link = hop.rtnh_ifindex;
+		s->ended = s->found(route, s->arg);
+		step = MIN(left, (size_t)RTNH_ALIGN(hop.rtnh_len));
+	}
+}
+
 static int route_read(const struct nlmsghdr *n, void *arg)
 {
 	const struct rtmsg *m = mnl_nlmsg_get_payload(n);
-	struct route route = { .to.family = m->rtm_family, .prefix = m->rtm_dst_len };
+	struct route route = { .to.family = m->rtm_family, .prefix = m->rtm_dst_len, .table = m->rtm_table };
 	struct route_search *s = arg;
-	uint32_t table = m->rtm_table;
-	const struct nlattr *a;
+	const struct nlattr *a, *hops = NULL;
 
 	mnl_attr_for_each(a, n, sizeof(*m)) {
 		uint16_t type = mnl_attr_get_type(a);
@@ -533,14 +576,20 @@ static int route_read(const struct nlmsghdr *n, void *arg)
 		if (type == RTA_DST && mnl_attr_get_payload_len(a) == address_len(&route.to))
 			memcpy(route.to.bytes, mnl_attr_get_payload(a), address_len(&route.to));
 		else if (type == RTA_TABLE && mnl_attr_validate(a, MNL_TYPE_U32) >= 0)
-			table = mnl_attr_get_u32(a);
+			route.table = mnl_attr_get_u32(a);
 		else if (type == RTA_OIF && mnl_attr_validate(a, MNL_TYPE_U32) >= 0)
 			route.link = (int)mnl_attr_get_u32(a);
 		else if (type == RTA_GATEWAY || type == RTA_VIA || type == RTA_MULTIPATH)
 			route.gateway = true;
+		if (type == RTA_MULTIPATH)
+			hops = a;
 	}
 	/* The dump has to be read to its end. */
-	if (!s->ended && table == RT_TABLE_MAIN && m->rtm_type == RTN_UNICAST && !(m->rtm_flags & RTM_F_CLONED))
+	if (s->ended || route.table == RT_TABLE_LOCAL || m->rtm_type != RTN_UNICAST || (m->rtm_flags & RTM_F_CLONED))
+		return MNL_CB_OK;
+	if (hops)
+		hops_report(s, &route, hops);
+	else
 		s->ended = s->found(&route, s->arg);
 	return MNL_CB_OK;
 }

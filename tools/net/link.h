@@ -28,7 +28,7 @@ static inline void links_close_p(struct links **l)
 
 struct link {
 	int index; /* 0: there is no such link */
-	const char *name; /* as link_find() got it; borrowed */
+	const char *name; /* link_find(): as it got it; borrowed */
 	int master; /* index of the bridge that it is a port of; 0: none */
 	bool is_up;
 	unsigned mtu;
@@ -39,6 +39,9 @@ struct link {
 
 /* Find a link. Returns 0 with ret->index 0 if there is none; -errno with a sentence. */
 int link_find(struct links *l, const char *name, struct link *ret, struct err *e);
+/* Call found() for each link, whose name lasts until found() returns. found() makes no request with `l`.
+ * Returns 0; -errno with a sentence. */
+int links_each(struct links *l, void (*found)(const struct link *, void *), void *arg, struct err *e);
 
 struct bridge_config {
 	const char *name;
@@ -93,14 +96,18 @@ int link_add_neighbour(struct links *l, int bridge, int port, const uint8_t mac[
 /* Add a default route by a gateway. */
 int link_add_default_route(struct links *l, int index, const struct address *gateway, struct err *e);
 
+/* A VPN's 0.0.0.0/1 and the like stand for a default route. */
+#define PREFIX_DEFAULT_MAX 7
+
 struct route {
 	struct address to; /* family of the dump; all zero for a default route */
-	unsigned prefix;
-	int link; /* index; 0: none, or several */
+	unsigned prefix, table;
+	int link; /* index; 0: none */
 	bool gateway;
 };
 
-/* Call found() for each unicast route of the main table. found() returns true to end the search.
+/* Call found() for each unicast route of all tables but the local one; for a route by several links, once for each of
+ * them. found() returns true to end the search, and makes no request with `l`.
  * Returns 1 if it ended so; 0; -errno with a sentence. */
 int routes_each(struct links *l, int family, bool (*found)(const struct route *, void *), void *arg, struct err *e);
 

@@ -131,10 +131,10 @@ static void uplink_note(struct operation *o, const struct uplinks *up)
 	const struct network *n = &o->req->net;
 	char text[400];
 
-	if (!network_is_forwarded(n) || (!(n->ipv4.given && !up->ipv4.n) && !(n->ipv6.given && !n->ipv4.given && !up->ipv6.n)))
+	if (!network_is_forwarded(n) || up->has_default)
 		return;
-	snprintf(text, sizeof(text), "this host has no default route, so the guests of network '%s' reach no other host; the daemon "
-		"notices when there is one; or run: cairn net-start %s", n->name, n->name);
+	snprintf(text, sizeof(text), "this host has no default route, so the guests of network '%s' reach only networks to which the host "
+		"has a route; the daemon notices when there is one; or run: cairn net-start %s", n->name, n->name);
 	operation_note(o, text);
 }
 
@@ -377,7 +377,7 @@ static int addresses_are_there(struct operation *o, const struct link *bridge, s
 static int parts_check(struct operation *o, const struct link *bridge, struct err *e)
 {
 	const struct network *n = &o->req->net;
-	int address = addresses_are_there(o, bridge, e), rules, accepted, r;
+	int address = addresses_are_there(o, bridge, e), rules, accepted, forwards, r;
 	struct dnsmasq d;
 	struct uplinks up;
 
@@ -390,13 +390,16 @@ static int parts_check(struct operation *o, const struct link *bridge, struct er
 	accepted = rules < 0 ? rules : accept_is_complete(o->nft, n, &up, e);
 	if (accepted < 0)
 		return accepted;
+	forwards = forwarding_is_complete(o->nft, n, &up, rules, e);
+	if (forwards < 0)
+		return forwards;
 	missing(o, !strcmp(bridge->alias, n->alias), "alias");
 	missing(o, address, "address");
 	missing(o, !network_has_dnsmasq(n) || veth_is_there(o, bridge->index), "link");
 	missing(o, !network_has_dnsmasq(n) || d.pid, "dnsmasq");
 	missing(o, !d.pid || names_are_up(&d), "names");
 	missing(o, rules, "rules");
-	missing(o, forwarding_is_complete(n, &up), "forwarding");
+	missing(o, forwards, "forwarding");
 	missing(o, accepted, "accept");
 	r = ports_answer(o, true, e);
 	if (r < 0)

@@ -3,18 +3,17 @@
 #include "base/util.h"
 
 #include <errno.h>
+#include <linux/rtnetlink.h>
 #include <stdio.h>
 #include <string.h>
 
-/* A VPN's 0.0.0.0/1 and the like stand for a default route. */
-#define PREFIX_DEFAULT_MAX 7
 #define FREE_FIRST 122
 #define FREE_LAST 254
 #define FREE_PREFIX 24
 
 static bool overlaps(const struct route *r, const struct address *a, unsigned prefix)
 {
-	if (r->prefix <= PREFIX_DEFAULT_MAX || r->to.family != a->family)
+	if (r->table != RT_TABLE_MAIN || r->prefix <= PREFIX_DEFAULT_MAX || r->to.family != a->family)
 		return false;
 	return address_shares_prefix(&r->to, a, MIN(r->prefix, prefix));
 }

@@ -55,6 +55,7 @@ static void forward_print(FILE *f, const struct network *n, const struct service
 {
 	egress_rules_print(f, n, s);
 	fputs("chain forward {\ntype filter hook forward priority filter; policy accept;\n", f);
+	forwarding_guard_print(f, n);
 	egress_forward_print(f, n);
 	if (n->mode != MODE_OPEN) {
 		fprintf(f, "iifname \"%s\" oifname \"%s\" accept\n", n->bridge, n->bridge);

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from conftest import BUILD, until
-from hostnetlib import Host, Namespace, as_root, legacy_tables_work, veth
+from hostnetlib import Host, Namespace, as_root, legacy_tables_work, veth, vpn
 from portlib import talk
 from test_cairn_net import FIREWALLD
 from test_network import NetDaemon, asks, host, lan  # noqa: F401
@@ -66,6 +66,23 @@ def test_guests_follow_a_default_route_to_another_link(daemon, machine):
     machine.run("ip", "route", "add", "default", "via", "10.9.0.1")
     until(lambda: answers(guest, machine.outside, "203.0.113.7"))
     assert talk(machine.outside, guest, "203.0.113.7") == "10.9.0.2"
+
+
+# The way of OpenVPN (def1), and of a VPN for some networks.
+@pytest.mark.parametrize("networks", [["0.0.0.0/1", "128.0.0.0/1"], ["203.0.113.0/24"]])
+def test_guests_follow_a_vpn(daemon, machine, networks):
+    """The VPN connects and disconnects while the network is active, also beside a firewall that drops."""
+    machine.outside.run("ip", "addr", "add", "203.0.113.7/32", "dev", "lo")
+    machine.run("nft", "-f", "-", input=FIREWALLD)
+    guest = machine.guest(1)
+    guest.dhcp("one")
+    until(lambda: answers(guest, machine.outside, "203.0.113.7"))
+    for number in 1, 2:
+        other = vpn(machine, f"tun{number}", networks)
+        until(lambda: answers(guest, other, "203.0.113.7"))
+        assert talk(other, guest, "203.0.113.7") == "10.8.0.2"
+        machine.run("ip", "link", "del", f"tun{number}")
+        until(lambda: answers(guest, machine.outside, "203.0.113.7"))
 
 
 @pytest.mark.parametrize("what", ["reload", "flush"])
@@ -151,7 +168,8 @@ def test_rules_of_iptables_legacy_that_cut_guests_off_are_told(daemon, machine, 
 
 
 def test_changes_that_matter_have_active_networks_checked(host, lan):  # noqa: F811
-    """A default route, and chains of others; not other routes, and chains of Cairn's own."""
+    """A route by a link of the host, and chains of others; not a route by a network's bridge, and chains of Cairn's
+    own."""
     def nft(*args):
         subprocess.run([*lan.enter, "nft", *args], check=True)
     host.define_net()
@@ -160,9 +178,14 @@ def test_changes_that_matter_have_active_networks_checked(host, lan):  # noqa: F
     n = len(host.verbs())
     nft("add table inet cairn_x { chain a { }; }")
     nft("delete chain inet cairn_x a")
-    lan.ip("route", "add", "192.0.2.0/24", "dev", "br0")
-    lan.ip("route", "add", "default", "dev", "br0")
+    lan.ip("route", "add", "192.0.2.0/24", "dev", "virbr0")
+    lan.ip("-6", "route", "add", "fe80::/64", "dev", "br0", "metric", "7")
+    lan.ip("route", "add", "198.51.100.0/24", "dev", "br0")
     until(lambda: len(host.verbs()) > n)
+    assert host.verbs()[n:] == ["check"]
+    lan.ip("route", "add", "default", "dev", "br0", "table", "7")
+    until(lambda: len(host.verbs()) > n + 1)
+    n += 1
     assert host.verbs()[n:] == ["check"]
     host.tell("check", "json", json.dumps({"return": {"active": True, "complete": False, "missing": ["accept"]}}))
     nft("add table inet other { chain a { }; }")

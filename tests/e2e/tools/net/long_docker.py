@@ -214,7 +214,8 @@ def test_docker_starts_beside_a_network(machine):
     guest = guest_of(host, 1)
     machine.start()
     rules = machine.rules()
-    assert host.do("check", n)["missing"] == ["accept"] and not reaches(guest, host.outside, OUTSIDE)
+    # Docker has switched forwarding on for all links.
+    assert host.do("check", n)["missing"] == ["forwarding", "accept"] and not reaches(guest, host.outside, OUTSIDE)
     assert host.do("up", n)["notes"] == []
     expect_ways(host, guest, machine.container())
     machine.run("docker", "rm", "-f", "box")
@@ -258,7 +259,7 @@ def test_note_names_commands_for_rules_of_iptables_legacy(machine, first):
         guest = guest_of(host, 1)
     before, rules = machine.start_used()
     if first == "network":
-        assert not reaches(guest, host.outside, OUTSIDE) and host.do("check", n)["missing"] == []
+        assert not reaches(guest, host.outside, OUTSIDE) and host.do("check", n)["missing"] == ["forwarding"]
     note, = host.do("up", n)["notes"]
     assert "the firewall of iptables-legacy" in note and host.do("blocked", n)["notes"] == [note]
     commands = [shlex.split(c) for c in note.split("run: ")[1].split(" && ")]
