@@ -13,8 +13,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* "CONNECT 4294967294\n" */
-#define VSOCK_LINE_BYTES 19
+#define VSOCK_LINE_BYTES 32 /* Firecracker's limit */
 #define VSOCK_RSTS_MAX 256
 
 enum conn_state {

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -380,16 +381,29 @@ void conn_ask(struct vsock_conn *c, uint32_t port)
 		conn_watch(c);
 }
 
-/* Returns the port of the line "CONNECT PORT\n"; PORT_ANY: it is none. */
+#define BLANKS " \t\n\v\f\r"
+
+/* Parse the line "CONNECT PORT\n" as Firecracker does (src/vmm/src/devices/virtio/vsock/unix/muxer.rs,
+ * read_local_stream_port()): any case, any white space around the words, further words ignored.
+ * Returns the port; PORT_ANY: none. */
 static uint32_t line_parse(const char *line)
 {
+	static const char connect[] = "connect";
+	const char *word = line + strspn(line, BLANKS);
 	unsigned long port;
 	char *end;
 
-	if (strncmp(line, "CONNECT ", 8) || line[8] < '0' || line[8] > '9')
+	if (!strchr(line, '\n') || strncasecmp(word, connect, sizeof(connect) - 1) != 0)
 		return PORT_ANY;
-	port = strtoul(line + 8, &end, 10);
-	return *end == '\n' && !end[1] && port < PORT_ANY ? (uint32_t)port : PORT_ANY;
+	word += sizeof(connect) - 1;
+	if (!strspn(word, BLANKS))
+		return PORT_ANY;
+	word += strspn(word, BLANKS);
+	word += *word == '+';
+	if (*word < '0' || *word > '9')
+		return PORT_ANY;
+	port = strtoul(word, &end, 10);
+	return strspn(end, BLANKS) && port < PORT_ANY ? (uint32_t)port : PORT_ANY;
 }
 
 /* Read the line byte by byte: the bytes after it are for the guest. */

@@ -166,8 +166,8 @@ def test_client_that_says_nonsense_is_closed(served):
     """A silent client stays, and harms no other client."""
     g, path = served
     silent = Client(path, port=None)
-    for line in (b"CONNECT\n", b"CONNECT x\n", b"connect 52\n", b"CONNECT 4294967295\n", b"CONNECT 52 \n", b"CONNECT -1\n",
-                 b"\n", b"CONNECT 99999999999\n", b"x" * 1000):
+    for line in (b"CONNECT\n", b"CONNECT x\n", b"CONNECT 4294967295\n", b"CONNECT 52x\n", b"CONNECT -1\n", b"\n",
+                 b"CONNECT 99999999999\n", b"x" * 1000):
         c = Client(path, port=None)
         c.sock.sendall(line)
         assert c.ended(), line
@@ -181,6 +181,17 @@ def test_client_that_says_nonsense_is_closed(served):
     silent.sock.sendall(b"ECT 52\n")
     assert silent.line().startswith("OK ")
     silent.sock.close()
+    g.answer()
+
+
+@pytest.mark.parametrize("line", ["connect 52\n", "CONNECT 52 \n", "CONNECT 52\r\n"])
+def test_line_may_be_as_firecracker_takes_it(served, line):
+    g, path = served
+    serve(g)
+    c = Client(path, port=None)
+    c.sock.sendall(line.encode())
+    assert c.line().startswith("OK ")
+    assert echoes(c.sock, b"let in")
     g.answer()
 
 

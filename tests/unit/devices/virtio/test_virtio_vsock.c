@@ -611,19 +611,68 @@ static void many_connections_reach_a_limit(void **state)
 	vs_end(&t);
 }
 
+/* Make a listening socket, and find its address. */
+static int listener_make(struct sockaddr_storage *address, socklen_t *size)
+{
+	int sock = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
+
+	*address = (struct sockaddr_storage){ .ss_family = AF_UNIX };
+	*size = sizeof(*address);
+	assert_int_equal(bind(sock, (struct sockaddr *)address, sizeof(address->ss_family)), 0);
+	assert_int_equal(listen(sock, VSOCK_CONNS_MAX), 0);
+	assert_int_equal(getsockname(sock, (struct sockaddr *)address, size), 0);
+	return sock;
+}
+
+/* Port of the request that the guest gets for a client's bytes; 0: the client is closed. */
+static uint32_t greet_with(const char *line)
+{
+	struct sockaddr_storage address;
+	socklen_t size;
+	int listening = listener_make(&address, &size), client = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+	uint32_t port = 0;
+	struct vs_test t;
+
+	vs_begin_listening(&t, listening);
+	assert_int_equal(connect(client, (struct sockaddr *)&address, size), 0);
+	assert_int_equal(write(client, line, strlen(line)), strlen(line));
+	vs_offer(&t, 1);
+	fx_run(&t.f, 4);
+	if (vs_pending(&t))
+		port = vs_take(&t, NULL).dst_port;
+	else /* a reset, if the device has left bytes unread */
+		assert_true(recv(client, (char[1]){ 0 }, 1, MSG_DONTWAIT) == 0 || errno == ECONNRESET);
+	close(client);
+	vs_end(&t);
+	close(listening);
+	return port;
+}
+
+static void greeting_may_be_as_firecracker_takes_it(void **state)
+{
+	static const char *const good[] = { "CONNECT 52\n", "connect 52\n", "CoNNecT 52\n", "CONNECT 52 \n", "CONNECT 52\r\n",
+		" CONNECT \t 52\n", "CONNECT 0052\n", "CONNECT +52\n", "CONNECT 52 and more\n", "CONNECT                     52 \n" };
+	static const char *const bad[] = { "\n", "CONNECT\n", "CONNECT \n", "CONNECT52\n", "CONNECTED 52\n", "CONNECT x\n", "CONNECT 52x\n",
+		"CONNECT -1\n", "CONNECT 4294967295\n", "CONNECT 99999999999999999999\n", "CONNECT                        52\n" };
+
+	(void)state;
+	for (size_t i = 0; i < ARRAY_SIZE(good); i++)
+		assert_int_equal(greet_with(good[i]), 52);
+	for (size_t i = 0; i < ARRAY_SIZE(bad); i++)
+		assert_int_equal(greet_with(bad[i]), 0);
+	assert_int_equal(greet_with("CONNECT 4294967294\n"), 4294967294);
+}
+
 /* Clients that have written no CONNECT line give way to those that name a port. */
 static void silent_clients_give_way(void **state)
 {
-	int listening = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0), clients[VSOCK_CONNS_MAX], pair[2];
-	struct sockaddr_storage address = { .ss_family = AF_UNIX };
-	socklen_t size = sizeof(address);
+	struct sockaddr_storage address;
+	socklen_t size;
+	int listening = listener_make(&address, &size), clients[VSOCK_CONNS_MAX], pair[2];
 	struct console_user nobody = { 0 };
 	struct vs_test t;
 
 	(void)state;
-	assert_int_equal(bind(listening, (struct sockaddr *)&address, sizeof(address.ss_family)), 0);
-	assert_int_equal(listen(listening, VSOCK_CONNS_MAX), 0);
-	assert_int_equal(getsockname(listening, (struct sockaddr *)&address, &size), 0);
 	vs_begin_listening(&t, listening);
 	for (unsigned i = 0; i < VSOCK_CONNS_MAX; i++) {
 		clients[i] = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
@@ -832,6 +881,7 @@ int main(void)
 		cmocka_unit_test(malformed_packets_need_a_reset),
 		cmocka_unit_test(receive_buffers_without_room_for_data_need_a_reset),
 		cmocka_unit_test(many_connections_reach_a_limit),
+		cmocka_unit_test(greeting_may_be_as_firecracker_takes_it),
 		cmocka_unit_test(silent_clients_give_way),
 		cmocka_unit_test(guest_connects_to_the_host),
 		cmocka_unit_test(requests_of_another_process_have_other_numbers),
