@@ -1,11 +1,14 @@
 /* Handlers of define, rename and undefine, of autostart, and of the VM's lifecycle. */
 #include "api/commands/command.h"
 #include "api/access/rights.h"
+#include "api/definition/definition.h"
 #include "api/definition/uefi_files.h"
 #include "api/jobs/promote.h"
 #include "api/jobs/rename.h"
 #include "api/jobs/undefine.h"
+#include "api/net/forwards.h"
 #include "api/net/network.h"
+#include "api/net/publish.h"
 #include "api/policy/advice.h"
 #include "api/policy/autostart.h"
 #include "api/policy/disk_room.h"
@@ -241,6 +244,7 @@ struct start_call {
 	struct call *call;
 	struct advice_list room;
 	unsigned waits; /* for the start, and for the look at its disks */
+	struct json_object *published; /* the ports of the call's forwards; owned; NULL: it has none */
 	int r;
 	struct err e;
 	int64_t id;
@@ -257,10 +261,13 @@ static void start_wait_end(struct start_call *s)
 	} else {
 		o = json_object_new_object();
 		js_put_int(o, "id", s->id);
+		if (s->published)
+			js_put(o, "published", json_object_get(s->published));
 		warnings_put(o, &s->room);
 		call_return(s->call, o);
 	}
 	advice_list_done(&s->room);
+	json_object_put(s->published);
 	free(s);
 }
 
@@ -279,11 +286,38 @@ static void start_done(void *opaque, int r, const struct err *e)
 	struct start_call *s = opaque;
 
 	s->r = r;
-	if (r < 0)
+	if (r < 0) {
+		struct vm *vm = s->published ? vm_find_uuid(s->call->host, s->call->uuid) : NULL;
+
 		s->e = *e;
-	else
+		if (vm)
+			forwards_on_state_change(vm);
+	} else {
 		s->id = s->call->vm->id;
+		if (s->published)
+			publish_list(s->call->vm, s->published);
+	}
 	start_wait_end(s);
+}
+
+/* Make the definition with which the VM runs until it is off: its own with the call's forwards.
+ * *ret: the caller's; NULL: there are none. Returns 0; -EPERM; -errno. */
+static int start_define(struct call *c, struct definition **ret, struct err *e)
+{
+	struct json_object *forwards = js_get_array(c->args, "forwards");
+	CLEANUP_FREE struct rights *rights = NULL;
+	int r;
+
+	*ret = NULL;
+	if (!forwards || !json_object_array_length(forwards))
+		return 0;
+	if (call_role_for(c, c->vm->def->uuid) < ROLE_ADMIN)
+		return err_set(e, -EPERM, ERR_PERMISSION, "forwards: to forward ports requires the role owner; an admin can change your role with "
+			"cairn grant");
+	r = publish_validate(c->host, forwards, c->vm->def, false, e);
+	if (!r)
+		r = rights_of_peer(&c->who, &rights, e);
+	return r ? r : publish_define(forwards, rights, c->vm->def, ret, e);
 }
 
 /* Answer whether the VM could start, and which resources the start would lack. */
@@ -320,13 +354,21 @@ void command_vm_start(struct call *c)
 			js_get_bool(c->args, "bootmenu", false) },
 		.done = start_done };
 	struct start_call *s;
+	struct err e;
 
+	if (start_define(c, &opts.definition, &e) < 0) {
+		call_fail(c, &e);
+		return;
+	}
 	if (js_get_bool(c->args, "dry-run", false)) {
+		definition_free(opts.definition);
 		disk_room_find(c->vm, start_check, c);
 		return;
 	}
+	if (opts.definition)
+		forwards_unhold(c->vm, NULL);
 	opts.opaque = s = must_alloc(calloc(1, sizeof(*s)));
-	*s = (struct start_call){ .call = c, .waits = 2 };
+	*s = (struct start_call){ .call = c, .waits = 2, .published = opts.definition ? json_object_new_array() : NULL };
 	start_room_advise(c->vm, c, false, NULL, &s->room);
 	disk_room_find(c->vm, start_room_found, s);
 	vm_start(c->vm, &opts);

@@ -688,7 +688,7 @@ void forwards_unhold(struct vm *vm, const struct definition_forward *what)
 	struct forwards *f = vm->forwards;
 
 	for (unsigned i = 0; f && i < f->n; i++)
-		if (definition_forwards_meet(&f->list[i].what, what)) {
+		if (!what || definition_forwards_meet(&f->list[i].what, what)) {
 			sockets_close(f);
 			return;
 		}

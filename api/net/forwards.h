@@ -72,7 +72,8 @@ void forwards_lead(struct vm *vm, unsigned at, const char *address, const char *
  * answered an earlier one; -errno. */
 int forwards_order(struct vm *vm, unsigned at, const char *text, int fd, void (*done)(void *opaque, int r), void *opaque);
 /* If the daemon holds the socket of this forward, which is no longer one of the VM's, close all sockets that it holds
- * for the VM. It opens those of the definition when the VM sleeps. */
+ * for the VM. It opens those of the definition when the VM sleeps: call forwards_on_state_change() if it does already.
+ * what: NULL: close them in any case. */
 void forwards_unhold(struct vm *vm, const struct definition_forward *what);
 /* Return how many packets and DNS questions the egress rules of interface `at` have denied since the VM's start, as its
  * cairn-slirp last reported them (untrusted). Returns false if no such process runs. */

@@ -52,7 +52,7 @@ static int keys_check(struct json_object *forward, unsigned i, struct err *e)
 	return 0;
 }
 
-/* The rest of the forward is checked with the clone's definition. */
+/* publish_define() checks the rest of the forward with the VM's definition. */
 static int guest_check(struct vm_host *host, const struct definition *d, unsigned at, struct json_object *forward, struct err *e)
 {
 	struct definition_forward f = { 0 };
@@ -116,10 +116,24 @@ static bool port_is_given(struct json_object *forwards, int64_t port)
 	return false;
 }
 
-/* Add a forward to the clone's definition. placeholder: the last port that stands for one of the kernel's, from
- * FORWARD_SOME_PORT down; the next one on return, if the forward needs it. */
-static void forward_put(struct json_object *o, unsigned at, struct json_object *forward, int *placeholder,
-	struct json_object *forwards)
+static bool port_is_own(const struct definition *d, int port)
+{
+	for (unsigned i = 0; i < d->ninterfaces; i++)
+		for (unsigned k = 0; k < d->interfaces[i].user.nforwards; k++)
+			if (d->interfaces[i].user.forwards[k].port == port)
+				return true;
+	return false;
+}
+
+/* The forwards to add to a definition. */
+struct addition {
+	struct json_object *forwards;
+	const struct definition *own; /* the definition without them */
+	int placeholder; /* the last port that stands for one of the kernel's; from FORWARD_SOME_PORT down */
+};
+
+/* Add a forward to the VM's definition. */
+static void forward_put(struct json_object *o, unsigned at, struct json_object *forward, struct addition *a)
 {
 	struct json_object *copy = json_object_new_object();
 
@@ -130,45 +144,46 @@ static void forward_put(struct json_object *o, unsigned at, struct json_object *
 	}
 	if (!js_get(copy, "port")) {
 		do
-			--*placeholder;
-		while (port_is_given(forwards, *placeholder));
-		js_put_int(copy, "port", *placeholder);
+			a->placeholder--;
+		while (port_is_given(a->forwards, a->placeholder) || port_is_own(a->own, a->placeholder));
+		js_put_int(copy, "port", a->placeholder);
 	}
 	json_object_array_add(forwards_of(o, at), copy);
 }
 
-/* Give the definition d its authors: those of `clone`, and for everything that `clone` lacks the user with these
+/* Give the definition d its authors: those of `own`, and for everything that `own` lacks the user with these
  * rights. */
-static int authors_set(struct definition *d, const struct definition *clone, const struct rights *rights, struct err *e)
+static int authors_set(struct definition *d, const struct definition *own, const struct rights *rights, struct err *e)
 {
 	if (rights_copy(rights, &d->rights) < 0)
 		return err_set_errno(e, -ENOMEM, "forwards");
-	authors_inherit(d, clone);
+	authors_inherit(d, own);
 	return 0;
 }
 
-int publish_define(struct json_object *forwards, const struct rights *rights, const struct definition *clone, struct definition **ret,
+int publish_define(struct json_object *forwards, const struct rights *rights, const struct definition *own, struct definition **ret,
 	struct err *e)
 {
-	CLEANUP_JS struct json_object *o = definition_to_json(clone);
+	CLEANUP_JS struct json_object *o = definition_to_json(own);
+	struct addition a = { forwards, own, FORWARD_SOME_PORT + 1 };
 	struct definition *d = NULL;
-	int placeholder = FORWARD_SOME_PORT + 1, r;
+	int r;
 
 	for (size_t i = 0; i < json_object_array_length(forwards); i++) {
 		struct json_object *f = json_object_array_get_idx(forwards, i);
 
-		r = interface_find(clone, js_get_str(f, "interface"), e);
+		r = interface_find(own, js_get_str(f, "interface"), e);
 		if (r < 0)
 			return r;
-		forward_put(o, (unsigned)r, f, &placeholder, forwards);
+		forward_put(o, (unsigned)r, f, &a);
 	}
 	r = definition_parse_stored(o, &d, e);
 	for (unsigned i = 0; !r && i < d->ninterfaces; i++)
-		for (unsigned k = 0; k < d->interfaces[i].user.nforwards; k++)
+		for (unsigned k = own->interfaces[i].user.nforwards; k < d->interfaces[i].user.nforwards; k++)
 			if (!port_is_given(forwards, d->interfaces[i].user.forwards[k].port))
 				d->interfaces[i].user.forwards[k].port = 0;
 	if (!r)
-		r = authors_set(d, clone, rights, e);
+		r = authors_set(d, own, rights, e);
 	if (r < 0)
 		definition_free(d);
 	else
@@ -230,8 +245,9 @@ void publish_list(const struct vm *vm, struct json_object *list)
 {
 	const struct definition *d = vm->live;
 
-	for (unsigned i = 0; d && i < d->ninterfaces; i++)
-		for (unsigned k = 0; k < d->interfaces[i].user.nforwards; k++) {
+	/* publish_define() puts them behind those of the definition. */
+	for (unsigned i = 0; d && i < MIN(d->ninterfaces, vm->def->ninterfaces); i++)
+		for (unsigned k = vm->def->interfaces[i].user.nforwards; k < d->interfaces[i].user.nforwards; k++) {
 			struct json_object *o = json_object_new_object();
 
 			js_put_str(o, "name", vm->def->name);

@@ -128,12 +128,12 @@ static const struct field start_args[] = { FIELD_VM,
 	{ "force-boot", FIELD_BOOL, OPTIONAL, "discard a managed save and boot" },
 	{ "eager", FIELD_BOOL, OPTIONAL, "read the whole memory of a managed save before the vCPUs run" },
 	{ "paused", FIELD_BOOL, OPTIONAL, "start the VM paused" },
-	{ "boot", FIELD_BOOT_KIND, OPTIONAL, "boot from this kind of device first [boot_order]" },
-	{ "bootmenu", FIELD_BOOL, OPTIONAL, "let the firmware offer its boot menu" },
+	{ "boot", FIELD_BOOT_KIND, OPTIONAL, "boot from this kind of device first [boot_order]" }, { "bootmenu", FIELD_BOOL, OPTIONAL, "let the firmware offer its boot menu" },
 	{ "reset-nvram", FIELD_BOOL, OPTIONAL, "replace the UEFI variables by their template" },
+	{ "forwards", LIST_OF(FIELD_FORWARD), OPTIONAL, "forwards of this run, as forward-add makes them; requires the role owner; if one fails, the VM does not start" },
 	{ "dry-run", FIELD_BOOL, OPTIONAL, "check quotas, limits, ports, networks, images in use by other VMs, memory, disk space and processors, and start nothing; no file is opened" }, END };
 static const struct field start_returns[] = {
-	{ "id", FIELD_INT, OPTIONAL, "id of the running VM, unless dry-run" },
+	{ "id", FIELD_INT, OPTIONAL, "id of the running VM, unless dry-run" }, { "published", LIST_OF(FIELD_PUBLISHED_PORT), OPTIONAL, "with forwards: their ports" },
 	{ "warnings", LIST_OF(FIELD_STRING), OPTIONAL, "sentences about resources that the host lacks, the most urgent first: memory, space of a pool, and with dry-run processors" }, END };
 
 #define FIELD_MODE { "mode", FIELD_SHUTDOWN_MODE, OPTIONAL, \

@@ -102,6 +102,18 @@ int publish_check(struct cli *c)
 	return 0;
 }
 
+void publish_put(struct cli *c, struct json_object *args)
+{
+	const char *texts[CLI_GIVEN_MAX];
+	size_t n = option_values(c, "publish", texts, CLI_GIVEN_MAX);
+	struct json_object *list = n ? json_object_new_array() : NULL;
+
+	for (size_t i = 0; i < n; i++)
+		json_object_array_add(list, forward_parse(c, "--publish", texts[i], true)); /* publish_check() has read them */
+	if (n)
+		js_put(args, "forwards", list);
+}
+
 int publish_all(struct cli *c, const char *vm)
 {
 	const char *texts[CLI_GIVEN_MAX];
@@ -119,4 +131,13 @@ int publish_all(struct cli *c, const char *vm)
 			forward_print(stdout, vm, o);
 	}
 	return 0;
+}
+
+void published_print(struct json_object *list)
+{
+	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
+		struct json_object *o = json_object_array_get_idx(list, i);
+
+		forward_print(stdout, js_get_str_or(o, "name", "?"), o);
+	}
 }

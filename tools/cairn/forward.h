@@ -19,6 +19,10 @@ void forward_print(FILE *f, const char *whose, struct json_object *forward);
 int forward_publish(struct cli *c, const char *vm, struct json_object *forward, struct err *e);
 /* Check the values of --publish. Returns 0 or CLI_USAGE. */
 int publish_check(struct cli *c);
+/* Put the forwards of --publish, which publish_check() has checked, into the arguments of vm-start or a clone. */
+void publish_put(struct cli *c, struct json_object *args);
+/* Print each row of "published". list: NULL: none. */
+void published_print(struct json_object *list);
 /* Add the forwards of --publish to a running VM and print them. Returns an exit code. */
 int publish_all(struct cli *c, const char *vm);
 

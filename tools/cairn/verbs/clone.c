@@ -56,19 +56,6 @@ static int memory_take(struct cli *c, uint64_t *ret_bytes)
 	return 0;
 }
 
-/* Put the forwards of --publish into the arguments. */
-static void publish_put(struct cli *c, struct json_object *args)
-{
-	const char *texts[CLI_GIVEN_MAX];
-	size_t n = option_values(c, "publish", texts, CLI_GIVEN_MAX);
-	struct json_object *list = n ? json_object_new_array() : NULL;
-
-	for (size_t i = 0; i < n; i++)
-		json_object_array_add(list, forward_parse(c, "--publish", texts[i], true)); /* publish_check() has read them */
-	if (n)
-		js_put(args, "forwards", list);
-}
-
 int clone_limits_put(struct cli *c, struct json_object *args)
 {
 	uint64_t memory = 0;
@@ -246,15 +233,6 @@ static int dry_run(struct cli *c, struct json_object *args)
 	return plan_print(c, o);
 }
 
-void clone_published_print(struct json_object *list)
-{
-	for (size_t i = 0; list && i < json_object_array_length(list); i++) {
-		struct json_object *o = json_object_array_get_idx(list, i);
-
-		forward_print(stdout, js_get_str_or(o, "name", "?"), o);
-	}
-}
-
 /* ---- seeds ---- */
 
 /* List the names of the clones-to-be. The caller owns *ret. */
@@ -317,7 +295,7 @@ static int clones_make(struct cli *c, const char *command, struct json_object *a
 	if (r < 0)
 		return r == -EINPROGRESS ? CLI_OK : cli_fail(&e, "Failed to clone domain '%s'", c->pos[0]);
 	if (c->format == CLI_TABLE)
-		clone_published_print(js_get_array(result, "published"));
+		published_print(js_get_array(result, "published"));
 	return result_print(c, result);
 }
 

@@ -13,7 +13,5 @@ int clone_limits_put(struct cli *c, struct json_object *args);
 void clone_forwards_print(struct json_object *list);
 /* List the addresses of clones in networks. list: array of objects; NULL: none. */
 void clone_addresses_print(struct json_object *list);
-/* List the published ports of clones. list: array of objects; NULL: none. */
-void clone_published_print(struct json_object *list);
 
 #endif

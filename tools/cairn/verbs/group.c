@@ -2,6 +2,7 @@
 #include "api/wire/json.h"
 #include "base/util.h"
 #include "tools/cairn/cli.h"
+#include "tools/cairn/forward.h"
 #include "tools/cairn/job.h"
 #include "tools/cairn/multi_vm.h"
 #include "tools/cairn/output.h"
@@ -214,7 +215,7 @@ static void clones_print(struct json_object *clones)
 		say("Domain '%s' cloned as '%s'\n", js_get_str_or(o, "vm", "?"), js_get_str_or(o, "name", "?"));
 		clone_forwards_print(js_get_array(o, "forwards-left-out"));
 		clone_addresses_print(js_get_array(o, "addresses"));
-		clone_published_print(js_get_array(o, "published"));
+		published_print(js_get_array(o, "published"));
 	}
 }
 

@@ -22,6 +22,7 @@ static void start_add(struct cli *c, struct json_object *args)
 	flag_add(c, args, "bootmenu");
 	flag_add(c, args, "reset-nvram");
 	js_put_str(args, "boot", option_value(c, "boot"));
+	publish_put(c, args);
 }
 
 static const char *start_loses(const struct cli *c, const char *word)
@@ -29,12 +30,13 @@ static const char *start_loses(const struct cli *c, const char *word)
 	return option_flag(c, "force-boot") && word && !strcmp(word, "saved") ? "its saved state" : NULL;
 }
 
-/* Print the resources that the host lacks. */
-static void start_warns(struct json_object *answer, bool would)
+/* Print the ports of --publish, and the resources that the host lacks. */
+static void start_told(struct json_object *answer, bool would)
 {
 	struct json_object *list = js_get_array(answer, "warnings");
 
 	(void)would;
+	published_print(js_get_array(answer, "published"));
 	for (size_t i = 0; list && i < json_object_array_length(list); i++)
 		fprintf(stderr, "warning: %s\n", json_object_get_string(json_object_array_get_idx(list, i)));
 }
@@ -42,21 +44,19 @@ static void start_warns(struct json_object *answer, bool would)
 int verb_start(struct cli *c)
 {
 	static const struct multi_vm_act a = { .command = "vm-start", .fail = "start", .done = "started", .add = start_add,
-		.told = start_warns, .lost = start_loses };
+		.told = start_told, .lost = start_loses };
 	bool console = option_flag(c, "console"), foreground = option_flag(c, "foreground");
 	int r;
 
 	if (publish_check(c))
 		return CLI_USAGE;
-	if (option_value(c, "publish") && (c->npos != 1 || option_flag(c, "dry-run")))
+	if (option_value(c, "publish") && (c->npos != 1 || option_flag(c, "dry-run") || strpbrk(c->pos[0], "*?[")))
 		return cli_usage(c, "--publish takes one VM");
 	if (console && (c->npos != 1 || option_flag(c, "dry-run")))
 		return cli_usage(c, "--console takes one VM");
 	if (foreground && (c->npos != 1 || console || option_flag(c, "dry-run") || strpbrk(c->pos[0], "*?[")))
 		return cli_usage(c, "--foreground takes one VM, without --console and --dry-run");
-	r = foreground && !foreground_may_start(c) ? 0 : multi_vm_do(c, &a);
-	if (!r)
-		r = publish_all(c, c->pos[0]);
+	r = foreground && !foreground_may_start(c) ? publish_all(c, c->pos[0]) : multi_vm_do(c, &a);
 	if (foreground && !r) {
 		fflush(stdout);
 		return foreground_follow(c);

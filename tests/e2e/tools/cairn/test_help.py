@@ -313,7 +313,8 @@ template vm1
 template vm1 --disable
 domrename vm1 vm9
 domrename vm9 vm1
-start vm1 --publish 2222:22
+start vm1
+start vm1 --foreground --publish 2222:22
 domstats vm1
 forward-add vm1 2222:22 --live
 forward-remove vm1 2222 --live
