@@ -22,6 +22,11 @@
 
 /* ---- the address of a guest ---- */
 
+struct target {
+	char address[ADDRESS_TEXT];
+	int port;
+};
+
 /* Look for an address that dnsmasq of the interface's network has given. Returns whether there is one. */
 static bool lease_find(struct cli *c, struct json_object *interface, char text[ADDRESS_TEXT])
 {
@@ -59,6 +64,29 @@ static bool is_of_this_host(const char *text)
 	return found;
 }
 
+/* Look for a port of this host that is forwarded to the guest's SSH server. Returns whether there is one. */
+static bool forward_find(struct json_object *interface, struct target *ret)
+{
+	struct json_object *list = js_get_array(interface, "forwards");
+
+	for (size_t i = 0; list && i < json_object_array_length(list) && strcmp(js_get_str_or(interface, "link", "up"), "up") == 0; i++) {
+		struct json_object *f = json_object_array_get_idx(list, i);
+		const char *address = js_get_str_or(f, "address", "127.0.0.1");
+
+		if (js_get_int(f, "to", 0) != SSH_PORT || strcmp(js_get_str_or(f, "protocol", "tcp"), "tcp") != 0)
+			continue;
+		/* Open at all addresses of the host. */
+		if (!strcmp(address, "0.0.0.0"))
+			address = "127.0.0.1";
+		else if (!strcmp(address, "::"))
+			address = "::1";
+		snprintf(ret->address, sizeof(ret->address), "%s", address);
+		ret->port = (int)js_get_int(f, "port", 0);
+		return true;
+	}
+	return false;
+}
+
 /* Ask the guest's agent for the address of one of these interfaces. */
 static bool agent_find(struct cli *c, const char *vm, struct json_object *interfaces, char text[ADDRESS_TEXT])
 {
@@ -76,31 +104,37 @@ static bool agent_find(struct cli *c, const char *vm, struct json_object *interf
 	return address_pick(kept, text) && !is_of_this_host(text);
 }
 
-/* Find an address under which this host reaches the guest. Addresses of user networks do not count.
+/* Find an address and a port under which this host reaches the guest's SSH server: a clone's address or a lease, else a
+ * published port, else an address that the agent tells. Guests of user networks have no address for the host.
  * Returns 0; -ENOENT. */
-static int address_find(struct cli *c, const char *vm, char text[ADDRESS_TEXT], struct err *e)
+static int target_find(struct cli *c, const char *vm, struct target *ret, struct err *e)
 {
 	CLEANUP_JS struct json_object *all = NULL, *info = NULL, *usable = json_object_new_array();
 	unsigned prefix;
 	int r = change_read_list(c, vm, "interfaces", &all, e);
+	size_t n = all ? json_object_array_length(all) : 0;
 
+	ret->port = SSH_PORT;
 	if (!r)
 		r = cli_execute(c, "vm-info", cli_vm_args(vm), &info, NULL, e);
 	if (r < 0)
 		return r;
-	for (size_t i = 0; all && i < json_object_array_length(all); i++) {
+	for (size_t i = 0; i < n; i++) {
 		struct json_object *o = json_object_array_get_idx(all, i);
 		const char *type = js_get_str_or(o, "type", "");
 
 		/* The guest of a live clone knows its source's address only. */
-		if (address_of_clone(info, js_get_str_or(o, "id", ""), text, &prefix))
+		if (address_of_clone(info, js_get_str_or(o, "id", ""), ret->address, &prefix))
 			return 0;
-		if (!strcmp(type, "network") && lease_find(c, o, text))
+		if (!strcmp(type, "network") && lease_find(c, o, ret->address))
 			return 0;
 		if (strcmp(type, "user") != 0)
 			json_object_array_add(usable, json_object_get(o));
 	}
-	return agent_find(c, vm, usable, text) ? 0 : -ENOENT;
+	for (size_t i = 0; i < n; i++)
+		if (forward_find(json_object_array_get_idx(all, i), ret))
+			return 0;
+	return agent_find(c, vm, usable, ret->address) ? 0 : -ENOENT;
 }
 
 /* ---- ssh ---- */
@@ -172,18 +206,19 @@ static int ssh_over_vsock(struct cli *c, const char *user, const char *vm, struc
 
 /* Other guests of the network can answer in its place, so the key must be the one of the first connection. Addresses
  * change, and names of VMs are used again: ssh keeps the key by the VM's UUID. */
-static int ssh_by_network(struct cli *c, const char *user, const char *vm, const char *address, struct err *e)
+static int ssh_by_network(struct cli *c, const char *user, const char *vm, const struct target *to, struct err *e)
 {
-	char host[OPTION_BYTES], alias[OPTION_BYTES];
+	char host[OPTION_BYTES], alias[OPTION_BYTES], port[OPTION_BYTES];
 	CLEANUP_JS struct json_object *info = NULL;
 	int r = cli_vm_info(c, vm, &info, e);
 
 	if (r < 0)
 		return r;
-	snprintf(host, sizeof(host), "HostName=%s", address);
+	snprintf(host, sizeof(host), "HostName=%s", to->address);
+	snprintf(port, sizeof(port), "Port=%d", to->port);
 	snprintf(alias, sizeof(alias), "HostKeyAlias=cairn-%s", js_get_str_or(info, "uuid", vm));
 	return ssh_become(c, user, "cairn-network", (const char *const[]){ host, alias, "StrictHostKeyChecking=accept-new",
-		"LogLevel=ERROR", NULL }, e);
+		"LogLevel=ERROR", to->port != SSH_PORT ? port : NULL, NULL }, e);
 }
 
 /* Look whether the guest listens: ssh would hide the reason behind a line of its own. */
@@ -200,13 +235,13 @@ int verb_ssh(struct cli *c)
 {
 	const char *at = strchr(c->pos[0], '@'), *vm = at ? at + 1 : c->pos[0];
 	CLEANUP_FREE char *user = at ? must_alloc(strndup(c->pos[0], (size_t)(at - c->pos[0]))) : NULL;
-	char address[ADDRESS_TEXT];
+	struct target to;
 	struct err e, other;
 	int r = vsock_probe(c, vm, &e);
 
 	if (!r)
 		ssh_over_vsock(c, user, vm, &e);
-	else if (e.cls != ERR_WRONG_STATE && e.cls != ERR_PERMISSION && address_find(c, vm, address, &other) == 0)
-		ssh_by_network(c, user, vm, address, &e);
+	else if (e.cls != ERR_WRONG_STATE && e.cls != ERR_PERMISSION && target_find(c, vm, &to, &other) == 0)
+		ssh_by_network(c, user, vm, &to, &e);
 	return cli_fail(&e, "Failed to connect to domain '%s'", vm);
 }

@@ -12,6 +12,7 @@ import pytest
 from conftest import BUILD, FAKE_VM, Daemon, free_port, until
 from daemonlib import as_nobody, shared  # noqa: F401
 from test_idle import asleep
+from test_network import fake_ssh
 from test_usernet import awaits, connect, libexec, listens, user  # noqa: F401
 
 
@@ -94,3 +95,22 @@ def test_publish_takes_one_vm(host):
     host.define("a", interfaces=[user()])
     for wrong in ["a*"], ["--all"], ["a", "--dry-run"]:
         assert "--publish takes one VM" in host.cairn("start", *wrong, "--publish", "auto:22", ok=2).stderr
+
+
+# ---- ssh ----
+
+@pytest.mark.parametrize("address, told", [("127.0.0.1", "127.0.0.1"), ("0.0.0.0", "127.0.0.1"), ("127.0.0.2", "127.0.0.2")])
+def test_ssh_goes_by_a_published_port(host, tmp_path, address, told):
+    ssh = fake_ssh(host, tmp_path)
+    port = free_port()
+    host.define("a", cmdline="no-agent", interfaces=[user({"port": free_port(), "to": 80}, {"port": port, "to": 22, "protocol": "udp"},
+                                                          {"port": port, "to": 22, "address": address})])
+    host.cairn("start", "a")
+    uuid = host.cairn("domuuid", "a").stdout.strip()
+    assert ssh("carol@a", "ls") == ["-o", f"HostName={told}", "-o", f"HostKeyAlias=cairn-{uuid}", "-o",
+                                    "StrictHostKeyChecking=accept-new", "-o", "LogLevel=ERROR", "-o", f"Port={port}", "-l", "carol",
+                                    "--", "cairn-network", "ls"]
+    host.cairn("forward-remove", "a", f"tcp:{address}:{port}")
+    assert "no vsock device" in ssh("a", ok=1)
+    host.cairn("forward-add", "a", f"{port}:22")
+    assert f"Port={port}" in ssh("a")
