@@ -20,6 +20,7 @@ struct chain {
 	char family[8], table[NFT_NAME_MAX], name[NFT_NAME_MAX];
 	struct json_object *owner, *rules; /* the listing; owner is owned */
 	bool drops;
+	bool is_owned; /* the table belongs to another process, so Cairn cannot change the chain */
 };
 
 struct chains {
@@ -142,20 +143,55 @@ static int chain_add(struct nft *nft, struct chains *to, struct json_object *lis
 	return 0;
 }
 
+static void owners_find(struct chains *c, const struct nft_table *tables, size_t n)
+{
+	for (size_t i = 0; i < c->n; i++)
+		for (size_t k = 0; k < n; k++)
+			if (!strcmp(c->list[i].family, tables[k].family) && !strcmp(c->list[i].table, tables[k].name))
+				c->list[i].is_owned = tables[k].is_owned;
+}
+
 static int chains_find(struct nft *nft, struct chains *ret, struct err *e)
 {
 	CLEANUP_JS struct json_object *owner = NULL;
+	CLEANUP_FREE struct nft_table *tables = NULL;
 	struct json_object *list;
+	size_t n = 0;
 	int r = nft_list(nft, "list chains", &owner, &list, e);
 
 	ret->n = 0;
+	if (!r)
+		r = nft_tables(nft, &tables, &n, e);
 	for (size_t i = 0; !r && i < json_object_array_length(list); i++) {
 		struct json_object *chain = js_get(json_object_array_get_idx(list, i), "chain");
 
 		if (chain)
 			r = chain_add(nft, ret, list, chain, e);
 	}
+	owners_find(ret, tables, n);
 	return r;
+}
+
+/* Find out whether a rule of the table names the bridge, also by a pattern such as "virbr*": then the host's admin has
+ * decided on its packets. Returns 0; -errno. */
+static int table_names(struct nft *nft, const struct chain *c, const char *bridge, bool *ret, struct err *e)
+{
+	char command[2 * NFT_NAME_MAX];
+	const char *text, *end;
+	int r;
+
+	*ret = false;
+	snprintf(command, sizeof(command), "list table %s %s", c->family, c->table);
+	r = nft_print(nft, command, &text, e);
+	if (r < 0)
+		return r;
+	for (; (text = strchr(text, '"')) && (end = strchr(text + 1, '"')); text = end + 1) {
+		size_t len = (size_t)(end - text - 1);
+		bool is_pattern = len && end[-1] == '*';
+
+		*ret |= is_pattern ? !strncmp(bridge, text + 1, len - 1) : len == strlen(bridge) && !strncmp(bridge, text + 1, len);
+	}
+	return 0;
 }
 
 /* ---- rules ---- */
@@ -332,9 +368,14 @@ int accept_add(struct nft *nft, const struct network *n, const struct uplinks *u
 	int r = n->mode == MODE_OPEN ? 0 : chains_find(nft, &chains, e);
 
 	for (size_t i = 0; i < chains.n && !r; i++) {
+		bool done = false;
 		struct err why;
 
-		if (chain_change(nft, &chains.list[i], n, up, &why) < 0)
+		if (chain_change(nft, &chains.list[i], n, up, &why) >= 0)
+			continue;
+		if (chains.list[i].is_owned)
+			r = table_names(nft, &chains.list[i], n->bridge, &done, e);
+		if (!r && !done)
 			chain_note(&chains.list[i], n, &why, note, arg);
 	}
 	if (!r)
@@ -367,8 +408,13 @@ int accept_is_complete(struct nft *nft, const struct network *n, const struct up
 
 	if (r < 0)
 		return r;
-	for (size_t i = 0; i < chains.n; i++)
-		if (chains.list[i].drops && !rules_are_complete(&chains.list[i], n, up))
-			return 0;
+	for (size_t i = 0; i < chains.n; i++) {
+		bool done = !chains.list[i].drops || rules_are_complete(&chains.list[i], n, up);
+
+		if (!done && chains.list[i].is_owned)
+			r = table_names(nft, &chains.list[i], n->bridge, &done, e);
+		if (r < 0 || !done)
+			return r;
+	}
 	return 1;
 }

@@ -151,17 +151,16 @@ int forwarding_note(const char *folder, const struct forwarding *f, struct err *
 static int sets_read(struct nft *nft, const struct network *n, const char *folder, struct forwarding *own, struct forwarding *others,
 	struct err *e)
 {
-	CLEANUP_JS struct json_object *owner = NULL;
-	struct json_object *list;
+	CLEANUP_FREE struct nft_table *list = NULL;
+	size_t count = 0;
 	int r = folder ? file_load(folder, own, e) : 0;
 
 	if (!r)
-		r = nft_list(nft, "list tables inet", &owner, &list, e);
+		r = nft_tables(nft, &list, &count, e);
+	for (size_t i = 0; !r && i < count; i++) {
+		const char *name = list[i].name;
 
-	for (size_t i = 0; !r && i < json_object_array_length(list); i++) {
-		const char *name = js_get_str_or(js_get(json_object_array_get_idx(list, i), "table"), "name", "");
-
-		if (!strncmp(name, "cairn_", 6) && nft_name_is_plain(name))
+		if (!strcmp(list[i].family, "inet") && !strncmp(name, "cairn_", 6) && nft_name_is_plain(name))
 			r = table_read(nft, name, !strcmp(name, n->table) ? own : others, e);
 	}
 	return r;

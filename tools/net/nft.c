@@ -5,6 +5,7 @@
 #include "base/util.h"
 #include "tools/net/privileges.h"
 
+#include <arpa/inet.h>
 #include <ctype.h>
 #include <errno.h>
 #include <stdio.h>
@@ -65,7 +66,14 @@ int nft_list(struct nft *n, const char *command, struct json_object **ret_owner,
 	return *ret ? 0 : err_set(e, -EIO, ERR_HOST, "nftables answered without a list");
 }
 
-/* ---- questions to the kernel without the library ---- */
+int nft_print(struct nft *n, const char *command, const char **ret, struct err *e)
+{
+	nft_ctx_output_set_flags(n->ctx, 0);
+	if (nft_run_cmd_from_buffer(n->ctx, command))
+		return nft_failed(n, e);
+	*ret = nft_ctx_get_output_buffer(n->ctx);
+	return 0;
+}
 
 /* ---- questions to the kernel, without the library ---- */
 
@@ -138,6 +146,71 @@ struct nft *nft_open(struct err *e)
 	nft_close(n);
 	err_set(e, -ENOMEM, ERR_HOST, "libnftables does not start");
 	return NULL;
+}
+
+struct tables {
+	struct nft_table *list; /* owned */
+	size_t n;
+};
+
+static const char *family_word(unsigned family)
+{
+	switch (family) {
+	case NFPROTO_INET:
+		return "inet";
+	case NFPROTO_IPV4:
+		return "ip";
+	case NFPROTO_IPV6:
+		return "ip6";
+	case NFPROTO_BRIDGE:
+		return "bridge";
+	case NFPROTO_ARP:
+		return "arp";
+	default:
+		return "netdev";
+	}
+}
+
+static int table_take(const struct nlmsghdr *h, void *arg)
+{
+	const struct nfgenmsg *m = mnl_nlmsg_get_payload(h);
+	struct tables *all = arg;
+	struct nft_table *next;
+	const struct nlattr *a;
+
+	all->list = must_alloc(realloc(all->list, (all->n + 1) * sizeof(*all->list)));
+	next = &all->list[all->n++];
+	memset(next, 0, sizeof(*next));
+	snprintf(next->family, sizeof(next->family), "%s", family_word(m->nfgen_family));
+	mnl_attr_for_each(a, h, sizeof(*m)) {
+		if (mnl_attr_get_type(a) == NFTA_TABLE_NAME && mnl_attr_validate(a, MNL_TYPE_NUL_STRING) >= 0)
+			snprintf(next->name, sizeof(next->name), "%s", mnl_attr_get_str(a));
+		else if (mnl_attr_get_type(a) == NFTA_TABLE_FLAGS && mnl_attr_validate(a, MNL_TYPE_U32) >= 0)
+			next->is_owned = ntohl(mnl_attr_get_u32(a)) & NFT_TABLE_F_OWNER;
+	}
+	return MNL_CB_OK;
+}
+
+int nft_tables(struct nft *n, struct nft_table **ret, size_t *ret_n, struct err *e)
+{
+	struct tables all = { NULL, 0 };
+	int r = -EINTR;
+
+	for (unsigned tries = 0; r == -EINTR && tries < TRIES_MAX; tries++) {
+		char buf[256];
+		struct nlmsghdr *h = question_begin(buf, NFT_MSG_GETTABLE, NLM_F_DUMP, ++n->seq);
+
+		((struct nfgenmsg *)mnl_nlmsg_get_payload(h))->nfgen_family = NFPROTO_UNSPEC;
+		all.n = 0;
+		r = question_ask(h, table_take, &all);
+	}
+	if (r < 0) {
+		free(all.list);
+		return question_failed(r, "the list of tables", e);
+	}
+	*ret = all.list;
+	*ret_n = all.n;
+	return 0;
 }
 
 int nft_has_bridge_table(struct nft *n, const char *table, bool *ret, struct err *e)

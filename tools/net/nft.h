@@ -22,6 +22,20 @@ int nft_run(struct nft *n, const char *commands, struct err *e);
  * caller frees.
  * Returns 0; -errno with a sentence. */
 int nft_list(struct nft *n, const char *command, struct json_object **ret_owner, struct json_object **ret, struct err *e);
+/* Run a command that lists something, in nft's own language. *ret: its text, which lasts until the next command.
+ * Returns 0; -errno with a sentence. */
+int nft_print(struct nft *n, const char *command, const char **ret, struct err *e);
+
+#define NFT_TABLE_NAME_MAX 256
+
+struct nft_table {
+	char family[8], name[NFT_TABLE_NAME_MAX];
+	bool is_owned; /* by another process, so nobody else can change it */
+};
+
+/* List the tables of all families. Asks the kernel: the library of nft 1.0.6 prints random bytes for the flag of a
+ * table that a process owns. *ret: the caller frees it. Returns 0; -errno with a sentence. */
+int nft_tables(struct nft *n, struct nft_table **ret, size_t *ret_n, struct err *e);
 /* Find out whether the family bridge has a table. Asks the kernel for this table alone: the library would read all sets
  * of all tables. Returns 0; -errno with a sentence. */
 int nft_has_bridge_table(struct nft *n, const char *table, bool *ret, struct err *e);

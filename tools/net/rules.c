@@ -157,17 +157,13 @@ static void bridge_print(FILE *f, const struct network *n, const struct service 
 static int tables_each(struct nft *nft, const struct network *n, void (*found)(void *, const char *family, const char *name),
 	void *arg, struct err *e)
 {
-	CLEANUP_JS struct json_object *owner = NULL;
-	struct json_object *list;
-	int r = nft_list(nft, "list tables", &owner, &list, e);
+	CLEANUP_FREE struct nft_table *list = NULL;
+	size_t count = 0;
+	int r = nft_tables(nft, &list, &count, e);
 
-	for (size_t i = 0; !r && i < json_object_array_length(list); i++) {
-		struct json_object *t = js_get(json_object_array_get_idx(list, i), "table");
-		const char *name = js_get_str_or(t, "name", "");
-
-		if (!strncmp(name, n->table, strlen(n->table)) && nft_name_is_plain(name))
-			found(arg, js_get_str_or(t, "family", ""), name);
-	}
+	for (size_t i = 0; i < count; i++)
+		if (!strncmp(list[i].name, n->table, strlen(n->table)) && nft_name_is_plain(list[i].name))
+			found(arg, list[i].family, list[i].name);
 	return r;
 }
 

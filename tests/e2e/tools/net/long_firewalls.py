@@ -4,7 +4,7 @@ machine's files: nothing is installed. `make check-long`, part "firewalls"."""
 import pytest
 
 from conftest import until
-from hostnetlib import network
+from hostnetlib import UUID, network
 from overlaylib import Machine, packages_fetched, reaches
 from portlib import talk
 
@@ -84,3 +84,21 @@ def test_guests_reach_outside_beside_the_real_firewall(machine, name):
     assert host.state() == before
     machine.reload(name)
     assert host.state() == before
+
+
+@pytest.mark.seconds(300)
+def test_command_of_the_note_lets_guests_pass(machine):
+    """The note names it where firewalld owns its table. Here firewalld does not, so the test removes Cairn's rules."""
+    host, n = machine.host, network()
+    machine.start("firewalld")
+    host.do("up", n)
+    chain = ("inet", "firewalld", "filter_FORWARD")
+    for line in host.run("nft", "-a", "list", "chain", *chain).stdout.splitlines():
+        if UUID in line:
+            host.run("nft", "delete", "rule", *chain, "handle", line.split()[-1])
+    guest = host.guest(1)
+    guest.run("ip", "addr", "add", "192.168.122.9/24", "dev", "eth0")
+    guest.run("ip", "route", "add", "default", "via", "192.168.122.1")
+    assert not reaches(guest, host.outside, "10.9.0.1") and '"virbr0"' not in host.run("nft", "list", "table", *chain[:2]).stdout
+    machine.run("firewall-cmd", "--zone=trusted", "--add-interface=virbr0")
+    assert reaches(guest, host.outside, "10.9.0.1") and '"virbr0"' in host.run("nft", "list", "table", *chain[:2]).stdout

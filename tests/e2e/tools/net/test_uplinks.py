@@ -3,6 +3,7 @@ drop (docs/networks.md, "Forwarding")."""
 
 import os
 import socket
+import subprocess
 
 import pytest
 
@@ -172,3 +173,56 @@ def test_uplink_that_is_gone_is_forgotten(host):
     host.run("ip", "link", "del", "tun0")
     host.do("up", n)
     assert host.do("check", n)["complete"] and "tun0" not in host.run("nft", "list", "ruleset").stdout
+
+
+class Owner:
+    """A program that owns its table, as firewalld with NftablesTableOwner does: nobody else can change it."""
+
+    def __init__(self, host):
+        self.host = host
+        self.nft = subprocess.Popen([*host.enter, "nft", "-i"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        for command in ("add table inet firewalld { flags owner; }",
+                        "add chain inet firewalld filter_FORWARD { type filter hook forward priority 10; policy accept; }",
+                        "add rule inet firewalld filter_FORWARD ct state established,related accept",
+                        "add rule inet firewalld filter_FORWARD reject with icmpx admin-prohibited"):
+            self.do(command)
+        until(lambda: "admin-prohibited" in host.run("nft", "list", "ruleset").stdout)
+
+    def do(self, command):
+        self.nft.stdin.write(command + "\n")
+        self.nft.stdin.flush()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.nft.communicate()
+
+
+@pytest.mark.parametrize("link_name", ["virbr0", "virbr*"])
+def test_table_that_another_program_owns(host, link_name):
+    """A note names the command, until the other firewall has a rule for the bridge. The network can be checked,
+    started again, and stopped."""
+    n = network()
+    two = network(name="two", uuid=UUID.replace("3f", "4f"), bridge="br1", ipv4={"address": "192.168.123.1", "prefix": 24})
+    with Owner(host) as owner:
+        before = host.state()
+        for _ in range(2):
+            note, = host.do("up", n)["notes"]
+            assert note.endswith("run: firewall-cmd --zone=trusted --add-interface=virbr0") and "another firewall drops" in note
+            assert host.do("check", n)["missing"] == ["accept"]
+        owner.do(f'insert rule inet firewalld filter_FORWARD iifname "{link_name}" accept')
+        until(lambda: host.do("check", n)["complete"])
+        assert host.do("up", n)["notes"] == [] and host.do("update", n)["notes"] == []
+        guest = host.guest(1)
+        guest.dhcp("one")
+        assert talk(host.outside, guest, "10.9.0.1") == "10.9.0.2"
+        assert "br1" in host.do("up", two)["notes"][0] and host.do("check", two)["missing"] == ["accept"]
+        guest.close()
+        host.others.remove(guest)
+        until(lambda: guest.tap not in str(host.ip("link")))
+        host.do("down", two)
+        host.do("down", n)
+        after = host.state()
+        assert [line for line in after.pop("rules").splitlines() if link_name not in line] == before.pop("rules").splitlines()
+        assert after == before
