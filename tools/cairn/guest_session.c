@@ -19,6 +19,7 @@
 
 #define ANSWER_NS (30 * 1000000000ULL) /* for the agent to start the program */
 #define KILLED_NS (5 * 1000000000ULL)  /* for a killed program to end */
+#define KILLED_VM_NS 1000000000ULL     /* the same, before its VM ends */
 #define INPUT_BYTES 32768u	       /* of a frame of input */
 #define LINE_BYTES 64		       /* of CONNECT and of its answer, at most */
 
@@ -202,7 +203,7 @@ static int input_read(struct stream *t)
 static void killed_wait(struct stream *t)
 {
 	signal_put(t, SIGKILL);
-	t->wait_until_ns = clock_monotonic_ns() + KILLED_NS;
+	t->wait_until_ns = clock_monotonic_ns() + (t->s->ends_vm ? KILLED_VM_NS : KILLED_NS);
 }
 
 /* Returns 0; -EINTR: the session has to end. A copy has nothing to say at its end, so it ends at once. */
@@ -217,7 +218,7 @@ static int signal_take(struct stream *t)
 		size_put(t);
 		return 0;
 	}
-	if (copies || (si.ssi_signo != SIGINT && si.ssi_signo != SIGTERM) || t->interrupts > !t->s->second_ends) {
+	if (copies || (si.ssi_signo != SIGINT && si.ssi_signo != SIGTERM) || t->interrupts > !t->s->ends_vm) {
 		t->s->ended_by = (int)si.ssi_signo;
 		return -EINTR;
 	}

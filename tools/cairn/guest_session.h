@@ -18,7 +18,8 @@ struct guest_session {
 	int in;			/* standard input; read only if the start has AGENT_START_INPUT */
 	int signals;		/* signalfd: SIGINT and SIGTERM go to the program, but end a copy; SIGWINCH tells the size of
 				 * terminal 0, others end the session; -1: none */
-	bool second_ends;	/* the second SIGINT or SIGTERM ends the session [it kills the program] */
+	bool ends_vm;		/* the VM ends after the session: the second SIGINT or SIGTERM ends the session
+				 * [it kills the program], and a program killed at the deadline has 1 s to end [5 s] */
 	uint64_t deadline_ns;	/* the program is killed then; UINT64_MAX: never */
 	/* Take output. Returns 0; -errno with a sentence ends the session. */
 	int (*output)(void *opaque, bool is_error, uint8_t *data, size_t len, struct err *e);

@@ -280,7 +280,7 @@ int exec_by_agent(struct cli *c, const struct guest_link *link, const struct run
 	static struct agent_start start;
 	struct exec_outcome ignored;
 	struct run x = { .c = c, .outcome = ret ?: &ignored, .terminal = option_flag(c, "tty") };
-	struct guest_session s = { .start = &start, .output = output_take, .opaque = &x, .second_ends = ret };
+	struct guest_session s = { .start = &start, .output = output_take, .opaque = &x, .ends_vm = ret };
 	struct err e;
 	int r = start_fill(c, root, &start);
 

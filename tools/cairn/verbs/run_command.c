@@ -25,6 +25,8 @@
 
 /* The kernel boots meanwhile: ask so often whether the agent listens. */
 #define AGAIN_MS 10
+/* After the time limit, a guest with files to write has so long to shut down. */
+#define TIMED_OUT_MS 5000
 
 /* Three processes: this one has the command's streams, and is the parent of the VM. The watcher outlives both. */
 struct run_guest {
@@ -310,11 +312,16 @@ static void vm_reap(const struct run_guest *g)
 		;
 }
 
-/* End the VM and wait for its end, so that its writes are in its files. */
-static void vm_end(struct run_guest *g, bool writes)
+/* End the VM and wait for its end, so that its writes are in its files.
+ * wait_ms: so long the guest may take to shut down; -1: until the definition's deadline; 0: it need not. */
+static void vm_end(struct run_guest *g, int wait_ms)
 {
-	if (writes) {
+	struct pollfd p = { .fd = g->vm_end, .events = POLLIN };
+
+	if (wait_ms) {
 		kill(g->vm, SIGTERM); /* presses the power button; at the definition's deadline, the VM ends */
+		if (wait_ms > 0 && poll(&p, 1, wait_ms) <= 0)
+			kill(g->vm, SIGKILL);
 		vm_reap(g);
 		helpers_end(g);
 	} else {
@@ -389,20 +396,23 @@ int run_vm_wait(struct run_guest *g, uint64_t limit_ns, struct exec_outcome *ret
 int run_command(struct cli *c, struct run_guest *g, const struct run_root *root, bool writes, struct guest_link *link, uint64_t deadline_ns,
 	struct exec_outcome *ret)
 {
-	int r = link->sock >= 0 ? 0 : run_guest_connect(c, g, deadline_ns, link);
+	int r = link->sock >= 0 ? 0 : run_guest_connect(c, g, deadline_ns, link), wait_ms = writes ? -1 : 0;
 	uint64_t now;
 
 	if (r == -ESRCH)
 		return no_agent(c, g, r, ret);
 	if (r < 0) {
 		r = no_agent(c, g, r, ret);
-		writes = false;
+		wait_ms = 0;
 	} else {
 		now = clock_monotonic_ns();
 		r = exec_by_agent(c, link, root, deadline_ns != UINT64_MAX ? MAX(deadline_ns, now + 1) - now : 0, ret);
-		writes &= !ret->reason || strcmp(ret->reason, "interrupted");
+		if (ret->reason && !strcmp(ret->reason, "interrupted"))
+			wait_ms = 0;
+		else if (writes && ret->reason && !strcmp(ret->reason, "timeout"))
+			wait_ms = TIMED_OUT_MS;
 		signals_restore();
 	}
-	vm_end(g, writes);
+	vm_end(g, wait_ms);
 	return r;
 }

@@ -55,7 +55,8 @@ int run_guest_end_fd(const struct run_guest *g);
 int run_guest_connect(struct cli *c, const struct run_guest *g, uint64_t deadline_ns, struct guest_link *link);
 /* Run the command in the guest, and end the VM.
  * link: to the agent; without a socket, wait for the agent.
- * writes: the VM has disks that it may write, so it is shut down; otherwise it is killed.
+ * writes: the VM has disks that it may write, so it is shut down, within 5 s after the time limit; otherwise it is
+ * killed.
  * root: as for exec_by_agent(). deadline_ns: for all of it; UINT64_MAX: none. ret: filled. Returns the exit status. */
 int run_command(struct cli *c, struct run_guest *g, const struct run_root *root, bool writes, struct guest_link *link, uint64_t deadline_ns,
 	struct exec_outcome *ret);

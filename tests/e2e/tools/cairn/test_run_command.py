@@ -26,7 +26,8 @@ import os, signal, socket, subprocess, sys, time
 open(os.environ["PIDS"], "a").write(f"{{os.getpid()}}\\n")
 def button(*_):
     open(os.environ["PIDS"] + ".button", "w").close()
-    sys.exit(0)
+    if not os.environ.get("DEAF"):
+        sys.exit(0)
 signal.signal(signal.SIGTERM, button)
 if os.environ.get("ENDS"):
     sys.exit(int(os.environ["ENDS"]))
@@ -164,6 +165,14 @@ def test_time_limit(vm):
     assert "its time limit passed before cairn-agent answered in the guest; to see its console: --show-console" in vm.run("--timeout", "0.3", ("true",), status=124, env={"BOOTS": "100"}).stderr
     assert "its time limit passed" in vm.run("--timeout", "1", ("sleep", "100"), status=124).stderr
     assert time.monotonic() - begin < 40
+
+
+def test_time_limit_ends_a_vm_with_a_writable_disk_whose_guest_ignores_the_power_button(vm):
+    (vm.tmp / "disk").write_bytes(bytes(1 << 20))
+    begin = time.monotonic()
+    r = vm.run("--disk", vm.tmp / "disk", "--timeout", "1", ("sleep", "100"), status=124, env={"DEAF": "1"})
+    assert "its time limit passed" in r.stderr and (vm.tmp / "pids.button").exists()
+    assert 5 < time.monotonic() - begin < 25  # the guest had 5 s to write its files
 
 
 def test_vm_that_ends_before_the_agent_answers(vm):
