@@ -195,6 +195,16 @@ static bool same_name(const char *a, const char *b)
 	return !strncmp(a, b, n) && b[n] == '=';
 }
 
+/* Return the place of the variable with the name of var among n; n: there is none. */
+static size_t variable_find(char *const *env, size_t n, const char *var)
+{
+	size_t k = 0;
+
+	while (k < n && !same_name(var, env[k]))
+		k++;
+	return k;
+}
+
 /* Add HOME of the user, unless the request has it. */
 static size_t home_add(const struct agent_start *want, const struct user *user, char **env, size_t n)
 {
@@ -211,7 +221,8 @@ static size_t home_add(const struct agent_start *want, const struct user *user, 
 	return n + 1;
 }
 
-/* Make the arguments, and the environment: the agent's own, with the variables of the request in front. */
+/* Make the arguments, and the environment: the agent's own, with the variables of the request in front. Of several
+ * variables with one name, the last one counts. */
 static void words_make(const struct agent_start *want, const struct user *user, char **argv, char **env)
 {
 	size_t n = 0, nown;
@@ -219,17 +230,17 @@ static void words_make(const struct agent_start *want, const struct user *user, 
 	for (size_t i = 0; i < want->nargs; i++)
 		argv[i] = (char *)(uintptr_t)want->words[i];
 	argv[want->nargs] = NULL;
-	for (; n < want->nvars; n++)
-		env[n] = (char *)(uintptr_t)want->words[want->nargs + n];
-	nown = n = home_add(want, user, env, n);
-	for (size_t i = 0; environ[i] && i < ENVIRONMENT_MAX; i++) {
-		size_t k = 0;
+	for (size_t i = 0; i < want->nvars; i++) {
+		char *var = (char *)(uintptr_t)want->words[want->nargs + i];
+		size_t k = variable_find(env, n, var);
 
-		while (k < nown && !same_name(environ[i], env[k]))
-			k++;
-		if (k == nown)
-			env[n++] = environ[i];
+		env[k] = var;
+		n += k == n;
 	}
+	nown = n = home_add(want, user, env, n);
+	for (size_t i = 0; environ[i] && i < ENVIRONMENT_MAX; i++)
+		if (variable_find(env, nown, environ[i]) == nown)
+			env[n++] = environ[i];
 	env[n] = NULL;
 }
 

@@ -104,17 +104,39 @@ static int output_take(void *opaque, bool is_error, uint8_t *data, size_t len, s
 
 /* ---- the request ---- */
 
-static bool has_variable(const struct agent_start *s, const char *var)
+/* Return the place of the variable with the name of var; NULL: there is none. */
+static const char **variable_find(struct agent_start *s, const char *var)
 {
-	size_t len = strcspn(var, "=") + 1;
+	size_t len = strcspn(var, "=") + 1, end = MIN(s->nargs + s->nvars, (size_t)AGENT_WORDS_MAX);
 
-	for (size_t i = 0; i < s->nvars; i++)
-		if (!strncmp(s->words[s->nargs + i], var, len))
-			return true;
-	return false;
+	for (size_t i = s->nargs; i < end; i++)
+		if (!strncmp(s->words[i], var, len))
+			return &s->words[i];
+	return NULL;
 }
 
-/* Add the image's settings: variables that the user has not set, user and folder. */
+/* Add a word behind the others. Words beyond the agent's limit count, so that agent_start_put() refuses them. */
+static void word_add(struct agent_start *s, size_t *count, const char *word)
+{
+	size_t n = s->nargs + s->nvars;
+
+	if (n < AGENT_WORDS_MAX)
+		s->words[n] = word;
+	++*count;
+}
+
+/* Add a variable in place of an earlier one of its name. */
+static void variable_add(struct agent_start *s, const char *var)
+{
+	const char **place = variable_find(s, var);
+
+	if (place)
+		*place = var;
+	else
+		word_add(s, &s->nvars, var);
+}
+
+/* Add the image's settings: variables, user and folder. */
 static void root_fill(struct cli *c, const struct run_root *root, struct agent_start *s)
 {
 	const char *user = option_value(c, "user"), *var;
@@ -124,8 +146,8 @@ static void root_fill(struct cli *c, const struct run_root *root, struct agent_s
 	if (!option_value(c, "workdir"))
 		s->folder = root->folder;
 	for (size_t i = 0; (var = run_root_variable(root, i)); i++)
-		if (strchr(var, '=') && var[0] != '=' && !has_variable(s, var))
-			s->words[s->nargs + s->nvars++] = var;
+		if (strchr(var, '=') && var[0] != '=')
+			variable_add(s, var);
 }
 
 /* Fill in the words. s: all 0. Returns 0; a usage error's status. */
@@ -145,22 +167,22 @@ static int start_fill(struct cli *c, const struct run_root *root, struct agent_s
 		s->flags |= AGENT_START_INPUT;
 	s->nargs = root ? 0 : exec_user_words(c, s->words);
 	for (size_t i = 1; i < c->npos; i++)
-		s->words[s->nargs++] = c->pos[i];
-	for (size_t i = 0; i < nvars; i++)
-		s->words[s->nargs + s->nvars++] = vars[i];
+		word_add(s, &s->nargs, c->pos[i]);
 	if (root)
 		root_fill(c, root, s);
+	for (size_t i = 0; i < nvars; i++)
+		variable_add(s, vars[i]);
 	if (!option_flag(c, "tty"))
 		return 0;
 	ioctl(0, TIOCGWINSZ, &size);
 	s->flags |= AGENT_START_TERMINAL;
 	s->rows = size.ws_row;
 	s->columns = size.ws_col;
-	if (has_variable(s, "TERM="))
+	if (variable_find(s, "TERM="))
 		term = NULL;
 	if (term && strlen(term) < sizeof(term_var) - 5) {
 		snprintf(term_var, sizeof(term_var), "TERM=%s", term);
-		s->words[s->nargs + s->nvars++] = term_var;
+		variable_add(s, term_var);
 	}
 	return 0;
 }

@@ -54,6 +54,15 @@ def test_streams_status_environment_and_folder(vm):
     assert "NAME=VALUE or NAME, not '=X'" in vm.cairn("exec", "-e", "=X", "web1", "--", "true", ok=125).stderr
 
 
+def test_last_value_of_a_repeated_variable_counts(vm):
+    """The daemon passes the variables of a job on as they are. A shell would choose one of two itself."""
+    env = ["-e", "A=1", "-e", "B=x", "-e", "A=2"]
+    assert vm.cairn("exec", *env, "web1", "printenv", "A", "B").stdout == "2\nx\n"
+    job = vm.cairn("exec", *env, "--no-wait", "web1", "printenv", "A", "B").stdout.strip()
+    vm.qmp().run("job-wait", id=job)
+    assert vm.cairn("exec-output", job).stdout == "2\nx\n"
+
+
 def test_words_after_the_program_are_its_own(vm):
     """As with docker exec: `rm -i f` asks."""
     assert vm.cairn("exec", "-e", "A=b", "web1", "printf", "%s,%s,%s", "-u", "--timeout=1", "-e").stdout == "-u,--timeout=1,-e"

@@ -137,6 +137,12 @@ def test_streams(vm):
     assert said["status"] == 3 and said["stdout"] == "out\n" and said["stderr"] == ""
 
 
+def test_last_value_of_a_repeated_variable_counts(vm):
+    env = ["-e", "A=1", "-e", "B=x", "-e", "A=2"]
+    assert vm.run(*env, ("printenv", "A", "B")).stdout == "2\nx\n"  # without a shell, which would choose
+    assert [v for v in vm.run(*env, ("env",)).stdout.splitlines() if v.startswith("A=")] == ["A=2"]
+
+
 def test_terminal(vm):
     master, slave = pty.openpty()
     p = vm.spawn("-t", ("sh", "-c", "test -t 0 && test -t 1 && exit 5"), stdin=slave)

@@ -45,6 +45,7 @@ def test_image_gives_command_environment_user_and_folder(vm):
     assert vm.run("--image", image, ()).stdout == f"image|b c|/usr|{home}|1:1:1|zero|one\n"
     assert vm.run("--image", image, ("my", "own")).stdout == f"image|b c|/usr|{home}|1:1:1|my|own\n"
     assert vm.run("--image", image, "-e", "A=mine", "-e", "HOME=/h", "-w", "/etc", "-u", "2:3", ("x",)).stdout == "mine|b c|/etc|/h|2:3:3|x|\n"
+    assert vm.run("--image", image, "--no-entrypoint", "-e", "A=first", "-e", "A=last", ("printenv", "A", "B")).stdout == "last\nb c\n"
     assert vm.run("--image", image, "--no-entrypoint", ("/bin/echo", "only")).stdout == "only\n"
 
 
