@@ -380,8 +380,8 @@ static int frames_make(struct exec_work *w, const struct exec_request *q, struct
 	start.flags |= q->input ? AGENT_START_INPUT : 0;
 	n = agent_start_put(&start, w->tx + AGENT_HEADER_BYTES);
 	if (n < 0)
-		return err_set(e, -E2BIG, ERR_INVALID, "the command and its environment have more than %u bytes or %d words", AGENT_DATA_MAX - 1024,
-			AGENT_WORDS_MAX);
+		return err_set(e, -E2BIG, ERR_INVALID, "the command and its environment have more than %u bytes or %d words; "
+			"pass the rest in a file, or on the standard input (xargs)", AGENT_DATA_MAX - 1024, AGENT_WORDS_MAX);
 	w->tx_len = header_put(w->tx, AGENT_FRAME_START, (size_t)n);
 	for (size_t at = 0, part; q->input && at < q->input_bytes; at += part) {
 		part = MIN(q->input_bytes - at, (size_t)INPUT_FRAME_BYTES);

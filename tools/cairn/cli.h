@@ -29,7 +29,7 @@ enum cli_exit {
 
 enum cli_format { CLI_TABLE, CLI_JSON, CLI_YAML, CLI_CSV };
 
-#define CLI_POSITIONALS_MAX 256
+#define CLI_POSITIONALS_MAX 4096 /* as many words as cairn-agent takes */
 #define CLI_OPTIONS_MAX 40
 #define CLI_GIVEN_MAX 64
 #define CLI_NAMED_MAX 4

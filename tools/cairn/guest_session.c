@@ -150,8 +150,8 @@ static int start_put(struct stream *t, const struct guest_link *link, struct err
 		frame_end(t, AGENT_FRAME_MOUNT, agent_mount_put(link->mounts[i].tag, link->mounts[i].folder, frame_begin(t)));
 	n = agent_start_put(t->s->start, frame_begin(t));
 	if (n < 0)
-		return err_set(e, -E2BIG, ERR_INVALID, "the command and its environment have more than %u bytes or %d words", AGENT_DATA_MAX - 1024,
-			AGENT_WORDS_MAX);
+		return err_set(e, -E2BIG, ERR_INVALID, "the command and its environment have more than %u bytes or %d words; "
+			"pass the rest in a file, or on the standard input (xargs)", AGENT_DATA_MAX - 1024, AGENT_WORDS_MAX);
 	frame_end(t, AGENT_FRAME_START, (size_t)n);
 	return 0;
 }

@@ -276,6 +276,11 @@ static int letters_take(struct cli *c, int argc, char **argv, int *i)
 	return 0;
 }
 
+static int too_many(const struct cli *c)
+{
+	return cli_usage(c, "%s takes at most %d words", c->verb->name, CLI_POSITIONALS_MAX);
+}
+
 /* Insert positionals that were given as options, in ascending order, so that each lands at its index. */
 static int named_insert(struct cli *c)
 {
@@ -285,7 +290,7 @@ static int named_insert(struct cli *c)
 		if (c->npos < i)
 			return cli_usage(c, "%s needs %s", c->verb->name, c->verb->args);
 		if (c->npos == CLI_POSITIONALS_MAX)
-			return cli_usage(c, "more than %d names", CLI_POSITIONALS_MAX);
+			return too_many(c);
 		memmove(c->pos + i + 1, c->pos + i, (c->npos++ - i) * sizeof(*c->pos));
 		c->pos[i] = c->named[i];
 		c->nplain++;
@@ -388,7 +393,7 @@ int options_parse(struct cli *c, int argc, char **argv)
 		else if (!only_positionals && a[0] == '-' && a[1])
 			r = letters_take(c, argc, argv, &i);
 		else if (c->npos == CLI_POSITIONALS_MAX)
-			r = cli_usage(c, "more than %d names", CLI_POSITIONALS_MAX);
+			r = too_many(c);
 		else
 			c->pos[c->npos++] = a;
 		if (r)

@@ -63,6 +63,11 @@ def test_last_value_of_a_repeated_variable_counts(vm):
     assert vm.cairn("exec-output", job).stdout == "2\nx\n"
 
 
+def test_command_may_have_thousands_of_words(vm):
+    assert vm.cairn("exec", "web1", "--", "sh", "-c", "echo $#", *["x"] * 4001).stdout == "4000\n"
+    assert "exec takes at most 4096 words" in vm.cairn("exec", "web1", "--", "true", *["x"] * 4095, ok=2).stderr
+
+
 def test_words_after_the_program_are_its_own(vm):
     """As with docker exec: `rm -i f` asks."""
     assert vm.cairn("exec", "-e", "A=b", "web1", "printf", "%s,%s,%s", "-u", "--timeout=1", "-e").stdout == "-u,--timeout=1,-e"

@@ -143,6 +143,14 @@ def test_last_value_of_a_repeated_variable_counts(vm):
     assert [v for v in vm.run(*env, ("env",)).stdout.splitlines() if v.startswith("A=")] == ["A=2"]
 
 
+def test_command_may_have_as_many_words_as_the_agent_takes(vm):
+    words = [str(i) for i in range(4000)]
+    assert vm.run(("/bin/echo", *words)).stdout == " ".join(words) + "\n"
+    assert "the command and its environment have more than 64512 bytes or 4096 words; pass" in vm.run(
+        "-e", "A=1", "-e", "B=2", ("true", *["x"] * 4094), status=125).stderr
+    assert "run takes at most 4096 words" in vm.run(("true", *["x"] * 4096), status=125).stderr
+
+
 def test_terminal(vm):
     master, slave = pty.openpty()
     p = vm.spawn("-t", ("sh", "-c", "test -t 0 && test -t 1 && exit 5"), stdin=slave)
