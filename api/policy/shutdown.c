@@ -58,6 +58,7 @@ static void shutdown_emit(struct vm *vm, const char *what, const char *detail)
 static void shutdown_reset(struct vm *vm)
 {
 	vm->shutdown->stage = SHUTDOWN_NONE;
+	vm->shutdown->overdue = false;
 	if (vm->shutdown->timer)
 		loop_timer_disarm(vm->shutdown->timer);
 }
@@ -145,6 +146,7 @@ static void shutdown_overdue(struct vm *vm)
 		vm->shutdown->plan.deadline_s, thens[then]);
 	shutdown_emit(vm, "overdue", NULL);
 	shutdown_reset(vm);
+	vm->shutdown->overdue = then == DEFINITION_LEAVE;
 	vm_save(vm);
 	if (then == DEFINITION_DESTROY)
 		vm_destroy(vm, NULL);
@@ -200,7 +202,7 @@ void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
 	vm->shutdown->plan = *p;
 	vm_set(vm, VM_FACT_REBOOTS, p->reboot); /* before pressing the button: the guest may power off at once */
 	vm_set(vm, VM_FACT_OFF_ASKED, !p->reboot);
-	if (!p->reboot && (p->then != DEFINITION_LEAVE || host_shutdown_waits_for(vm))) {
+	if (!p->reboot) {
 		vm->shutdown->stage = SHUTDOWN_BEGUN;
 		vm->shutdown->due_ns = loop_now_ns() + p->deadline_s * CLOCK_NS_PER_S;
 		timer_arm(vm);
@@ -369,6 +371,7 @@ void shutdown_plan(struct vm *vm, const struct shutdown_plan *p)
 
 	hook_ask_cancel(vm, HOOK_SHUTDOWN);
 	s->stage = SHUTDOWN_PLANNED;
+	s->overdue = false;
 	s->plan = *p;
 	s->warn_s = policy_next_warning(p->at_s, now_s());
 	timer_arm(vm);
@@ -416,6 +419,8 @@ void shutdown_put(const struct vm *vm, struct json_object *o)
 {
 	const struct shutdown *s = vm->shutdown;
 
+	if (s->overdue)
+		js_put_bool(o, "shutdown-overdue", true);
 	if (s->stage == SHUTDOWN_NONE)
 		return;
 	if (s->stage == SHUTDOWN_PLANNED)
@@ -504,6 +509,7 @@ static void shutdown_state_put(const struct vm *vm, struct json_object *state)
 /* Drop the deadline of a shutdown of which the guest no longer knows. The host's shutdown still waits for the VM. */
 static void deadline_drop(struct vm *vm)
 {
+	vm->shutdown->overdue = false;
 	if (vm->shutdown->stage == SHUTDOWN_BEGUN && !host_shutdown_waits_for(vm))
 		shutdown_reset(vm);
 }

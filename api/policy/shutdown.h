@@ -30,6 +30,7 @@ struct shutdown_plan {
 struct shutdown {
 	enum { SHUTDOWN_NONE, SHUTDOWN_PLANNED, SHUTDOWN_BEGUN } stage;
 	struct shutdown_plan plan;
+	bool overdue; /* the last shutdown's deadline has passed, and its action is to leave the VM running */
 	uint64_t due_ns; /* CLOCK_MONOTONIC: deadline of the shutdown under way */
 	int64_t warn_s; /* UTC: the next warning; 0: none */
 	struct loop_timer *timer;

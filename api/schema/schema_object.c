@@ -94,6 +94,7 @@ const struct field info_returns[] = {
 	{ "reboot-at", FIELD_INT, OPTIONAL, "time of the scheduled reboot: realtime, ns" },
 	{ "shutdown-deadline", FIELD_INT, OPTIONAL, "deadline of the shutdown under way: realtime, ns" },
 	{ "shutdown-then", FIELD_STRING, OPTIONAL, "action at the deadline: leave, destroy or save" },
+	{ "shutdown-overdue", FIELD_BOOL, OPTIONAL, "the guest has not shut down by the deadline, whose action was leave" },
 	{ "start-at", FIELD_INT, OPTIONAL, "time at which a start that a hook has delayed is tried again: realtime, ns" },
 	{ "waits-for-hook", FIELD_STRING, OPTIONAL, "start, shutdown or reboot, if hooks are being asked about that or have delayed it" },
 	{ "delayed", FIELD_STRING, OPTIONAL, "the hook that has delayed the start, the shutdown or the reboot, and its reason" },

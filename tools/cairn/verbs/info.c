@@ -74,6 +74,9 @@ static void info_print(struct json_object *o)
 	time_print(o, "start-at", "Start at:");
 	member_label(o, "delayed", "Delayed by:");
 	time_print(o, "shutdown-deadline", "Deadline:");
+	if (js_get_bool(o, "shutdown-overdue", false))
+		label_print(stdout, "Deadline:", "passed; the guest has not shut down (stop it: cairn destroy %s)",
+			shell_word(js_get_str_or(o, "name", "-")).s);
 	if (again >= 0)
 		label_print(stdout, "Restarts in:", "%.1fs", (double)again / 1e9);
 	label_print(stdout, "CPU(s):", "%lld", (long long)js_get_int(o, "vcpus", 0));

@@ -18,16 +18,18 @@
 /* How long shutdown --wait waits before it says what else stops the VM. */
 #define PATIENCE_NS (10 * NS)
 
-/* Wait until the VM is off. patience_ns: when to print what else stops the VM. */
+/* Wait until the VM is off.
+ * patience_ns: when to print what else stops the VM. deadline_ns: UINT64_MAX: the daemon's. */
 static int wait_off(struct cli *c, const char *name, uint64_t patience_ns, uint64_t deadline_ns, struct err *e)
 {
-	int r = wait_for_state(c, name, "shutoff", MIN(patience_ns, deadline_ns), e);
+	const char *goal = deadline_ns == UINT64_MAX ? "shutdown" : "shutoff";
+	int r = wait_for_state(c, name, goal, MIN(patience_ns, deadline_ns), e);
 
 	if (r != -ETIMEDOUT || patience_ns >= deadline_ns)
 		return r;
 	fprintf(stderr, "note: domain '%s' is not off yet; if its guest ignores the request, try cairn shutdown %s%s, or stop it with cairn destroy %s\n",
 		name, shell_word(name).s, option_value(c, "mode") ? "" : " --mode agent", shell_word(name).s);
-	return wait_for_state(c, name, "shutoff", deadline_ns, e);
+	return wait_for_state(c, name, goal, deadline_ns, e);
 }
 
 /* Wait until the VMs are off, except those that were skipped or whose shutdown failed. at_s: the time of the shutdown;

@@ -79,7 +79,7 @@ static const struct verb_option restart_process_options[] = { JOB_OPTIONS, MULTI
 	{ "message", "TEXT", FROM_SCHEMA("message") },                                              \
 	{ "cancel", NULL, "cancel the scheduled action and any deadline" }
 static const struct verb_option shutdown_options[] = { WHEN_OPTIONS,
-	{ "wait", NULL, "return when the VM is off" },
+	{ "wait", NULL, "return when the VM is off; fail at the deadline if the VM keeps running" },
 	{ "then", FROM_SCHEMA("then"), FROM_SCHEMA("then") },
 	{ "timeout", "SECONDS", "with --then: set the deadline; with --wait alone: limit the wait" }, MULTI_VM_OPTIONS, END };
 static const struct verb_option reboot_options[] = { WHEN_OPTIONS, MULTI_VM_OPTIONS, END };

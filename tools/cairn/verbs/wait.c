@@ -27,6 +27,7 @@ static const struct {
 	{ "running", "running" },
 	{ "paused", "paused" },
 	{ "shutoff", "shutoff saved crashed" },
+	{ "shutdown", "shutoff saved crashed" }, /* for shutdown --wait: ends with the shutdown */
 	{ "crashed", "crashed preserved" },
 	{ "agent", "connected" }, /* state of QEMU's guest agent, not of the VM; cairn-agent counts, too */
 	{ "qga", "connected" }, /* QEMU's guest agent only, for --for ip */
@@ -61,6 +62,37 @@ static bool event_fits(struct json_object *ev, const char *name, const char *goa
 	if (is_agent(goal))
 		return !strcmp(event, "AGENT") && js_get_bool(data, "connected", false);
 	return !strcmp(event, "VM_STATE_CHANGE") && goal_reached(goal_states(goal), js_get_str(data, "state"));
+}
+
+static int left_running(const char *name, struct err *e)
+{
+	return err_set(e, -ETIME, ERR_TIMEOUT, "the guest has not shut down by the deadline (shutdown.deadline), and shutdown.then leaves the VM "
+		"running; stop it with cairn destroy %s, or with cairn shutdown --then destroy %s", shell_word(name).s, shell_word(name).s);
+}
+
+static bool deadline_runs(struct cli *c, const char *name)
+{
+	CLEANUP_JS struct json_object *info = NULL;
+	struct err e;
+
+	return cli_vm_info(c, name, &info, &e) == 0 && js_get(info, "shutdown-deadline");
+}
+
+/* Fail if this event reports that the shutdown is over and the VM keeps running. */
+static int shutdown_over_check(struct cli *c, struct json_object *ev, const char *name, struct err *e)
+{
+	struct json_object *data = js_get(ev, "data");
+	const char *event = js_get_str(ev, "event"), *what = js_get_str_or(data, "what", ""), *vm = js_get_str(data, "vm");
+
+	if (!event || strcmp(event, "SHUTDOWN_PLAN") || !vm || strcmp(vm, name))
+		return 0;
+	if (!strcmp(what, "overdue") && !strcmp(js_get_str_or(data, "then", ""), "leave"))
+		return left_running(name, e);
+	if (!strcmp(what, "cancelled"))
+		return err_set(e, -ECANCELED, ERR_CANCELLED, "the shutdown was cancelled meanwhile");
+	if (!strcmp(what, "failed") && !deadline_runs(c, name)) /* at the deadline, the daemon stops the VM */
+		return err_set(e, -EIO, ERR_GENERIC, "the shutdown has failed: %s", js_get_str_or(data, "detail", ""));
+	return 0;
 }
 
 /* Fail if this event reports that the VM was removed or renamed: no later event will have its name. */
@@ -146,6 +178,8 @@ static int wait_round(struct cli *c, const char *name, const char *word, uint64_
 	/* The connection was made before this answer and receives all events, so no later change is missed. */
 	if (goal_reached(goal_states(word), js_get_str(info, is_agent(word) ? "agent" : "word")))
 		return 0;
+	if (!strcmp(word, "shutdown") && js_get_bool(info, "shutdown-overdue", false))
+		return left_running(real, e);
 	for (;;) {
 		CLEANUP_JS struct json_object *ev = NULL;
 
@@ -165,6 +199,8 @@ static int wait_round(struct cli *c, const char *name, const char *word, uint64_
 			return wait_is_late(real, word, e);
 		if (!r)
 			r = gone_check(ev, real, e);
+		if (!r && !strcmp(word, "shutdown"))
+			r = shutdown_over_check(c, ev, real, e);
 		if (r < 0 || event_fits(ev, real, word))
 			return r;
 		if (cli_roles_changed(ev))

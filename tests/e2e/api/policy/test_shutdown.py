@@ -5,11 +5,12 @@ import json
 import os
 import re
 import signal
+import subprocess
 import time
 
 import pytest
 
-from conftest import FAKE_VM, Console, Daemon, QmpError, has_ended, library, until
+from conftest import BUILD, FAKE_VM, Console, Daemon, QmpError, has_ended, library, until
 from guestlib import SANITIZED, SLOW
 from plainlib import qcow2
 from test_policy import bounded, ready, scheduled
@@ -25,15 +26,65 @@ def plan_event(q, what, **more):
 # ---- deadlines ----
 
 def test_deadline_runs_its_action(fake):
-    for vm, then in [("vm1", "save"), ("vm2", "leave")]:
-        fake.define(vm, shutdown={"deadline": 1, "then": then}, **DEAF)
-    fake.cairn("start", "vm1", "vm2")
+    fake.define("vm1", shutdown={"deadline": 1, "then": "save"}, **DEAF)
+    fake.cairn("start", "vm1")
     q = fake.qmp()
-    fake.cairn("shutdown", "vm1", "vm2")
-    assert "shutdown-deadline" not in fake.info("vm2")
+    fake.cairn("shutdown", "vm1")
     assert plan_event(q, "overdue", vm="vm1")["then"] == "save"
     until(lambda: fake.info("vm1")["state"] == "saved")
-    assert fake.info("vm2")["state"] == "in-shutdown"
+
+
+def test_vm_that_is_left_running_at_its_deadline_is_reported(fake):
+    fake.define("vm1", shutdown={"deadline": LONG}, **DEAF)
+    fake.cairn("start", "vm1")
+    q = fake.qmp()
+    fake.cairn("shutdown", "vm1")
+    assert fake.info("vm1")["shutdown-then"] == "leave" and "shutdown-deadline" in fake.info("vm1")
+    assert plan_event(q, "overdue", vm="vm1")["then"] == "leave"
+    until(lambda: fake.info("vm1").get("shutdown-overdue"))
+    assert fake.info("vm1")["state"] == "in-shutdown" and "shutdown-deadline" not in fake.info("vm1")
+    assert re.search(r"^Deadline: +passed; .* cairn destroy vm1\)$", fake.cairn("dominfo", "vm1").stdout, re.M)
+    fake.cairn("reset", "vm1")
+    assert "shutdown-overdue" not in fake.info("vm1")
+
+
+def test_wait_for_shutdown_ends_at_the_deadline(fake):
+    """The deadline of the second VM passes while the verb waits for the first one."""
+    fake.define("vm1", shutdown={"deadline": 2}, **DEAF)
+    fake.define("vm2", shutdown={"deadline": 1}, **DEAF)
+    fake.define("vm3")
+    fake.cairn("start", "vm1", "vm2", "vm3")
+    r = fake.cairn("shutdown", "--wait", "vm1", "vm2", "vm3", ok=1)
+    for vm in "vm1", "vm2":
+        assert (f"Domain '{vm}' is still running\nerror: the guest has not shut down by the deadline (shutdown.deadline), and shutdown.then leaves "
+                f"the VM running; stop it with cairn destroy {vm}, or with cairn shutdown --then destroy {vm}\n") in r.stderr
+    assert r.stdout.endswith("Domain 'vm3' is shut off\n") and "note:" not in r.stderr
+    # A limit of the wait does not depend on the deadline.
+    begin = time.time()
+    assert "timeout: the VM is not shutoff" in fake.cairn("shutdown", "--wait", "--timeout", "3", "vm2", ok=1).stderr
+    assert time.time() - begin >= 3
+
+
+def test_wait_for_shutdown_ends_when_it_is_cancelled(fake):
+    fake.define("vm1", **DEAF)
+    fake.cairn("start", "vm1")
+    waiter = subprocess.Popen([os.path.join(BUILD, "cairn"), "shutdown", "--wait", "vm1"], env=fake.env, stderr=subprocess.PIPE, text=True)
+
+    def cancelled():  # again and again, because the verb may not wait yet
+        fake.cairn("shutdown", "vm1")
+        fake.cairn("shutdown", "--cancel", "vm1")
+        return waiter.poll() is not None
+    until(cancelled)
+    assert "the shutdown was cancelled meanwhile" in waiter.communicate()[1] and waiter.returncode == 1
+
+
+def test_wait_for_a_planned_shutdown_ends_when_that_fails(fake):
+    """The agent does not answer. With another action than leave, the deadline still runs, and ends the VM."""
+    fake.define("vm1", guest_agent=True, cmdline="deaf no-agent")
+    fake.cairn("start", "vm1")
+    plan = ["shutdown", "--in", "1s", "--mode", "agent", "--wait", "vm1"]
+    assert "the shutdown has failed: " in fake.cairn(*plan, ok=False).stderr
+    assert "Domain 'vm1' is shut off\n" in fake.cairn(*plan, "--then", "destroy", "--timeout", "1").stdout
 
 
 def test_shutdown_verb_sets_deadline(fake):
