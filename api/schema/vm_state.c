@@ -204,6 +204,17 @@ static bool is_so(enum vm_state state, enum vm_trigger trigger)
 	}
 }
 
+/* Return the command that leads from the state to one where the request is legal. */
+static const char *next_step(enum vm_state state, enum vm_trigger trigger)
+{
+	bool starts = trigger == VM_ASK_START || trigger == VM_ASK_START_PAUSED;
+
+	/* The VM has to be off, and a paused guest cannot shut down. */
+	if (state == VM_PAUSED && !starts && (legal_mask(trigger) & BIT(VM_SHUT_OFF)))
+		return "destroy";
+	return states[state].next;
+}
+
 int vm_state_check(const char *name, enum vm_state state, enum vm_trigger trigger, struct err *e)
 {
 	char legal[160];
@@ -217,7 +228,7 @@ int vm_state_check(const char *name, enum vm_state state, enum vm_trigger trigge
 	return err_set(e, -EPERM, ERR_WRONG_STATE,
 		"VM '%.255s' is %s%s; %s works when it is %s. Next: cairn %s %s", name,
 		vm_state_name(state), state == VM_PRESERVED ? " (its process is kept)" : "",
-		vm_trigger_name(trigger), legal, states[state].next, shell_word(name).s);
+		vm_trigger_name(trigger), legal, next_step(state, trigger), shell_word(name).s);
 }
 
 int vm_state_refuse_kept(const char *name, enum vm_state state, const char *what, struct err *e)

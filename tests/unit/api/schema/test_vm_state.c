@@ -129,6 +129,11 @@ static void test_sentence_words(void **state)
 	vm_state_check("vm1", VM_PAUSED, VM_ASK_SHUTDOWN, &e);
 	assert_string_equal(e.msg, "VM 'vm1' is paused; shutdown works when it is running or in "
 				   "shutdown. Next: cairn resume vm1");
+	vm_state_check("vm1", VM_PAUSED, VM_ASK_UNDEFINE, &e);
+	assert_string_equal(e.msg, "VM 'vm1' is paused; undefine works when it is shut off, saved or "
+				   "crashed. Next: cairn destroy vm1");
+	vm_state_check("vm1", VM_PAUSED, VM_ASK_START, &e);
+	assert_non_null(strstr(e.msg, "Next: cairn resume vm1"));
 	vm_state_check("vm1", VM_IN_SHUTDOWN, VM_ASK_START, &e);
 	assert_string_equal(e.msg, "VM 'vm1' is in shutdown; start works when it is shut off, saved or "
 				   "crashed. Next: cairn wait --for shutoff vm1");
