@@ -338,6 +338,14 @@ static int clone_off(struct cli *c, struct json_object *args)
 	return option_flag(c, "dry-run") ? dry_run(c, args) : clone_run(c, "vm-clone", args);
 }
 
+/* Return whether the name has a number's place, such as %d or %02d. */
+static bool is_pattern(const char *name)
+{
+	const char *at = strchr(name, '%');
+
+	return at && at[1 + strspn(at + 1, "0123456789")] == 'd';
+}
+
 /* Refuse options that do not fit together, such as --paused without --live, or --linked with --live. */
 static int options_check(struct cli *c)
 {
@@ -368,6 +376,8 @@ static int options_check(struct cli *c)
 		return cli_usage(c, "clone needs NAME, --name-pattern or --auto-clone");
 	if (option_value(c, "name-pattern") && c->npos > 1)
 		return cli_usage(c, "NAME and --name-pattern exclude each other");
+	if (c->npos > 1 && is_pattern(c->pos[1]))
+		return cli_usage(c, "NAME must not be a pattern; to number the clones: --name-pattern %s in place of NAME", shell_word(c->pos[1]).s);
 	return 0;
 }
 

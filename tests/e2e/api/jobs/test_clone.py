@@ -276,6 +276,7 @@ def test_taken_names_are_refused_before_any_work(daemon, tmp_path, web):
     refused(2, "count: 1001 is out of range; give 1 to 1000", "web1", "n", "--count", "1001")
     refused(2, "must have one number, as", "web1", "--name-pattern", "%s%d", "--count", "2")
     refused(2, "must have one number, as", "web1", "--name-pattern", "web", "--count", "2")
+    refused(2, "to number the clones: --name-pattern web%d in place of NAME", "web1", "web%d", "--count", "2")
     refused(2, "error: name: must not have a \"/\"", "web1", "../up")
     refused(2, "clone needs NAME", "web1")
     refused(2, "exclude each other", "web1", "n", "--linked", "--full")

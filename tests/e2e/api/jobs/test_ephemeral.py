@@ -132,6 +132,8 @@ def test_limits_names_and_result(daemon, src):
     assert "--memory-max must be a size such as 512M" in daemon.cairn("clone", "--live", "src", "x", "--memory-max", "much", ok=2).stderr
     assert "--cpus must be a number of processors" in daemon.cairn("clone", "--live", "src", "x", "--cpus", "nan", ok=2).stderr
     assert "NAME and --name-pattern exclude each other" in daemon.cairn("clone", "--live", "src", "x", "--name-pattern", "y%d", ok=2).stderr
+    for name in "y%d", "y%02d":
+        assert f"to number the clones: --name-pattern {name} in place of NAME" in daemon.cairn("clone", "--live", "src", name, ok=2).stderr
 
 
 def test_destroy_returns_when_the_name_is_free(daemon, src):
