@@ -178,19 +178,34 @@ static void nested_guests_probe(struct host_check *c)
 	}
 }
 
+/* Returns the fd; -errno with a sentence. */
+static int kvm_open(struct err *e)
+{
+	int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC), r = -errno;
+	struct host_check c;
+
+	if (fd >= 0)
+		return fd;
+	kvm_open_failed(&c, -r);
+	return err_set(e, r, r == -EACCES || r == -EPERM ? ERR_PERMISSION : ERR_HOST, "%s: %s", c.found, c.remedy);
+}
+
+int host_kvm_check(struct err *e)
+{
+	CLEANUP_CLOSE int fd = kvm_open(e);
+
+	return MIN(fd, 0);
+}
+
 int host_cpu_read(struct host_cpu *ret, struct err *e)
 {
-	CLEANUP_CLOSE int fd = open("/dev/kvm", O_RDWR | O_CLOEXEC);
+	CLEANUP_CLOSE int fd = kvm_open(e);
 	struct kvm_cpuid_guest guest;
-	struct host_check c;
 	int r;
 
 	*ret = (struct host_cpu){ 0 };
-	if (fd < 0) {
-		r = -errno;
-		kvm_open_failed(&c, errno);
-		return err_set(e, r, r == -EACCES || r == -EPERM ? ERR_PERMISSION : ERR_HOST, "%s: %s", c.found, c.remedy);
-	}
+	if (fd < 0)
+		return fd;
 	r = kvm_cpuid_read(fd, &ret->supported);
 	if (r < 0)
 		return err_set(e, r, ERR_HOST, "KVM_GET_SUPPORTED_CPUID: %s", strerror(-r));

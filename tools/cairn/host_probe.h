@@ -27,6 +27,9 @@ size_t host_checks_run(struct host_check ret[HOST_CHECKS_MAX]);
  * Takes some ms on a host whose CPU shows VMX or SVM, but whose kernel has neither kvm_intel nor kvm_amd. */
 bool host_emulates_kernel_mode(void);
 
+/* Open /dev/kvm, to find out early whether this user can use KVM. Returns 0; -errno (ERR_HOST, ERR_PERMISSION). */
+int host_kvm_check(struct err *e);
+
 struct host_cpu {
 	struct cpuid *supported; /* owned: the leaves that KVM supports */
 	bool is_virtual;	 /* KVM virtualises CPUID, so that a guest can have a processor of its own */

@@ -205,7 +205,7 @@ cairn run --kernel vmlinux --initrd initrd --memory 1G -- make test
     given: definition web1; echo x >vmlinux; echo x >initrd
     how: {} 2>said || grep -i 'kernel' said
 cairn run --image python:3.12 -- python3 -c 'print(1)'
-    how: CAIRN_KERNEL=/dev/null HTTPS_PROXY=http://127.0.0.1:1 {} 2>said || grep 'skopeo: .*127.0.0.1:1' said
+    how: CAIRN_VM=/bin/true CAIRN_KERNEL=/dev/null HTTPS_PROXY=http://127.0.0.1:1 {} 2>said || grep 'skopeo: .*127.0.0.1:1' said
 cairn run --root ./rootfs -v .:/src -w /src -- make test
     given: echo x >vmlinux; mkdir rootfs
     how: CAIRN_KERNEL=vmlinux {} 2>said || grep -i 'kernel' said

@@ -17,6 +17,7 @@
 #include "base/util.h"
 #include "base/uuid.h"
 #include "tools/cairn/guest_session.h"
+#include "tools/cairn/host_probe.h"
 #include "tools/cairn/image_cache.h"
 #include "tools/cairn/initrd_agent.h"
 #include "tools/cairn/output.h"
@@ -31,6 +32,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -192,6 +194,16 @@ static int process_start(struct run_guest *g, enum run_streams streams, const ch
 	return r;
 }
 
+/* Check that this user can use KVM, so that the sentence is cairn's own. The user's own VM program may need no KVM. */
+static int kvm_check(const struct cli *c, struct err *e)
+{
+	int r = option_value(c, "vm-program") || getenv("CAIRN_VM") ? 0 : host_kvm_check(e);
+
+	if (r < 0)
+		e->cls = ERR_HOST; /* no permission, too, as for cairn-vm */
+	return r;
+}
+
 /* Check the definition and open its files. Returns 0; -errno with a sentence. */
 static int config_make(struct cli *c, const struct run_definition *d, const char *vsock, const struct boot_choice *boot, struct config *ret, struct err *e)
 {
@@ -235,7 +247,9 @@ static int guest_resume(struct guest_run *x, struct guest_link *link, struct err
 
 	if (!run_warm_use(&x->warm, &x->config))
 		return 0;
-	r = process_start(x->guest, x->streams, x->program, &x->config, x->c, x->warm.lists ? &x->warm.channel : NULL, e);
+	r = kvm_check(x->c, e);
+	if (!r)
+		r = process_start(x->guest, x->streams, x->program, &x->config, x->c, x->warm.lists ? &x->warm.channel : NULL, e);
 	if (r < 0)
 		return r;
 	link->renews = true;
@@ -263,6 +277,8 @@ static int guest_boot(struct guest_run *x, struct guest_link *link, struct err *
 	CLEANUP_CLOSE int channel = -1;
 	int r = initrd_agent_add(&x->config, x->root, e);
 
+	if (!r)
+		r = kvm_check(x->c, e);
 	if (!r && x->warm.key && !x->warm.verbose && isatty(STDERR_FILENO) && !output_is_quiet()) /* this may take a minute where KVM emulates kernel mode */
 		fprintf(stderr, "note: the guest boots (to see its console: --show-console); later runs begin from its saved state\n");
 	if (!r)
@@ -412,6 +428,8 @@ static int run(struct cli *c, struct exec_outcome *ret)
 
 	if (!r)
 		r = run_definition_make(c, &d, &ret->err);
+	if (!r && (option_value(c, "image") || option_value(c, "root")) && !option_flag(c, "print-only"))
+		r = kvm_check(c, &ret->err); /* before the image is fetched */
 	if (!r)
 		r = run_root_make(c, &d, &root, &ret->err);
 	if (!r && c->npos == 1)
@@ -442,7 +460,7 @@ int verb_run(struct cli *c)
 	r = run(c, &outcome);
 	if (r < 0) {
 		cli_fail(&outcome.err, "Failed to run %s", c->pos[0]);
-		outcome.reason = outcome.err.cls == ERR_BUSY ? "busy" : "failed";
+		outcome.reason = outcome.err.cls == ERR_BUSY ? "busy" : outcome.err.cls == ERR_HOST ? "host" : "failed";
 	}
 	if (has_command && (r < 0 || (outcome.reason && !strcmp(outcome.reason, "usage"))))
 		r = EXEC_CAIRN;

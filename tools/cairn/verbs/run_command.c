@@ -263,6 +263,9 @@ static int no_agent(struct cli *c, struct run_guest *g, int r, struct exec_outco
 		o->reason = "busy";
 		err_set(&o->err, r, ERR_BUSY, "another process uses a disk or socket of the VM, so the VM did not start; stop that process, or try "
 			"again later; to see which: --show-console");
+	} else if (r == -ESRCH && WIFEXITED(status) && WEXITSTATUS(status) == VM_EXIT_HOST && !g->config->vm.debug_exit) {
+		o->reason = "host";
+		err_set(&o->err, r, ERR_HOST, "the host lacks something that the VM needs, so the VM did not start; the message above names it");
 	} else if (r != -ESRCH)
 		err_set_errno(&o->err, r, "cannot connect to cairn-agent in the guest");
 	else if (WIFEXITED(status))

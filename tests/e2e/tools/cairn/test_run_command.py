@@ -202,6 +202,20 @@ def test_vm_that_ends_meanwhile(vm):
     vm.leaves_nothing()
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: a mount namespace without /dev/kvm")
+def test_host_without_kvm_is_told_before_an_image_is_made(vm):
+    (vm.tmp / "fs").mkdir()
+    run = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none /dev && exec "$@"', "sh", CAIRN, "run", "--status-fd", "1"]
+    for args in ([vm.tmp / "vm.json"], ["--kernel", vm.tmp / "kernel", "--root", vm.tmp / "fs"]):
+        r = subprocess.run([*run, *args, "--", "true"], capture_output=True, text=True, check=False, timeout=50,
+                           env={**vm.env, "XDG_CACHE_HOME": str(vm.tmp / "cache")})
+        sentence = f"/dev/kvm: No such file or directory: {guestlib.kvm_remedy()}"
+        assert r.returncode == 125 and r.stderr.splitlines()[-1] == f"error: {sentence}" and len(r.stderr.splitlines()) == 2
+        assert json.loads(r.stdout) == {"by": "cairn", "status": 125, "signal": None, "reason": "host", "error": sentence}
+    assert not (vm.tmp / "cache").exists()
+    vm.leaves_nothing()
+
+
 def test_signals(vm):
     """Ctrl-C is for the command; while the VM boots, it ends all."""
     p = vm.spawn(("sh", "-c", "trap 'echo caught; exit 9' INT; echo begins; sleep 100 & wait"))
@@ -257,6 +271,7 @@ def test_status_fd_tells_the_commands_status_from_cairns(vm):
     assert cairns("-w", "/missing", ("true",), status=125) == "failed"
     assert cairns(("true",), status=125, env={"ENDS": "3"}) == "vm-ended"
     assert cairns(("true",), status=125, env={"ENDS": "6"}) == "busy"
+    assert cairns(("true",), status=125, env={"ENDS": "7"}) == "host"
     assert cairns("--timeout", "0.3", ("true",), status=124, env={"BOOTS": "100"}) == "timeout"
     assert cairns("--timeout", "1", ("sleep", "100"), status=124) == "timeout"
     assert cairns("--disk", "/missing", ("true",), status=125) == "failed"
