@@ -27,7 +27,7 @@
 static int image_take(struct cli *c, struct run_root *root, struct err *e)
 {
 	const char *image = option_value(c, "image"), *path = option_value(c, "root");
-	char *argv[8] = { (char *)"cairn-root", (char *)"--hand-over", (char *)ROOT_PROGRAM_SOCKET }, absolute[PATH_MAX + 2];
+	char *argv[10] = { (char *)"cairn-root", (char *)"--hand-over", (char *)ROOT_PROGRAM_SOCKET }, absolute[PATH_MAX + 2];
 	time_t begin_s = time(NULL);
 	unsigned n = 3;
 	struct stat st;
@@ -39,6 +39,10 @@ static int image_take(struct cli *c, struct run_root *root, struct err *e)
 		argv[n++] = (char *)"--pull";
 	if (option_flag(c, "insecure-registry"))
 		argv[n++] = (char *)"--insecure-registry";
+	if (option_value(c, "files-max")) {
+		argv[n++] = (char *)"--files-max";
+		argv[n++] = (char *)option_value(c, "files-max");
+	}
 	argv[n++] = (char *)"--";
 	argv[n] = image ? (char *)image : absolute;
 	r = root_program_take(argv, image ? image : path, &root->image, &root->lock, e);
@@ -145,6 +149,19 @@ static int folder_share(struct run_definition *d, struct run_root *root, const c
 	return 0;
 }
 
+/* Check --files-max as cairn-root does. */
+static int files_max_check(const struct cli *c, bool has_root)
+{
+	const char *text = option_value(c, "files-max");
+	char *end;
+	long n = text ? strtol(text, &end, 10) : 1;
+
+	if (text && !has_root)
+		return cli_usage(c, "--files-max needs --image or --root");
+	return text && (*text < '0' || *text > '9' || *end || n < 1 || n > 100000000) ?
+		cli_usage(c, "--files-max must be a number from 1 to 100000000, not \"%s\"", text) : 0;
+}
+
 static int options_check(struct cli *c, const char *image, const char *path)
 {
 	if (image && path)
@@ -155,7 +172,7 @@ static int options_check(struct cli *c, const char *image, const char *path)
 		return cli_usage(c, "--rm and --keep exclude each other");
 	if (option_value(c, "keep") && !image && !path)
 		return cli_usage(c, "--keep needs --image or --root");
-	return 0;
+	return files_max_check(c, image || path);
 }
 
 int run_root_make(struct cli *c, struct run_definition *d, struct run_root *root, struct err *e)

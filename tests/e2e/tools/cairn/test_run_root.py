@@ -97,12 +97,26 @@ def test_definition_has_the_image_as_first_disk(vm):
     assert second["path"] == str(vm.tmp / "data.img")
 
 
+def test_limit_of_files_can_be_raised(vm):
+    (vm.tmp / "fs").mkdir()
+    for name in "a", "b", "c":
+        (vm.tmp / "fs" / name).touch()
+    image = vm.image("many", tar(*(entry(f"{n}/") for n in "abcde")))
+    for root, what in (["--root", vm.tmp / "fs"], "the folder has more than 2 files; use a smaller one, or raise --files-max"), \
+            (["--image", image], "the image has more than 2 files in its layers; use a smaller image, or raise --files-max"):
+        assert what in vm.run(*root, "--files-max", "2", ("true",), status=125).stderr
+        assert vm.run(*root, "--files-max", "9", ("echo", "ran")).stdout == "ran\n"
+
+
 def test_bad_use_is_one_sentence(vm):
     image = vm.image("i")
     for args, sentence in (
             (("--root", "a", "--image", "b"), "--root and --image exclude each other"),
             (("--pull",), "need --image"),
             (("--no-entrypoint",), "need --image"),
+            (("--files-max", "1"), "--files-max needs --image or --root"),
+            (("--image", image, "--files-max", "0"), "--files-max must be a number from 1 to 100000000"),
+            (("--image", image, "--files-max", "1x"), "--files-max must be a number from 1 to 100000000"),
             (("--image", ""), "--image needs the name of an image"),
             (("--root", ""), "--root needs a path")):
         assert sentence in vm.run(*args, ("true",), status=125).stderr
