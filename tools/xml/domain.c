@@ -100,7 +100,8 @@ static int type_check(struct reading *r, struct _xmlNode *domain)
 		return 0;
 	if (strcmp(type, "qemu"))
 		return reading_error(r, domain, "type", ERR_UNSUPPORTED,
-			"\"%.40s\" is for another hypervisor; Cairn runs type='kvm'", type);
+			"\"%.40s\" is for another hypervisor; Cairn runs type='kvm' (virt-install: --virt-type kvm; with --connect test:///default: "
+			"--xml ./@type=kvm)", type);
 	reading_warn(r, domain, "type", "\"qemu\" also runs on KVM");
 	return 0;
 }

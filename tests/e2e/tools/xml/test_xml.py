@@ -694,6 +694,33 @@ def test_virt_install_xml_starts(kvm, daemon):
     round_trip(daemon, "installed")
 
 
+def test_recipe_with_virt_install_defines_a_vm(fake):
+    """The recipe of docs/howto.md, without a libvirt daemon."""
+    if not shutil.which("virt-install"):
+        pytest.skip("virt-install is not there")
+    with open(os.path.join(ROOT, "docs/howto.md"), encoding="utf-8") as page:
+        commands = re.search(r"## Define a VM by virt-install.*?^```sh\n(.*?)^```$", page.read(), re.M | re.S)[1]
+    (fake.tmp / "debian.iso").write_bytes(bytes(2048))
+
+    def run(text, ok=True):
+        r = subprocess.run(["sh", "-ec", text], cwd=fake.tmp, env={**fake.env, "HOME": str(fake.tmp), "PATH": f"{BUILD}:{os.environ['PATH']}"},
+                           capture_output=True, text=True, check=False, timeout=100)
+        assert (r.returncode == 0) == ok, r
+        return r.stderr
+    run(commands)
+    d = json.loads(fake.cairn("dumpjson", "web1").stdout)
+    assert (d["memory"], d["vcpus"], d["boot"]["firmware"]) == ("2048M", 2, "bios")
+    assert [(x["id"], x["path"], x["format"]) for x in d["disks"]] == [("vda", f"{fake.tmp}/web1.qcow2", "qcow2")]
+    assert [x["type"] for x in d["interfaces"]] == ["user"]
+    fake.cairn("undefine", "web1")
+    run(commands.replace("--import", "--cdrom debian.iso").replace("--print-xml", "--print-xml 1"))
+    d = json.loads(fake.cairn("dumpjson", "web1").stdout)
+    assert [(x["device"], x["boot_order"]) for x in d["disks"]] == [("disk", 2), ("cdrom", 1)] and d["on_reboot"] == "destroy"
+    fake.cairn("undefine", "web1")
+    said = run(commands.replace("--xml ./@type=kvm", ""), ok=False)
+    assert '"test" is for another hypervisor' in said and "--xml ./@type=kvm" in said
+
+
 @pytest.mark.parametrize("options, keys", [
     (["--osinfo", "generic", "--disk", "path=@DISK@,bus=sata", "--network", "user", "--graphics", "none"],
      {"interfaces": "user", "disks": "raw"}),
