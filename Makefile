@@ -406,7 +406,7 @@ kernel:
 	$(Q)dir=$$(tests/guests/linux/build.sh $(VARIANT)) && install -D -m 644 "$$dir/vmlinux" $(BUILD)/vmlinux
 
 install: all $(BUILD)/definition.schema.json
-	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin sbin libexec/cairn share/cairn share/man/man1 share/man/man3 share/bash-completion/completions $(ZSH_COMPLETIONS) $(FISH_COMPLETIONS) \
+	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin sbin libexec/cairn share/cairn share/doc/cairn share/man/man1 share/man/man3 share/bash-completion/completions $(ZSH_COMPLETIONS) $(FISH_COMPLETIONS) \
 		include/cairn/api include/cairn/base lib/systemd/system lib/systemd/user lib/sysusers.d lib/tmpfiles.d lib/udev/rules.d) \
 		$(DESTDIR)$(LIBDIR)/nbdkit/plugins $(DESTDIR)$(LIBDIR)/pkgconfig
 	install -m 755 $(BUILD)/cairn $(BUILD)/cairn-img $(DESTDIR)$(PREFIX)/bin
@@ -434,9 +434,10 @@ install: all $(BUILD)/definition.schema.json
 	sed 's,@PREFIX@,$(PREFIX),; s,@LIBDIR@,$(LIBDIR),; s,@VERSION@,$(VERSION),' api/cairn.pc.in >$(DESTDIR)$(LIBDIR)/pkgconfig/cairn.pc
 	install -m 755 $(NBDKIT_PLUGIN) $(DESTDIR)$(LIBDIR)/nbdkit/plugins
 	for m in docs/man/*.[13]; do install -m 644 $$m $(DESTDIR)$(PREFIX)/share/man/man$${m##*.}; done
+	install -m 644 docs/*.md $(DESTDIR)$(PREFIX)/share/doc/cairn
 # uninstall removes folders that are not Cairn's own only if they are empty.
 LIB := $(patsubst $(PREFIX)/%,%,$(LIBDIR))
-INSTALLED := bin/cairn bin/cairn-img sbin/cairnd libexec/cairn share/cairn include/cairn $(LIB)/libcairn.a $(LIB)/pkgconfig/cairn.pc \
+INSTALLED := bin/cairn bin/cairn-img sbin/cairnd libexec/cairn share/cairn share/doc/cairn include/cairn $(LIB)/libcairn.a $(LIB)/pkgconfig/cairn.pc \
              $(LIB)/nbdkit/plugins/nbdkit-cairn-plugin.so $(addprefix share/bash-completion/completions/,cairn cairn-img) $(ZSH_COMPLETIONS)/_cairn $(FISH_COMPLETIONS)/cairn.fish \
              lib/udev/rules.d/60-cairn.rules lib/sysusers.d/cairn.conf lib/sysusers.d/cairn-web.conf lib/tmpfiles.d/cairn.conf \
              $(addprefix lib/systemd/,$(UNITS_INSTALLED)) $(addprefix share/man/man1/,$(notdir $(wildcard docs/man/*.1))) \
