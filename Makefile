@@ -399,11 +399,12 @@ FISH_COMPLETIONS := share/fish/vendor_completions.d
 PAMDIR ?= $(if $(filter /usr /usr/local,$(PREFIX)),/etc/pam.d,$(PREFIX)/etc/pam.d)
 # Debian's zsh looks here for packages' files, and below /usr/local as zsh does everywhere.
 ZSH_COMPLETIONS := share/zsh/$(if $(filter /usr,$(PREFIX)),vendor-completions,site-functions)
-# The kernel of cairn run: install and deb take it if it has been built.
-VARIANT ?= up
+# The kernels of cairn run, for one vCPU and for several: install and deb take them if they have been built.
 VMLINUX ?= $(wildcard $(BUILD)/vmlinux)
+VMLINUX_SMP ?= $(wildcard $(BUILD)/vmlinux-smp)
 kernel:
-	$(Q)dir=$$(tests/guests/linux/build.sh $(VARIANT)) && install -D -m 644 "$$dir/vmlinux" $(BUILD)/vmlinux
+	$(Q)dir=$$(tests/guests/linux/build.sh up) && install -D -m 644 "$$dir/vmlinux" $(BUILD)/vmlinux
+	$(Q)dir=$$(tests/guests/linux/build.sh smp) && install -D -m 644 "$$dir/vmlinux" $(BUILD)/vmlinux-smp
 
 install: all $(BUILD)/definition.schema.json
 	install -d $(addprefix $(DESTDIR)$(PREFIX)/,bin sbin libexec/cairn share/cairn share/doc/cairn share/man/man1 share/man/man3 share/bash-completion/completions $(ZSH_COMPLETIONS) $(FISH_COMPLETIONS) \
@@ -412,6 +413,7 @@ install: all $(BUILD)/definition.schema.json
 	install -m 755 $(BUILD)/cairn $(BUILD)/cairn-img $(DESTDIR)$(PREFIX)/bin
 	install -m 644 $(addprefix $(BUILD)/,definition.schema.json network-definition.schema.json api.schema.json openrpc.json cairn.d.ts) tools/metrics/examples/* $(DESTDIR)$(PREFIX)/share/cairn
 	$(if $(VMLINUX),install -m 644 $(VMLINUX) $(DESTDIR)$(PREFIX)/share/cairn/vmlinux)
+	$(if $(VMLINUX_SMP),install -m 644 $(VMLINUX_SMP) $(DESTDIR)$(PREFIX)/share/cairn/vmlinux-smp)
 	install -d $(DESTDIR)$(PREFIX)/share/cairn/python/cairn_client
 	install -m 644 $(BUILD)/python/pyproject.toml $(DESTDIR)$(PREFIX)/share/cairn/python
 	install -m 644 $(BUILD)/python/cairn_client/*.py $(BUILD)/python/cairn_client/py.typed $(DESTDIR)$(PREFIX)/share/cairn/python/cairn_client
@@ -469,7 +471,7 @@ help:
 	@echo "bench        run benchmarks, also of peers; ONLY=NAME for one of them"
 	@echo "bench-compare  run benchmarks of this build and of commit REF alternately, and name the rows that changed; ONLY=NAME,NAME, ROUNDS=7"
 	@echo "soak         make random requests of several users and compare with a model; TIME=600 seconds, SEED=N repeats a run, HITS=0.1 kills the daemon during that part of the requests, KILLS=no lets one daemon answer all of them"
-	@echo "kernel       build the kernel of cairn run; VARIANT=smp for one that uses several vCPUs [up]; needs linux-source-6.1 or -6.12"
+	@echo "kernel       build the kernels of cairn run, for one vCPU and for several; needs linux-source-6.1 or -6.12"
 	@echo "install      install into PREFIX=/usr/local, below DESTDIR="
 	@echo "uninstall    remove the files that install has put there"
 	@echo "deb          build Debian packages, in build/deb"

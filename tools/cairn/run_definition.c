@@ -381,7 +381,23 @@ static int options_take(struct cli *c, struct run_definition *d, struct err *e)
 
 /* ---- without a file ---- */
 
-static int kernel_find(struct run_definition *d, struct err *e)
+/* Find Cairn's own kernel. One vCPU gets the kernel without SMP, which boots quicker. Returns 0; -ENOENT. */
+static int own_kernel_find(const struct cli *c, char path[PATH_MAX], struct err *why)
+{
+	const char *vcpus = option_value(c, "cpus");
+	bool smp = vcpus && strtol(vcpus, NULL, 10) > 1;
+	int r = smp ? paths_shared("vmlinux-smp", path, PATH_MAX, why) : -ENOENT;
+
+	if (!r)
+		return 0;
+	r = paths_shared("vmlinux", path, PATH_MAX, why);
+	if (!r && smp)
+		fprintf(stderr, "warning: there is no kernel vmlinux-smp beside %s, so the guest may use only one of its %s vCPUs; build it with make "
+			"kernel, or name another kernel with --kernel\n", path, vcpus);
+	return r;
+}
+
+static int kernel_find(const struct cli *c, struct run_definition *d, struct err *e)
 {
 	const char *named = getenv("CAIRN_KERNEL");
 	char path[PATH_MAX];
@@ -389,11 +405,11 @@ static int kernel_find(struct run_definition *d, struct err *e)
 
 	if (named && *named)
 		run_definition_put(d, "CAIRN_KERNEL", "boot", "kernel", path_absolute(named));
-	else if (paths_shared("vmlinux", path, sizeof(path), &why) == 0)
+	else if (own_kernel_find(c, path, &why) == 0)
 		run_definition_put(d, path, "boot", "kernel", json_object_new_string(path));
 	else
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "there is no kernel: name one with --kernel PATH or CAIRN_KERNEL (%s), "
-			"or build the one of Cairn with make kernel, which make install then installs; docs/bring-your-own-kernel.md says which options a kernel needs",
+			"or build those of Cairn with make kernel, which make install then installs; man cairn says at --kernel which options a kernel needs",
 			why.msg);
 	return 0;
 }
@@ -411,7 +427,7 @@ static int file_replace(struct cli *c, struct run_definition *d, struct err *e)
 	run_definition_put(d, NULL, NULL, "rng", json_object_new_boolean(true));
 	run_definition_put(d, NULL, NULL, "on_reboot", json_object_new_string("destroy"));
 	/* With these options, a firmware boots. */
-	return option_value(c, "kernel") || option_value(c, "boot") || option_flag(c, "bootmenu") ? 0 : kernel_find(d, e);
+	return option_value(c, "kernel") || option_value(c, "boot") || option_flag(c, "bootmenu") ? 0 : kernel_find(c, d, e);
 }
 
 /* Insert the VM's name where the file would be. */

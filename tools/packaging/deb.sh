@@ -38,8 +38,9 @@ cairn ($version) unstable; urgency=medium
  -- $(sed -n 's/^Maintainer: //p' "$tree/debian/control")  $(date -u -R -d "@$SOURCE_DATE_EPOCH")
 END_CHANGELOG
 
-# The kernel of `cairn run`, if make kernel has built it: Debian's own source with tests/guests/linux/config.fragment.
+# The kernels of `cairn run`, if make kernel has built them: Debian's source with tests/guests/linux/config.fragment.
 [ ! -f "${out%/deb}/vmlinux" ] || export VMLINUX="${out%/deb}/vmlinux"
+[ ! -f "${out%/deb}/vmlinux-smp" ] || export VMLINUX_SMP="${out%/deb}/vmlinux-smp"
 cd "$tree"
 umask 022
 dpkg-buildpackage --no-sign "-j$(nproc)" >"$out/build.log" 2>&1 || {

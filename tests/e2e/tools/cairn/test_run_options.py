@@ -125,11 +125,18 @@ def test_kernel_that_is_found(folder):
     program = shutil.copy(CAIRN, folder / "bin" / "cairn")
     r = run("--print-only", program=program)
     assert r.returncode == 2 and f"there is no kernel: name one with --kernel PATH or CAIRN_KERNEL ({folder}/share/cairn/vmlinux does not exist)" in r.stderr
-    assert "docs/bring-your-own-kernel.md" in r.stderr
+    assert "man cairn says at --kernel which options a kernel needs" in r.stderr
     assert run("--", "true", program=program).returncode == 125
     (folder / "share" / "cairn").mkdir(parents=True)
     (folder / "share" / "cairn" / "vmlinux").write_bytes(b"x")
     assert made(program=program)["boot"]["kernel"] == f"{folder}/share/cairn/vmlinux"
+    r = run("--cpus", "2", "--print-only", program=program)
+    assert json.loads(r.stdout)["boot"]["kernel"] == f"{folder}/share/cairn/vmlinux"
+    assert r.stderr.startswith(f"warning: there is no kernel vmlinux-smp beside {folder}/share/cairn/vmlinux, so the guest may use only one of its 2 vCPUs;")
+    (folder / "share" / "cairn" / "vmlinux-smp").write_bytes(b"x")
+    r = run("--cpus", "2", "--print-only", program=program)
+    assert json.loads(r.stdout)["boot"]["kernel"] == f"{folder}/share/cairn/vmlinux-smp" and not r.stderr
+    assert made("--cpus", "1", program=program)["boot"]["kernel"] == f"{folder}/share/cairn/vmlinux"
     assert made(program=program, CAIRN_KERNEL="k")["boot"]["kernel"] == str(folder / "k")
     assert made("--kernel", "i", program=program, CAIRN_KERNEL="k")["boot"]["kernel"] == str(folder / "i")
     r = run(CAIRN_KERNEL="/missing")
