@@ -65,7 +65,7 @@ static bool returns_builtin(const struct command *c)
 struct schema_draft {
 	enum dialect dialect;
 	/* Without descriptions, results of jobs, types of lists and objects inside of others, what is false, and
-	 * `mutates` of commands that start jobs. */
+	 * `mutates`. */
 	bool brief;
 	struct json_object *all;
 	const struct field **types; /* members of each numbered type so far; a member without a name ends each */
@@ -236,8 +236,7 @@ static void put_rules(const struct schema_draft *s, struct json_object *o, const
 	js_put_str(o, "role", role_name(c->role));
 	if (!s->brief || c->flags & COMMAND_JOB)
 		js_put_bool(o, "job", c->flags & COMMAND_JOB);
-	/* A command that starts a job changes something. */
-	if (!s->brief || (c->flags & (COMMAND_MUTATES | COMMAND_JOB)) == COMMAND_MUTATES)
+	if (!s->brief)
 		js_put_bool(o, "mutates", c->flags & COMMAND_MUTATES);
 	if (!s->brief && c->flags & COMMAND_TAKES_FD)
 		js_put_bool(o, "takes-fd", true);
