@@ -207,7 +207,7 @@ $(BUILD)/api.schema.json: $(BUILD)/gen/api.json $(wildcard tools/client/*.py too
 	$(call say,GEN,$@)
 	$(Q)tools/client/generate.py $< $(BUILD)
 # For programs in C (api/wire/client.h): one object, in which all symbols except the client's are local.
-CLIENT_OBJS := $(addprefix $(BUILD)/,api/wire/client.o api/wire/wire.o api/wire/json.o api/wire/json_keys.o api/wire/json_numbers.o base/utf8.o base/uuid.o base/hex.o base/err.o base/file.o base/unix_socket.o)
+CLIENT_OBJS := $(addprefix $(BUILD)/,api/wire/client.o api/wire/wire.o api/wire/json.o api/wire/json_keys.o api/wire/json_numbers.o base/utf8.o base/uuid.o base/hex.o base/err.o base/fd_send.o base/file.o base/unix_socket.o)
 $(BUILD)/libcairn.a: $(CLIENT_OBJS)
 	$(call say,AR,$@)
 	$(Q)ld -r -o $(BUILD)/libcairn.o $^

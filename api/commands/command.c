@@ -12,6 +12,7 @@
 #include "api/vm/offline_process.h"
 #include "api/vm/owner_claim.h"
 #include "api/vm/vm.h"
+#include "api/wire/close_async.h"
 #include "api/wire/conn.h"
 #include "api/wire/json.h"
 #include "base/cleanup.h"
@@ -142,7 +143,7 @@ static void answer_send(struct call *c)
 	if (conn)
 		conn_answer(conn, o, c->answer_fd);
 	else if (c->answer_fd >= 0)
-		close(c->answer_fd);
+		closer_close(c->context->host->closer, c->answer_fd);
 	conn = c->conn; /* may be NULL: sending may drop the connection */
 	done = c->done;
 	opaque = c->opaque;
@@ -167,7 +168,7 @@ static void answer_replace(struct call *c, const struct err *e)
 	json_object_put(c->answer);
 	c->answer = js_error(err_class_name(e->cls), e->msg);
 	if (c->answer_fd >= 0)
-		close(c->answer_fd);
+		closer_close(c->context->host->closer, c->answer_fd);
 	c->answer_fd = -1;
 }
 

@@ -115,7 +115,7 @@ static void shutdown_ask(struct call *c, bool reboot)
 		return;
 	}
 	/* The plan and the deadline must survive a kill of the daemon after the answer. */
-	c->when_stored = p.at_s || (!reboot && p.then != DEFINITION_LEAVE);
+	c->when_stored = p.at_s || !reboot;
 	if (p.at_s) {
 		shutdown_plan(c->vm, &p);
 		call_return(c, NULL);

@@ -245,6 +245,7 @@ struct start_call {
 	struct advice_list room;
 	unsigned waits; /* for the start, and for the look at its disks */
 	struct json_object *published; /* the ports of the call's forwards; owned; NULL: it has none */
+	uint32_t own[DEFINITION_INTERFACES_MAX]; /* with `published`: how many forwards each interface has without them */
 	int r;
 	struct err e;
 	int64_t id;
@@ -295,7 +296,7 @@ static void start_done(void *opaque, int r, const struct err *e)
 	} else {
 		s->id = s->call->vm->id;
 		if (s->published)
-			publish_list(s->call->vm, s->published);
+			publish_list(s->call->vm, s->own, s->published);
 	}
 	start_wait_end(s);
 }
@@ -365,10 +366,19 @@ void command_vm_start(struct call *c)
 		disk_room_find(c->vm, start_check, c);
 		return;
 	}
-	if (opts.definition)
+	if (opts.definition) {
+		/* A start under way needs what is held. */
+		if (vm_check_claim(c->vm, VM_CLAIM_START, "start it", &e) < 0) {
+			definition_free(opts.definition);
+			call_fail(c, &e);
+			return;
+		}
 		forwards_unhold(c->vm, NULL);
+	}
 	opts.opaque = s = must_alloc(calloc(1, sizeof(*s)));
 	*s = (struct start_call){ .call = c, .waits = 2, .published = opts.definition ? json_object_new_array() : NULL };
+	for (unsigned i = 0; i < c->vm->def->ninterfaces; i++)
+		s->own[i] = c->vm->def->interfaces[i].user.nforwards;
 	start_room_advise(c->vm, c, false, NULL, &s->room);
 	disk_room_find(c->vm, start_room_found, s);
 	vm_start(c->vm, &opts);

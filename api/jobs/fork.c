@@ -234,7 +234,7 @@ static void published_put(const struct fork *f, struct json_object *o)
 	struct json_object *list = json_object_new_array();
 
 	for (unsigned i = 0; i < f->n && f->publishes; i++)
-		publish_list(f->clones[i].vm, list);
+		publish_list(f->clones[i].vm, NULL, list);
 	if (f->publishes)
 		js_put(o, "published", list);
 	else

@@ -199,7 +199,9 @@ static bool devices_merge(struct json_object *now, struct json_object *then, con
 		ssize_t at = device_find(is, js_get_str(device, "id"));
 
 		own = at < 0 ? NULL : json_object_array_get_idx(is, (size_t)at);
-		differ |= at < 0 || at < last || medium_give_back(own, device) || slot_give_back(own, device);
+		differ |= at < last;
+		differ |= at < 0 || medium_give_back(own, device);
+		differ |= at >= 0 && slot_give_back(own, device);
 		last = MAX(last, at);
 		json_object_array_add(all, json_object_get(own ? own : device));
 	}

@@ -241,13 +241,13 @@ int publish_record_ports(struct vm *vm, const struct config *c, struct err *e)
 	return 0;
 }
 
-void publish_list(const struct vm *vm, struct json_object *list)
+void publish_list(const struct vm *vm, const uint32_t *own, struct json_object *list)
 {
 	const struct definition *d = vm->live;
 
 	/* publish_define() puts them behind those of the definition. */
-	for (unsigned i = 0; d && i < MIN(d->ninterfaces, vm->def->ninterfaces); i++)
-		for (unsigned k = vm->def->interfaces[i].user.nforwards; k < d->interfaces[i].user.nforwards; k++) {
+	for (unsigned i = 0; d && i < d->ninterfaces; i++)
+		for (unsigned k = own ? own[i] : 0; k < d->interfaces[i].user.nforwards; k++) {
 			struct json_object *o = json_object_new_object();
 
 			js_put_str(o, "name", vm->def->name);

@@ -7,6 +7,7 @@
 #define CAIRN_API_NET_PUBLISH_H
 
 #include <stdbool.h>
+#include <stdint.h>
 
 struct config;
 struct definition;
@@ -30,7 +31,8 @@ int publish_define(struct json_object *forwards, const struct rights *rights, co
 /* Note the ports that the kernel has chosen, in the definition that the VM starts with. c: its last files are the
  * sockets of the forwards. Returns 0; -errno. */
 int publish_record_ports(struct vm *vm, const struct config *c, struct err *e);
-/* Add an object for each such forward to the list: name (of the VM), protocol, address, port, to, guest. */
-void publish_list(const struct vm *vm, struct json_object *list);
+/* Add an object for each such forward to the list: name (of the VM), protocol, address, port, to, guest. own: how many
+ * forwards each interface has without them; NULL: none. */
+void publish_list(const struct vm *vm, const uint32_t *own, struct json_object *list);
 
 #endif

@@ -320,6 +320,17 @@ int usernet_publish(const struct definition *d, unsigned at, const char *publish
 	return publish_start(&p, at, n, ret, e);
 }
 
+/* Return how many forwards of the definition usernets_start() needs. */
+static unsigned forwards_needed(const struct definition *d, const char *publish)
+{
+	unsigned n = 0;
+
+	for (unsigned i = 0; i < d->ninterfaces; i++)
+		if (!d->interfaces[i].link && (d->interfaces[i].type == DEFINITION_USER || (d->interfaces[i].type == DEFINITION_NETWORK && publish)))
+			n += d->interfaces[i].user.nforwards;
+	return n;
+}
+
 int usernets_start(struct config *c, const struct definition *d, const char *slirp, const char *publish, int log_fd, int run_dir,
 	struct usernets *ret, struct err *e)
 {
@@ -331,6 +342,8 @@ int usernets_start(struct config *c, const struct definition *d, const char *sli
 	c->nfds -= n;
 	c->nforwards = 0;
 	memcpy(forwards, c->fds + c->nfds, n * sizeof(*forwards));
+	if (n < forwards_needed(d, publish))
+		r = err_set(e, -EBADF, ERR_GENERIC, "%u of the VM's forwards are not open", forwards_needed(d, publish) - n);
 	for (unsigned i = 0; i < d->ninterfaces && !r; i++) {
 		const struct definition_interface *face = &d->interfaces[i];
 

@@ -164,6 +164,7 @@ static void plan_of(const struct host_shutdown *s, const struct vm *vm, struct s
 	uint64_t limit_s = vm->host->paths->limits.shutdown_s, past_s = seconds_past(s);
 
 	shutdown_plan_default(vm, ret_p);
+	ret_p->by_host = true;
 	ret_p->deadline_s = bounds_deadline_s(vm);
 	if (s->action == HOST_SHUTDOWN_HOST_ENDS && ret_p->then == DEFINITION_LEAVE)
 		ret_p->deadline_s = MAX(ret_p->deadline_s, HOST_ENDS_WAIT_S);

@@ -141,6 +141,7 @@ static void overdue_save(struct vm *vm)
 static void shutdown_overdue(struct vm *vm)
 {
 	uint8_t then = vm->shutdown->plan.then;
+	bool by_host = vm->shutdown->plan.by_host;
 
 	log_warn("shutdown", "VM '%s' has not shut down within %u s: %s", vm->def->name,
 		vm->shutdown->plan.deadline_s, thens[then]);
@@ -152,7 +153,7 @@ static void shutdown_overdue(struct vm *vm)
 		vm_destroy(vm, NULL);
 	else if (then == DEFINITION_SAVE)
 		overdue_save(vm);
-	else
+	else if (by_host)
 		host_shutdown_vm_over(vm, "did not shut down in time");
 }
 
@@ -169,6 +170,7 @@ static void guest_asked(void *opaque, int r, const struct vm_answer *a, const st
 {
 	struct begun b = *(struct begun *)opaque;
 	struct shutdown *s = b.vm->shutdown;
+	bool dropped = r < 0 && s->stage == SHUTDOWN_BEGUN && s->plan.then == DEFINITION_LEAVE;
 
 	(void)a;
 	free(opaque);
@@ -176,17 +178,20 @@ static void guest_asked(void *opaque, int r, const struct vm_answer *a, const st
 		b.vm->event_limits.powerdowns_asked--;
 	if (r < 0) {
 		vm_set(b.vm, VM_FACT_REBOOTS | VM_FACT_OFF_ASKED, false);
-		if (s->stage == SHUTDOWN_BEGUN && s->plan.then == DEFINITION_LEAVE) {
+		if (dropped) {
 			shutdown_reset(b.vm);
-			host_shutdown_vm_over(b.vm, e->msg);
+			vm_save(b.vm);
 		}
+		if (dropped && s->plan.by_host)
+			host_shutdown_vm_over(b.vm, e->msg);
 	} else if (!s->plan.reboot || !s->plan.agent) {
 		vm_move(b.vm, s->plan.reboot ? VM_ASK_REBOOT : VM_ASK_SHUTDOWN, VM_REASON_USER, NULL, 0);
 	}
+	/* Another client may wait for an earlier shutdown, which this one has replaced. */
+	if (dropped || (r < 0 && !b.done))
+		shutdown_emit(b.vm, "failed", e->msg);
 	if (b.done)
 		b.done(b.opaque, r, e);
-	else if (r < 0)
-		shutdown_emit(b.vm, "failed", e->msg);
 }
 
 void shutdown_begin(struct vm *vm, const struct shutdown_plan *p,
@@ -510,8 +515,10 @@ static void shutdown_state_put(const struct vm *vm, struct json_object *state)
 static void deadline_drop(struct vm *vm)
 {
 	vm->shutdown->overdue = false;
-	if (vm->shutdown->stage == SHUTDOWN_BEGUN && !host_shutdown_waits_for(vm))
-		shutdown_reset(vm);
+	if (vm->shutdown->stage != SHUTDOWN_BEGUN || host_shutdown_waits_for(vm))
+		return;
+	shutdown_emit(vm, "cancelled", "the VM was reset or reverted");
+	shutdown_reset(vm);
 }
 
 /* Drop the plan and the deadline when the VM is not active. A reset drops the deadline. */

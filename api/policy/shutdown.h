@@ -19,6 +19,7 @@ extern const struct vm_observer shutdown_observer;
 struct shutdown_plan {
 	bool reboot;
 	bool agent;	 /* use the guest agent instead of the power button */
+	bool by_host;	 /* host_shutdown.h waits for it */
 	uint8_t then;	 /* enum definition_then: leave, destroy, save */
 	uint32_t deadline_s; /* time before `then` applies; unused for a reboot */
 	int64_t at_s;	 /* UTC */

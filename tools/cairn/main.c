@@ -456,7 +456,7 @@ int main(int argc, char **argv)
 		return cli_usage(NULL, "-c takes the path of the daemon's socket, not the URI \"%s\"; leave -c out for the default one", c.socket);
 	if (at == argc)
 		r = isatty(0) && isatty(1) ? verb_shell(&c) : verb_help(&c);
-	else if (at == argc - 1 && strpbrk(argv[at], " ;") && strcmp(argv[at - 1], "--"))
+	else if (at == argc - 1 && strpbrk(argv[at], " ;") && argv[at][strspn(argv[at], " \t;")] && strcmp(argv[at - 1], "--"))
 		r = shell_start(&c, argv[at]); /* commands in one word, as virsh takes them */
 	else
 		r = verb_run_by_name(&c, argc - at, argv + at);

@@ -332,10 +332,10 @@ static int place_take(struct cli *c, const char *value, const char **options)
 
 		snprintf(name, sizeof(name), "%.*s", (int)len, *options);
 		*options += many ? 0 : len + ((*options)[len] == ' ');
+		if (!strcmp(value, "-") && (at < 0 || !c->options[at])) /* virsh's users leave an option out so */
+			return 0;
 		if (at >= 0 && (many || !c->options[at]))
 			return option_set(c, at, value);
-		if (at < 0 && !strcmp(value, "-")) /* virsh's users leave an option out so */
-			return 0;
 		if (at < 0) {
 			advice = foreign_option_advice(c->verb->name, name);
 			break;

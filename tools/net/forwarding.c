@@ -189,6 +189,13 @@ static void names_drop_missing(const char *family, struct names *list)
 			names_add(list, old.list[i]);
 }
 
+static void names_join(struct names *ret, const struct names *a, const struct names *b)
+{
+	*ret = *a;
+	for (size_t i = 0; i < b->n; i++)
+		names_add(ret, b->list[i]);
+}
+
 static void ipv4_plan(const struct uplinks *up, const struct forwarding *others, struct forwarding *f)
 {
 	for (size_t i = 0; i < up->ipv4.n; i++) {
@@ -251,6 +258,8 @@ int forwarding_plan(struct nft *nft, const struct network *n, const char *folder
 		ret->ipv6.n = 0;
 	else if (n->ipv6.given)
 		ipv6_plan(up, &others, ret);
+	names_join(&ret->guard_ipv4, &ret->ipv4, &others.ipv4);
+	names_join(&ret->guard_ipv6, &ret->ipv6, &others.ipv6);
 	return 0;
 }
 
@@ -308,8 +317,10 @@ void forwarding_guard_print(FILE *f, const struct network *n)
 {
 	if (!network_is_forwarded(n))
 		return;
-	fputs("meta nfproto ipv4 iifname @" SET_IPV4 " oifname @" SET_IPV4 " drop\n"
-		"meta nfproto ipv6 iifname @" SET_IPV6 " oifname @" SET_IPV6 " drop\n", f);
+	fputs("meta nfproto ipv4 iifname @" SET_IPV4 " oifname @" SET_GUARD_IPV4 " drop\n"
+		"meta nfproto ipv4 iifname @" SET_GUARD_IPV4 " oifname @" SET_IPV4 " drop\n"
+		"meta nfproto ipv6 iifname @" SET_IPV6 " oifname @" SET_GUARD_IPV6 " drop\n"
+		"meta nfproto ipv6 iifname @" SET_GUARD_IPV6 " oifname @" SET_IPV6 " drop\n", f);
 }
 
 /* Return whether packets pass between the bridge and the uplinks. */

@@ -8,8 +8,8 @@
  * reboot resets the settings and removes the bridge. A link that several networks have switched on is switched off with
  * the last of them.
  *
- * The host itself must not become a router between its uplinks. So a rule (forwarding_guard_print()) drops packets from
- * one link of the sets to another. If somebody switches forwarding on for all links, the host is a router on purpose:
+ * The host itself must not become a router between its uplinks. So rules (forwarding_guard_print()) drop packets from
+ * one link of the sets to another, also of the networks that are up before. If somebody switches forwarding on for all links, the host is a router on purpose:
  * the sets are empty then, so the rule drops nothing, and `down` switches nothing off. */
 #ifndef CAIRN_TOOLS_NET_FORWARDING_H
 #define CAIRN_TOOLS_NET_FORWARDING_H
@@ -23,12 +23,15 @@
 struct forwarding {
 	struct names ipv4; /* links */
 	struct names ipv6; /* links; or "all" */
+	struct names guard_ipv4, guard_ipv6; /* the links of all networks' sets; not read again */
 	struct names accept_ra; /* links whose accept_ra was 1 and is 2, since a host that forwards ignores router advertisements with 1 */
 };
 
 #define SET_IPV4 "forwarding_ipv4"
 #define SET_IPV6 "forwarding_ipv6"
 #define SET_ACCEPT_RA "accept_ra"
+#define SET_GUARD_IPV4 "guard_ipv4"
+#define SET_GUARD_IPV6 "guard_ipv6"
 
 /* Find the settings that the network has to switch on, shares with other networks, or has switched on before. Changes
  * nothing. folder: the network's; NULL if its bridge is not there. Returns 0; -errno. */
@@ -41,7 +44,7 @@ int forwarding_note(const char *folder, const struct forwarding *f, struct err *
 int forwarding_enable(const struct network *n, const struct forwarding *f, struct err *e);
 /* Switch off the settings that no other network has in its sets. folder: as in forwarding_plan(). */
 int forwarding_disable(struct nft *nft, const struct network *n, const char *folder, struct err *e);
-/* Print the rule for the chain of the forward hook. */
+/* Print the rules for the chain of the forward hook. */
 void forwarding_guard_print(FILE *f, const struct network *n);
 /* Return 1 if packets pass between the bridge and these uplinks, and the sets are as the plan's; 0; -errno.
  * has_table: the network's table exists. */

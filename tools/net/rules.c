@@ -234,6 +234,8 @@ int rules_apply(struct nft *nft, const struct network *n, const struct service *
 	fprintf(f, "table inet %s {\ncomment \"network %s\"\n", n->table, n->name);
 	set_print(f, SET_IPV4, &fw->ipv4);
 	set_print(f, SET_IPV6, &fw->ipv6);
+	set_print(f, SET_GUARD_IPV4, &fw->guard_ipv4);
+	set_print(f, SET_GUARD_IPV6, &fw->guard_ipv6);
 	set_print(f, SET_ACCEPT_RA, &fw->accept_ra);
 	forward_print(f, n, s);
 	apart_print(f, n);

@@ -309,8 +309,10 @@ static int device_complete(const struct device *d, struct json_object *was, stru
 		return err_set_errno(e, -ENOMEM, "the device");
 	if (!more)
 		return 0;
-	if (!is_same(was, d->o, "path"))
+	if (!is_same(was, d->o, "path")) { /* of the image */
 		json_object_object_del(more, "data_file");
+		json_object_object_del(more, "backing");
+	}
 	members_add(only_of(all, d->list), more);
 	return device_take(d, all, ret, e);
 }

@@ -102,12 +102,14 @@ static int image_size(const char *path, const char *format, uint64_t *ret, struc
 static int sizes_put(const struct cli *c, struct json_object *info, struct json_object *disk, struct json_object *o, struct err *e)
 {
 	const char *path = js_get_str(disk, "path"), *id = js_get_str_or(disk, "id", ""), *format = js_get_str_or(disk, "format", "raw");
-	uint64_t capacity, physical, allocation;
+	uint64_t capacity = guest_size(info, id), physical, allocation;
 	struct stat st;
 	int r = 0;
 
 	if (!path)
 		return err_set(e, -ENOENT, ERR_NOT_FOUND, "drive %s is empty. Next: cairn change-media %s %s IMAGE --insert", id, shell_word(c->pos[0]).s, id);
+	if (capacity)
+		js_put_uint(o, "capacity", capacity);
 	if (stat(path, &st) < 0)
 		return err_set_errno(e, -errno, "%s", path);
 	physical = (uint64_t)st.st_size;
@@ -116,10 +118,11 @@ static int sizes_put(const struct cli *c, struct json_object *info, struct json_
 		r = device_size(path, &physical, e);
 		allocation = physical;
 	}
+	if (r < 0)
+		return r;
 	js_put_uint(o, "allocation", allocation);
 	js_put_uint(o, "physical", physical);
-	capacity = guest_size(info, id);
-	if (!r && !capacity && strcmp(format, "raw"))
+	if (!capacity && strcmp(format, "raw"))
 		r = image_size(path, format, &capacity, e);
 	else if (!capacity)
 		capacity = physical;

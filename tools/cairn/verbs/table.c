@@ -302,7 +302,7 @@ static const struct verb_option run_options[] = {
 	{ "cpus", "NUMBER", "give the VM so many vCPUs [1]" },
 	{ "disk", "PATH[,WORD]", "add a disk; repeatable; ,ro: read-only; ,ephemeral: discard the guest's writes at the end; ,format=qcow2 or ,format=raw [by the name's end]" },
 	{ "image", "IMAGE", "run in this container image: NAME of a registry, oci:FOLDER:TAG, oci-archive:FILE, or a path" }, { "root", "PATH", "run in this folder or tar archive as the root; the guest's changes vanish with it" }, { "pull", NULL, "with --image: ask the registry, even if the image is in the cache" }, { "insecure-registry", NULL, "accept a registry without TLS" }, { "no-entrypoint", NULL, "with --image: run COMMAND itself, without the image's entry point before it" },
-	{ "files-max", "NUMBER", "with --image or --root: refuse a root of more files [2000000]" },
+	{ "files-max", "NUMBER", "with --image or --root: refuse a new root of more files [2000000]" },
 	{ "rw", NULL, "with --root: let the guest write to the folder itself" },
 	{ "keep", "NAME", "with --image or --root: keep the guest's writes in layer NAME, and use the layer again in later runs" },
 	{ "rm", NULL, "no effect: no VM remains after cairn run; excludes --keep" },

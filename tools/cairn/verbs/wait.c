@@ -70,6 +70,18 @@ static int left_running(const char *name, struct err *e)
 		"running; stop it with cairn destroy %s, or with cairn shutdown --then destroy %s", shell_word(name).s, shell_word(name).s);
 }
 
+/* Return whether the running VM's shutdown is over without an event that this client has seen: it may have waited for
+ * another VM then. */
+static bool shutdown_is_over(struct json_object *info)
+{
+	static const char *const signs[] = { "shutdown-deadline", "shutdown-at", "waits-for-hook" };
+
+	for (size_t i = 0; i < ARRAY_SIZE(signs); i++)
+		if (js_get(info, signs[i]))
+			return false;
+	return js_get_int(info, "pid", 0) > 0;
+}
+
 static bool deadline_runs(struct cli *c, const char *name)
 {
 	CLEANUP_JS struct json_object *info = NULL;
@@ -180,6 +192,8 @@ static int wait_round(struct cli *c, const char *name, const char *word, uint64_
 		return 0;
 	if (!strcmp(word, "shutdown") && js_get_bool(info, "shutdown-overdue", false))
 		return left_running(real, e);
+	if (!strcmp(word, "shutdown") && shutdown_is_over(info))
+		return err_set(e, -ECANCELED, ERR_CANCELLED, "the shutdown was cancelled or has failed meanwhile");
 	for (;;) {
 		CLEANUP_JS struct json_object *ev = NULL;
 

@@ -133,6 +133,21 @@ def test_host_is_no_router_between_its_links(host, family):
     assert all(lan.pings(address) for lan, address in far.items()) and host.sysctl(switch) == "1"
 
 
+def test_host_is_no_router_between_links_of_two_networks(host):
+    """Each network knows only its own link."""
+    other = link(host, "eth1", 8)
+    for lan, number, far in (host.outside, 9, 8), (other, 8, 9):
+        lan.run("ip", "route", "add", f"10.{far}.0.0/24", "via", f"10.{number}.0.2")
+    n = network(dev="eth0")
+    two = network(name="two", uuid=UUID.replace("3f", "4f"), bridge="virbr1", ipv4={"address": "192.168.123.1", "prefix": 24}, dev="eth1")
+    for net in n, two:
+        host.do("up", net)
+    assert host.sysctl("ipv4.conf.eth0.forwarding") == host.sysctl("ipv4.conf.eth1.forwarding") == "1"
+    assert not host.outside.pings("10.8.0.1", wait=1) and not other.pings("10.9.0.1", wait=1)
+    for net in n, two:
+        assert host.do("check", net)["complete"]
+
+
 def test_links_of_containers_are_no_uplinks(host):
     """Those of bridges, and those with a route for each container."""
     host.run("nft", "-f", "-", input=OWN)
