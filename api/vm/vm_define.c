@@ -89,7 +89,6 @@ struct define {
 	enum vm_define_mode mode;
 	const struct call *by;
 	struct json_object *was; /* owned; the old definition that the client expects; NULL: any */
-	struct json_object *draft; /* owned; the definition as it was written */
 	struct json_object *owners; /* owned; definer and authors of the VM that is redefined, or of the new one */
 	struct owner_claim *claim; /* owned; of a creator who makes the VM; NULL: none */
 	bool redefines;
@@ -106,7 +105,6 @@ static void define_end(struct define *w, int r, const struct vm_defined *what, c
 	w->done(w->opaque, r, what, e);
 	definition_free(w->def);
 	json_object_put(w->was);
-	json_object_put(w->draft);
 	json_object_put(w->owners);
 	pin_scan_free(w->scan);
 	owner_claim_free(w->claim);
@@ -327,18 +325,18 @@ struct json_object *vm_ephemeral_images(const struct vm *vm)
 	return list;
 }
 
-/* Has another change of the VM completed the definition in another way since it was written? */
-static bool draft_is_old(const struct define *w)
+static bool definition_is(const struct definition *def, struct json_object *o)
 {
-	CLEANUP_JS struct json_object *is = definition_to_json(w->def);
+	CLEANUP_JS struct json_object *is = definition_to_json(def);
 
-	return !json_object_equal(is, w->draft);
+	return json_object_equal(is, o);
 }
 
 /* Replace or create the VM's definition, in memory and in the state folder. Returns 0; -EAGAIN: it has to be written
  * again first; -errno. */
 static int define_store(struct define *w, struct err *e)
 {
+	CLEANUP_JS struct json_object *draft = definition_to_json(w->def);
 	struct vm_host *host = w->host;
 	struct vm *vm = NULL;
 	int r = may_define(w, e);
@@ -349,8 +347,8 @@ static int define_store(struct define *w, struct err *e)
 		r = owners_check(w, vm, e);
 	if (!r && !vm && w->mode == VM_REDEFINE)
 		r = err_set(e, -ENOENT, ERR_NOT_FOUND, "another user has undefined VM '%s' meanwhile", w->def->name);
-	if (!r && draft_is_old(w))
-		return -EAGAIN;
+	if (!r && !definition_is(w->def, draft))
+		return -EAGAIN; /* another change of the VM has led to another slot meanwhile */
 	/* An edit with `was` leaves a transient VM transient. */
 	if (!r && vm && vm_has(vm, VM_FACT_TRANSIENT) && !w->was)
 		r = vm_make_persistent(vm, e);
@@ -433,8 +431,6 @@ static void draft_write(struct define *w)
 {
 	CLEANUP_JS struct json_object *o = definition_to_json(w->def);
 
-	json_object_put(w->draft);
-	w->draft = definition_to_json(w->def);
 	authors_put(o, w->def);
 	w->work.loop = w->host->loop;
 	w->work.done = define_drafted;

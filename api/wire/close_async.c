@@ -227,36 +227,45 @@ int closer_take(struct closer *c, int sock)
 	return pipe2(fds + PIPE_READ, O_CLOEXEC) < 0 ? -errno : fds_send(c, fds);
 }
 
-void closer_drop(struct closer *c, int sock)
+static void take_or_leak(struct closer *c, int sock)
 {
-	shutdown(sock, SHUT_RDWR);
 	if (closer_take(c, sock) < 0)
 		log_warn("socket", "cannot close a socket that open files were sent to");
 }
 
-void closer_close(struct closer *c, int fd)
+void closer_drop(struct closer *c, int sock)
 {
-	char byte;
-	struct iovec iov = { &byte, 1 };
-	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
-
-	/* Without room for control data, a look reports files by MSG_CTRUNC. */
-	if (recvmsg(fd, &m, MSG_PEEK | MSG_DONTWAIT) < 0 || !(m.msg_flags & MSG_CTRUNC))
-		close(fd);
-	else if (closer_take(c, fd) < 0)
-		log_warn("socket", "cannot close a socket that open files were sent to");
+	shutdown(sock, SHUT_RDWR);
+	take_or_leak(c, sock);
 }
 
-ssize_t close_async_recv(int sock, void *buf, size_t size)
+/* Look at what is first in the queue, which stays there. Returns as close_async_recv(). */
+static ssize_t queue_look(int sock, void *buf, size_t size)
 {
 	struct iovec iov = { buf, size };
 	struct msghdr m = { .msg_iov = &iov, .msg_iovlen = 1 };
 	/* Without room for control data, a look reports fds by MSG_CTRUNC and leaves them in the queue. */
 	ssize_t n = recvmsg(sock, &m, MSG_PEEK | MSG_DONTWAIT);
 
-	if (n >= 0 && (m.msg_flags & MSG_CTRUNC)) {
-		errno = EPERM;
-		return -1;
-	}
+	if (n < 0 || !(m.msg_flags & MSG_CTRUNC))
+		return n;
+	errno = EPERM;
+	return -1;
+}
+
+void closer_close(struct closer *c, int fd)
+{
+	char byte;
+
+	if (queue_look(fd, &byte, 1) < 0 && errno == EPERM)
+		take_or_leak(c, fd);
+	else
+		close(fd);
+}
+
+ssize_t close_async_recv(int sock, void *buf, size_t size)
+{
+	ssize_t n = queue_look(sock, buf, size);
+
 	return n > 0 ? recv(sock, buf, (size_t)n, MSG_DONTWAIT) : n;
 }

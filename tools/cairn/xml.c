@@ -134,19 +134,27 @@ int xml_network_entry(const char *section, const char *text, size_t len, struct 
 	return to_json(mode, text, len, ret_entry, ret_warnings, &origins, e);
 }
 
-static int to_xml(const char *mode, struct json_object *definition, int id, char **ret_xml, struct err *e)
+/* Give cairn-xml a definition. id: of a running VM; negative: none. The caller owns *ret_answer. */
+static int definition_send(const char *mode, struct json_object *definition, int id, struct json_object **ret_answer, struct err *e)
 {
-	CLEANUP_JS struct json_object *ask = json_object_new_object(), *o = NULL;
-	const char *text, *xml;
+	CLEANUP_JS struct json_object *ask = json_object_new_object();
+	const char *text;
 	char number[16];
-	int r;
 
 	snprintf(number, sizeof(number), "%d", id);
 	js_put(ask, "definition", json_object_get(definition));
 	if (id >= 0)
 		js_put_str(ask, "id", number);
 	text = json_object_to_json_string_ext(ask, JSON_C_TO_STRING_PLAIN);
-	r = helper_run(mode, text, strlen(text), &o, e);
+	return helper_run(mode, text, strlen(text), ret_answer, e);
+}
+
+static int to_xml(const char *mode, struct json_object *definition, int id, char **ret_xml, struct err *e)
+{
+	CLEANUP_JS struct json_object *o = NULL;
+	int r = definition_send(mode, definition, id, &o, e);
+	const char *xml;
+
 	if (r < 0)
 		return r;
 	xml = js_get_str(o, "xml");
@@ -161,13 +169,9 @@ int xml_from_definition(struct json_object *definition, int id, char **ret_xml, 
 
 int xml_extra(struct json_object *definition, struct json_object **ret_extra, struct err *e)
 {
-	CLEANUP_JS struct json_object *ask = json_object_new_object(), *o = NULL;
-	const char *text;
-	int r;
+	CLEANUP_JS struct json_object *o = NULL;
+	int r = definition_send("to-extra", definition, -1, &o, e);
 
-	js_put(ask, "definition", json_object_get(definition));
-	text = json_object_to_json_string_ext(ask, JSON_C_TO_STRING_PLAIN);
-	r = helper_run("to-extra", text, strlen(text), &o, e);
 	if (!r)
 		*ret_extra = json_object_get(js_get(o, "extra"));
 	return r;

@@ -10,7 +10,7 @@
  *
  * The host itself must not become a router between its uplinks. So rules (forwarding_guard_print()) drop packets
  * from one link of the sets to another, also of the networks that are up before. If somebody switches forwarding on
- * for all links, the host is a router on purpose: the sets are empty then, so the rule drops nothing, and `down`
+ * for all links, the host is a router on purpose: the sets are empty then, so the rules drop nothing, and `down`
  * switches nothing off. */
 #ifndef CAIRN_TOOLS_NET_FORWARDING_H
 #define CAIRN_TOOLS_NET_FORWARDING_H
